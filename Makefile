@@ -1,0 +1,30 @@
+# Each target makes .venv and installs by itself; PYTHON chooses the interpreter.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test check hub compare clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed  ## the whole method on the demo Hub, with its controls
+	$(BIN)/rocket-hub build --hub demo --task gsm8k --kshot recipes/demo/kshot.jsonl --controls all --out runs/demo
+
+test: .venv/installed  ## every test
+	$(BIN)/python -m pytest
+
+check: .venv/installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+hub: .venv/installed  ## make the demo Hub anew (half an hour)
+	$(BIN)/python recipes/demo/make_hub.py
+
+compare: .venv/installed  ## the full comparison on the demo Hub (an hour, resumable)
+	$(BIN)/python recipes/demo/compare.py
+
+clean:
+	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

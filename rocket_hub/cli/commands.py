@@ -1,0 +1,50 @@
+"""All commands, in the order of the pipeline; each is imported when it is called for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+# name -> (module, one line for --help)
+COMMANDS = {
+    "build": ("rocket_hub.cli.build", "Build an adapter for a task: every stage below, in order."),
+    "discover": ("rocket_hub.cli.stages", "List adapters and data on the Hub that fit, and why the rest do not."),
+    "select": ("rocket_hub.cli.stages", "Let the K-shot choose: `select experts`, `select instructions`."),
+    "merge": ("rocket_hub.cli.stages", "Merge the chosen experts into one routed adapter."),
+    "train": ("rocket_hub.cli.stages", "Fine-tune the merged adapter on the K-shot and the chosen rows."),
+    "evaluate": ("rocket_hub.cli.stages", "Measure the result and its controls."),
+    "collapse": ("rocket_hub.cli.collapse", "Turn a routed adapter into one plain LoRA, with the measured loss."),
+    "push": ("rocket_hub.cli.stages", "Publish the result with its card."),
+    "hub": ("rocket_hub.cli.hub", "A small Hub in a folder: `hub serve`, `hub import`."),
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are called; `--help` imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the commands in the order of the pipeline."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import one command."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[name][0]), f"{name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands, in order"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rocket-hub", prog_name="rocket-hub")
+def cli() -> None:
+    r"""From K verified examples of a task to a published mixture of LoRA experts.
+
+    \b
+    Try it offline:  rocket-hub build --hub demo --task gsm8k --kshot recipes/demo/kshot.jsonl
+    """

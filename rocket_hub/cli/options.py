@@ -1,0 +1,104 @@
+"""Options that the commands share, and how they become a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from rocket_hub.errors import RecipeError, TaskError
+from rocket_hub.recipe import Recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def numbers(_: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Read `3e-3,1e-2`."""
+    try:
+        return tuple(float(part) for part in value.split(",")) if value else None
+    except ValueError as error:
+        raise click.BadParameter(f"expected numbers separated by commas, found {value!r}", param=option) from error
+
+
+_RECIPE = (
+    click.option("--hub", metavar="demo|FOLDER|URL", help="Which Hub; the real one when left out."),
+    click.option("--task", metavar="NAME", help="Task; its recipe comes with the package or with the Hub."),
+    click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file, instead of the task's own."),
+    click.option("--kshot", type=click.Path(path_type=Path), required=True, help="File with the verified examples."),
+    click.option("--base", metavar="ID", help="Base model, instead of the recipe's."),
+    click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<task>-<hub>."),
+    click.option("--seed", type=int, help="Seed, instead of the recipe's."),
+    click.option("--max-adapters", type=int, help="Score at most this many adapters."),
+    click.option("--allow-licence", multiple=True, metavar="ID", help="Accept this licence; may be repeated."),
+    click.option("--num-experts", type=int, help="N, the experts in the group."),
+    click.option("--max-rows", type=int, help="C, the rows of open data."),
+    click.option("--lr-grid", callback=numbers, metavar="A,B", help="Learning rates to choose from by cross-fitting."),
+    click.option("--gate-grid", callback=numbers, metavar="A,B", help="Start weights of the gates to choose from."),
+    click.option("--max-steps", type=int, help="Optimiser steps of every training."),
+    click.option("--eval-rows", type=int, help="Measure on at most this many problems."),
+    click.option("--controls", metavar="all|NAMES", help="Controls to run beside the result, separated by commas."),
+    click.option("--push-to", metavar="ID", help="Publish to this repository."),
+    click.option("--private", is_flag=True, default=None, help="Publish as a private repository."),
+    click.option("--publish", type=click.Choice(["all", "best"]), help="Everything, or only what is recommended."),
+    click.option("--locked", type=click.Path(path_type=Path), help="Take only what this lock.json names."),
+)
+
+
+def recipe_options(function: F) -> F:
+    """Add the options of every command that works on a run folder."""
+    for option in reversed(_RECIPE):
+        function = option(function)
+    return function
+
+
+def find_recipe(task: str | None, path: Path | None, brought: dict[str, str]) -> Recipe:
+    """Find the recipe: a file, else the Hub's own for the task, else the package's.
+
+    Raises:
+        TaskError: There is none for the task.
+        RecipeError: The recipe is not one.
+    """
+    if path is not None:
+        recipe = Recipe.from_file(path)
+        return replace(recipe, task=task) if task else recipe
+    if task is None:
+        raise RecipeError("give --task NAME or --recipe FILE")
+    if task in brought:
+        return Recipe.from_yaml(brought[task], f"the Hub's recipe for {task}")
+    packaged = {path.name.removesuffix(".yaml"): path for path in packaged_recipes()}
+    if task not in packaged:
+        near = get_close_matches(task, packaged, n=1)
+        meant = f", did you mean '{near[0]}'?" if near else "."
+        raise TaskError(f"unknown task '{task}'{meant} Recipes: {', '.join(packaged)}; or give --recipe FILE")
+    return Recipe.from_yaml(packaged[task].read_text(encoding="utf-8"), packaged[task].name)
+
+
+def packaged_recipes() -> list[Path]:
+    """List the recipes that come with the package (in a checkout they lie beside it)."""
+    inside = Path(str(files("rocket_hub"))) / "recipes"
+    folder = inside if inside.is_dir() else inside.parents[1] / "recipes"
+    return sorted(folder.glob("*.yaml"))
+
+
+def adjusted(recipe: Recipe, given: dict[str, Any]) -> Recipe:
+    """Put the options of the command line over the recipe."""
+    controls = given["controls"]
+    recipe = replace(recipe, base=given["base"] or recipe.base,
+                     seed=recipe.seed if given["seed"] is None else given["seed"])  # fmt: skip
+    recipe = recipe.updated(
+        "discover", max_adapters=given["max_adapters"], allow_licences=given["allow_licence"] or None
+    )
+    recipe = recipe.updated("experts", num_experts=given["num_experts"])
+    recipe = recipe.updated("instructions", max_rows=given["max_rows"])
+    recipe = recipe.updated("merge", gate_start=given["gate_grid"])
+    recipe = recipe.updated("train", learning_rate=given["lr_grid"], max_steps=given["max_steps"])
+    recipe = recipe.updated("evaluate", max_rows=given["eval_rows"],
+                            controls=tuple(controls.split(",")) if controls else None)  # fmt: skip
+    recipe = recipe.updated("push", repo_id=given["push_to"], private=given["private"], publish=given["publish"])
+    recipe.check("command line")
+    return recipe

@@ -1,0 +1,66 @@
+"""Choose settings on the K-shot by cross-fitted likelihood: no shot judges what it trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from rocket_hub.recipe import Setting
+from rocket_hub.records import Example
+
+FOLDS = 2
+MIN_SHOTS = 10  # below this the folds say nothing, so nothing is tuned
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The setting that was chosen, and what every point of the grid scored.
+
+    Attributes:
+        setting: The chosen point.
+        nll: Mean negative log-likelihood per completion token on the held-out shots, in nats, per point.
+        standard_error: Standard error of each mean over the shots.
+    """
+
+    setting: Setting
+    nll: tuple[float, ...] = ()
+    standard_error: tuple[float, ...] = ()
+
+
+Fit = Callable[[Setting, Sequence[Example], Sequence[Example], str], np.ndarray]
+
+
+def grid(learning_rates: Sequence[float], weights: Sequence[float], weighted: bool) -> tuple[Setting, ...]:
+    """List the points of a method's grid; methods without a weight have only learning rates."""
+    return tuple(Setting(rate, weight) for rate, weight in product(learning_rates, weights if weighted else (1.0,)))
+
+
+def choose(points: Sequence[Setting], shots: Sequence[Example], rows: Sequence[Example], fit: Fit) -> Choice:
+    """Choose the point under which held-out shots are likeliest.
+
+    Args:
+        points: The grid; a single point is returned as it is, and so is the first below `MIN_SHOTS` shots.
+        shots: The K-shot, in the task's form.
+        rows: Selected rows; they train in every fold.
+        fit: Trains at a setting on the second argument and returns the mean negative log-likelihood per token, in
+            nats, of each shot of the third; the last argument is a name for the fold.
+
+    Returns:
+        The point with the lowest mean; the earlier one on a tie.
+    """
+    if len(points) == 1 or len(shots) < MIN_SHOTS:
+        return Choice(points[0])
+    means, errors = [], []
+    for number, point in enumerate(points):
+        held_out = np.empty(len(shots))
+        for fold in range(FOLDS):
+            judges = range(fold, len(shots), FOLDS)
+            training = [*rows, *(shot for i, shot in enumerate(shots) if i % FOLDS != fold)]
+            held_out[list(judges)] = fit(point, training, [shots[i] for i in judges], f"{number}-{fold}")
+        means.append(float(held_out.mean()))
+        errors.append(float(held_out.std(ddof=1) / math.sqrt(len(shots))))
+    return Choice(points[int(np.argmin(means))], tuple(means), tuple(errors))

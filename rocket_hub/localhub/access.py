@@ -1,0 +1,116 @@
+"""Who may see, read and write what."""
+
+from __future__ import annotations
+
+from rocket_hub.localhub.messages import Request, Response, User, json_response
+from rocket_hub.localhub.refusal import RefusedError
+from rocket_hub.localhub.repository import EPOCH, Repository
+
+NOT_SIGNED_IN = "Invalid username or password."
+
+
+def user_of(request: Request) -> User | None:
+    """Return whose token the request carries, None without a token.
+
+    Raises:
+        RefusedError: If nobody has this token (401).
+    """
+    header = request.headers.get("Authorization") or ""
+    if not header:
+        return None
+    user = request.site.users.get(header.removeprefix("Bearer ").strip())
+    if user is None:
+        raise RefusedError(401, "Invalid credentials in Authorization header")
+    return user
+
+
+def signed_in(request: Request) -> User:
+    """Return whose token the request carries.
+
+    Raises:
+        RefusedError: If it carries none, or one that nobody has (401).
+    """
+    user = user_of(request)
+    if user is None:
+        raise RefusedError(401, NOT_SIGNED_IN)
+    return user
+
+
+def writer(request: Request, repo_id: str | None = None) -> User:
+    """Return who writes.
+
+    Args:
+        request: The request.
+        repo_id: What is written to; None for something that any writer may do anywhere, such as proposing a change.
+
+    Raises:
+        RefusedError: If that user may not (401, 403).
+    """
+    user = signed_in(request)
+    if user.role != "write" or (repo_id is not None and not owns(user, repo_id)):
+        raise RefusedError(403, f"You don't have the rights to write to {repo_id or 'this hub'}")
+    return user
+
+
+def owns(user: User | None, repo_id: str) -> bool:
+    """Return whether a repository is in a namespace of the user."""
+    return user is not None and repo_id.split("/")[0] in (user.name, *user.orgs)
+
+
+def may_read(user: User | None, repository: Repository) -> bool:
+    """Return whether a user may read the files although the repository is private or gated."""
+    return owns(user, repository.id) or (user is not None and user.name in repository.settings["allowed"])
+
+
+def visible(request: Request, kind: str, repo_id: str) -> Repository:
+    """Return a repository whose existence the user may know of.
+
+    Raises:
+        RefusedError: If there is none, or it is private (`RepoNotFound`; 401 without a token, 404 with one).
+    """
+    user = user_of(request)
+    repository = request.store.find(kind, repo_id)
+    if repository is None or (repository.settings["private"] and not may_read(user, repository)):
+        status, message = (404, "Repository not found") if user else (401, NOT_SIGNED_IN)
+        raise RefusedError(status, message, code="RepoNotFound")
+    return repository
+
+
+def readable(request: Request, kind: str, repo_id: str) -> Repository:
+    """Return a repository whose files the user may read.
+
+    Raises:
+        RefusedError: As `visible`, and if it is gated (`GatedRepo`; 401 without a token, 403 with one).
+    """
+    repository = visible(request, kind, repo_id)
+    user = user_of(request)
+    if repository.settings["gated"] and not may_read(user, repository):
+        restricted = f"Access to {kind} {repo_id} is restricted"
+        if user is None:
+            raise RefusedError(
+                401, f"{restricted}. You must have access to it and be authenticated to access it.", code="GatedRepo"
+            )
+        page = request.site.web_url(kind, repo_id)
+        message = f"{restricted} and you are not in the authorized list. Visit {page} to ask for access."
+        raise RefusedError(403, message, code="GatedRepo")
+    return repository
+
+
+def whoami(request: Request) -> Response:
+    """Answer `GET /api/whoami-v2`."""
+    user = signed_in(request)
+    return json_response(
+        {
+            "type": "user",
+            "id": user.name,
+            "name": user.name,
+            "fullname": user.name,
+            "email": None,
+            "isPro": False,
+            "orgs": [{"type": "org", "name": name, "roleInOrg": "admin"} for name in user.orgs],
+            "auth": {
+                "type": "access_token",
+                "accessToken": {"displayName": "local", "role": user.role, "createdAt": EPOCH},
+            },
+        }
+    )

@@ -1,0 +1,104 @@
+"""Scripted failures on the wire: what a client must survive, on demand.
+
+| kind | what the client sees |
+|---|---|
+| `status` | `status`, `headers` and `body` instead of the answer; nothing is done |
+| `reset` | a TCP reset: before anything is done if `after` is 0, else after that many bytes of the body |
+| `lost_reply` | the request is done, then a TCP reset instead of the answer |
+| `truncate` | a clean end of the connection after `after` bytes of the body |
+| `delay` | the true answer, `seconds` late |
+| `corrupt` | a body of the right length with flipped bits |
+| `etag` / `size` | a wrong `ETag`, a wrong `X-Linked-Size` |
+| `ignore_range` | the whole file although a part was asked for |
+| `no_commit` | no `X-Repo-Commit` |
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+
+KINDS = (
+    "status",
+    "reset",
+    "lost_reply",
+    "truncate",
+    "delay",
+    "corrupt",
+    "etag",
+    "size",
+    "ignore_range",
+    "no_commit",
+)
+CORRUPTED = 64
+"""Bytes at the start of every piece of a body that `corrupt` flips."""
+
+
+@dataclass
+class Fault:
+    """One scripted failure.
+
+    Attributes:
+        match: A regular expression, searched in `METHOD /path?query`.
+        kind: One of `KINDS`.
+        times: How often it still happens; -1 means for ever.
+        status: The status of a `status` fault.
+        headers: Its headers.
+        body: Its body.
+        after: Bytes of the body before a `reset` or `truncate`.
+        seconds: How long a `delay` lasts.
+    """
+
+    match: str
+    kind: str
+    times: int = 1
+    status: int = 503
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b'{"error": "injected"}'
+    after: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of fault {self.kind!r}; known: {', '.join(KINDS)}")
+
+
+def take_fault(faults: list[Fault], line: str) -> Fault | None:
+    """Return the first fault that hits a request and count it down.
+
+    Args:
+        faults: The faults, in order.
+        line: `METHOD /path?query`.
+    """
+    for fault in faults:
+        if fault.times != 0 and re.search(fault.match, line):
+            fault.times -= 1
+            return fault
+    return None
+
+
+def spoil_headers(fault: Fault | None, headers: MutableMapping[str, str]) -> None:
+    """Change the headers of an answer as the fault says."""
+    kind = fault.kind if fault else None
+    if kind == "etag":
+        headers["ETag"] = f'"{"0" * 40}"'
+    elif kind == "size":
+        headers["X-Linked-Size"] = str(int(headers["Content-Length"]) + 7)
+    elif kind == "no_commit":
+        headers.pop("X-Repo-Commit", None)
+
+
+def spoil_piece(fault: Fault | None, piece: bytes) -> bytes:
+    """Change a piece of a body as the fault says."""
+    if fault is None or fault.kind != "corrupt":
+        return piece
+    return bytes(byte ^ 0xFF for byte in piece[:CORRUPTED]) + piece[CORRUPTED:]
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection with a TCP reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()

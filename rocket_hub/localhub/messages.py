@@ -1,0 +1,176 @@
+"""What travels between the socket and the routes: request and response."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from rocket_hub.localhub.bodies import Body
+from rocket_hub.localhub.refusal import RefusedError
+from rocket_hub.localhub.store import Store
+
+SMALL_BODY = 16 * 2**20
+"""Bytes that a JSON or form body may have; commits, which carry files, have their own bound."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Who a token belongs to.
+
+    Attributes:
+        name: The user's own namespace.
+        role: `write` or `read`.
+        orgs: Further namespaces that the user may write to and see.
+    """
+
+    name: str
+    role: str = "write"
+    orgs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Site:
+    """What every route may use: the store, who may enter, the address, the length of a page of a list."""
+
+    store: Store
+    users: Mapping[str, User]
+    url: str
+    page: int
+
+    def web_url(self, kind: str, repo_id: str) -> str:
+        """Return the address that a person would open for a repository."""
+        return f"{self.url}/{'' if kind == 'model' else kind + 's/'}{repo_id}"
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """`length` bytes of a file, from byte `start` on."""
+
+    path: Path
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Response:
+    """One answer: status, headers and a body that is in memory or a slice of a file."""
+
+    status: int = 200
+    content: bytes | FileSlice = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json; charset=utf-8"
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body."""
+        return self.content.length if isinstance(self.content, FileSlice) else len(self.content)
+
+
+def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return `value` as a JSON answer."""
+    return Response(status, json.dumps(value).encode(), headers or {})
+
+
+def refusal_response(refusal: RefusedError) -> Response:
+    """Return what the client gets to see of a refusal."""
+    # A header is one line of Latin-1, whatever the message quotes.
+    line = " ".join(str(refusal).split()).encode("latin-1", "replace").decode("latin-1")
+    headers = {"X-Error-Message": line, **({"X-Error-Code": refusal.code} if refusal.code else {}), **refusal.headers}
+    return json_response(refusal.body, status=refusal.status, headers=headers)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, with its body still on the wire.
+
+    Attributes:
+        site: What the routes may use.
+        method: `GET`, `HEAD`, `POST`, `PUT` or `DELETE`.
+        path: The path as sent, still percent-encoded, without the query.
+        query: The query's values by key.
+        headers: The headers; keys in any case.
+        body: The unread body.
+    """
+
+    site: Site
+    method: str
+    path: str
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, str]
+    body: Body
+
+    @property
+    def store(self) -> Store:
+        """The hub's store."""
+        return self.site.store
+
+    def values(self, key: str) -> list[str]:
+        """Return all values of a query key; lists come as repeated keys, from some clients as `key[]`."""
+        return [*self.query.get(key, []), *self.query.get(key + "[]", [])]
+
+    def value(self, key: str) -> str | None:
+        """Return the first value of a query key."""
+        return next(iter(self.query.get(key, [])), None)
+
+    def flag(self, key: str) -> bool:
+        """Return whether a query key is switched on."""
+        return (self.value(key) or "").lower() in ("true", "1")
+
+    def number(self, key: str, default: int) -> int:
+        """Return a query key as a number that is not negative.
+
+        Raises:
+            RefusedError: If it is something else.
+        """
+        text = self.value(key)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 16):
+            raise RefusedError(400, f'"{key}" must be a whole number, not {text[:40]!r}')
+        return int(text)
+
+    def json(self) -> dict[str, Any]:
+        """Read the body as a JSON object; an empty body is an empty object.
+
+        Raises:
+            RefusedError: If it is anything else.
+        """
+        return json_object(self.body.read(SMALL_BODY) or b"{}")
+
+    def next_page(self, cursor: int) -> dict[str, str]:
+        """Return the `Link` header that leads to the page which starts at `cursor`."""
+        query = {**self.query, "cursor": [str(cursor)]}
+        return {"Link": f'<{self.site.url}{self.path}?{urlencode(query, doseq=True)}>; rel="next"'}
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object that came from a client.
+
+    Raises:
+        RefusedError: If `data` is no JSON, or no object.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, f"the body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RefusedError(400, f"the body must be a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def text_of(payload: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    """Return a string out of a client's JSON object.
+
+    Raises:
+        RefusedError: If it is missing or no string.
+    """
+    value = payload.get(key)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        raise RefusedError(400, f'"{key}" must be a string, not {type(value).__name__}')
+    return value

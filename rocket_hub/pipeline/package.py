@@ -1,0 +1,173 @@
+"""Lay out what is published: the adapter, its stock-LoRA form, card, recipe and lock file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rocket_hub.controls import ROUTED
+from rocket_hub.discovery.licences import combine
+from rocket_hub.errors import NothingLeftError, StorageError
+from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.gather import evaluation_set
+from rocket_hub.pipeline.loading import adapted
+from rocket_hub.pipeline.lock import used
+from rocket_hub.publishing import create_model_card
+from rocket_hub.records import Evaluation, Pinned, Rejection, count_reasons
+from rocket_hub.runs import write_text
+from rocket_hub.serialization import from_dict
+
+Results = Mapping[str, Any]
+HELD_OUT = 64  # problems on which the loss of the stock-LoRA form is measured
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def package(context: Context, results: Results, content: Path) -> Path:
+    """Write everything that is published into one folder, from scratch.
+
+    Raises:
+        NothingLeftError: Only the best was to be published, and the best is the bare base model.
+        StorageError: The folder cannot be written.
+    """
+    shutil.rmtree(content, ignore_errors=True)
+    evaluations = [from_dict(Evaluation, entry, "6-evaluate") for entry in results["6-evaluate"]["evaluations"]]
+    recommended = results["6-evaluate"]["recommendation"]["method"]
+    method = recommended if context.recipe.push.publish == "best" else ROUTED
+    source = next((e.details.get("adapter") for e in evaluations if e.method == method), None)
+    if source is None:
+        raise NothingLeftError(f"'{method}' is recommended and has no adapter of its own; nothing is published")
+    try:
+        content.mkdir(parents=True)
+        for name in FILES:
+            shutil.copyfile(Path(source) / name, content / name)
+        collapse = _static(context, content) if method == ROUTED else None
+        shutil.copyfile(context.run.path / "lock.json", content / "lock.json")
+    except OSError as error:
+        raise StorageError(f"{content}: cannot be written: {error}; free some space and run it again") from error
+    write_text(content / "recipe.yaml", context.recipe.to_yaml())
+    write_text(content / "README.md", card(context, results, evaluations, method, collapse))
+    return content
+
+
+def _static(context: Context, content: Path) -> dict[str, Any]:
+    """Write the stock-LoRA form and measure what it costs."""
+    from rocket_hub.moe.collapse import collapse_to_lora
+
+    problems = evaluation_set(context, Pinned(context.task.dataset, _revision(context)))[:HELD_OUT]
+    texts = [example.prompt + example.completion for example in context.examples]
+    held_out = [example.prompt + example.completion for example in problems]
+    model, tokenizer = context.base
+    with adapted(model, content) as routed:
+        found = collapse_to_lora(routed, tokenizer, texts, content / "static-lora", held_out=held_out)
+    return {**asdict(found), "loss": found.loss}
+
+
+def _revision(context: Context) -> str:
+    """Return the evaluation set's commit, as the lock file has it."""
+    from rocket_hub.runs import read_json
+
+    lock = read_json(context.run.path / "lock.json")
+    return str(lock["ingredients"][f"datasets/{context.task.dataset}"]["revision"])
+
+
+def card(
+    context: Context, results: Results, evaluations: list[Evaluation], method: str, collapse: dict[str, Any] | None
+) -> str:
+    """Gather the card's facts and write it."""
+    recipe, pins = context.recipe, used(results)
+    ledger = combine(pins, recipe.discover.allow_licences)
+    experts = [pin for pin in pins if pin.kind == "model"][1:]
+    sources = results["3-select-instructions"]["per_source"]
+    rows = [pin for pin in pins if pin.kind == "dataset"]
+    labels = results["6-evaluate"]["labels"]
+    repo_id = recipe.push.repo_id or context.run.path.name
+    recommendation = results["6-evaluate"]["recommendation"]
+    facts = {
+        "title": repo_id.split("/")[-1],
+        "summary": _summary(context, experts, method),
+        "routed": method == ROUTED,
+        "repo_id": repo_id,
+        "base": pins[0],
+        "collapse": collapse,
+        "prompt": context.task.prompt("…"),
+        "evaluation_note": _evaluation_note(context, results, evaluations),
+        "results": [_result_row(evaluation, results) for evaluation in evaluations],
+        "recommendation": {"label": labels[recommendation["method"]], "reason": recommendation["reason"]},
+        "experts": [_expert_row(pin, i, results, collapse) for i, pin in enumerate(experts)],
+        "shots": len(context.shots),
+        "scored": len(results["2-select-experts"]["scores"]),
+        "diversity": results["2-select-experts"]["diversity"],
+        "adapters_rejected": _reasons(
+            results["1-discover"]["adapters"]["rejected"], results["2-select-experts"]["rejected"]
+        ),
+        "rows": len(results["3-select-instructions"]["selected"]),
+        "considered": f"{results['3-select-instructions']['considered']:,}",
+        "datasets": [{**asdict(pin), "rows": sources[pin.repo_id]} for pin in rows],
+        "rows_rejected": _reasons(results["3-select-instructions"]["rejected"]),
+        "datasets_rejected": _reasons(results["1-discover"]["datasets"]["rejected"]),
+        "licence": ledger.result,
+        "licence_notes": "; ".join(ledger.restrictions),
+        "version": _version(),
+        "recipe": recipe.to_yaml().strip(),
+    }
+    metadata = {
+        "base_model": pins[0].repo_id,
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "license": ledger.result,
+        "datasets": [pin.repo_id for pin in rows],
+        "tags": ["lora", "rocket-hub", *(["mixture-of-lora"] if method == ROUTED else [])],
+    }
+    return create_model_card(facts, metadata)
+
+
+def _summary(context: Context, experts: list[Pinned], method: str) -> str:
+    what = f"{len(experts)} LoRA experts merged into one routed adapter" if method == ROUTED else f"`{method}`"
+    return (
+        f"An adapter of `{context.pinned.repo_id}` for the task `{context.task.name}` "
+        f"({context.task.description.rstrip('.').lower()}): {what}, made from {len(context.shots)} verified examples."
+    )
+
+
+def _evaluation_note(context: Context, results: Results, evaluations: list[Evaluation]) -> str:
+    pinned = results["1-discover"]["evaluation"]
+    return (
+        f"Exact match by greedy decoding on {len(evaluations[-1].correct):,} problems of "
+        f"`{pinned['repo_id']}` ({context.recipe.evaluate.split}) at `{pinned['revision'][:12]}`; Wilson intervals; "
+        "one seed and one draw of the examples. The difference is paired over the problems, with its standard error."
+    )
+
+
+def _result_row(evaluation: Evaluation, results: Results) -> dict[str, str]:
+    gap = results["6-evaluate"]["differences"].get(evaluation.method)
+    details = evaluation.details
+    settings = f"lr {details['learning_rate']:g}, weight {details['weight']:g}" if "learning_rate" in details else ""
+    return {
+        "label": results["6-evaluate"]["labels"][evaluation.method],
+        "accuracy": f"{evaluation.accuracy:.1%}",
+        "interval": f"{evaluation.low:.1%} to {evaluation.high:.1%}",
+        "difference": f"{gap['difference']:+.1%} ± {gap['standard_error']:.1%}" if gap else "",
+        "settings": settings,
+    }
+
+
+def _expert_row(pin: Pinned, position: int, results: Results, collapse: dict[str, Any] | None) -> dict[str, Any]:
+    score = next(s for s in results["2-select-experts"]["scores"] if s["repo_id"] == pin.repo_id)
+    gate = f"{collapse['expert_means'][position]:.2f}" if collapse else ""
+    return {**asdict(pin), "perplexity": score["perplexity"], "accuracy": score["accuracy"], "gate": gate}
+
+
+def _reasons(*rejected: Any) -> str:
+    """Count the reasons of several lists of rejections in words."""
+    counts = count_reasons(from_dict(Rejection, entry, "rejected") for entries in rejected for entry in entries)
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("rocket-hub")

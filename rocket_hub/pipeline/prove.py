@@ -1,0 +1,123 @@
+"""Stages 6 and 7: measure the result beside its controls, and publish it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rocket_hub.controls import ROUTED, Method, check_controls, recommend
+from rocket_hub.crossfit import grid
+from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.gather import evaluation_set
+from rocket_hub.pipeline.loading import adapted
+from rocket_hub.pipeline.make import fit_method, methods
+from rocket_hub.records import Evaluation, Example, Pinned
+from rocket_hub.runs import digest, read_json, write_json
+from rocket_hub.serialization import from_dict, to_dict
+
+Results = Mapping[str, Any]
+RELOADED = 4  # prompts on which the published adapter is compared with the local one
+
+
+def measure(context: Context, name: str, results: Results) -> Any:
+    """Measure the result and every control that was asked for on the same problems."""
+    from rocket_hub.evaluation import paired_difference
+
+    controls = check_controls(context.recipe.evaluate.controls)
+
+    def make(folder: Path) -> dict[str, Any]:
+        problems = evaluation_set(context, from_dict(Pinned, results["1-discover"]["evaluation"], name))
+        known = methods(context, results)
+        evaluations = [
+            _measured(context, results, method, problems, folder)
+            for method in known.values()
+            if method.name in (*controls, ROUTED)
+        ]
+        routed = evaluations[-1]
+        differences = {}
+        for other in evaluations[:-1]:
+            gap, error = paired_difference(routed, other)
+            differences[other.method] = {"difference": gap, "standard_error": error}
+        return {
+            "evaluations": [to_dict(evaluation) for evaluation in evaluations],
+            "differences": differences,
+            "recommendation": asdict(recommend(evaluations)),
+            "labels": {method.name: method.label for method in known.values()},
+        }
+
+    inputs = context.inputs("evaluate", "train", trained=results["5-train"], first=results["1-discover"]["evaluation"])
+    return context.run.stage(name, inputs, make)
+
+
+def _measured(context: Context, results: Results, method: Method, problems: list[Example], folder: Path) -> Evaluation:
+    """Train a control where it is one, and measure; a method that an interrupted run finished is kept."""
+    from rocket_hub.evaluation import evaluate
+
+    kept = folder / f"{method.name}.json"
+    if (known := read_json(kept)) is not None:
+        return from_dict(Evaluation, known, str(kept))
+    adapter, details = _adapter(context, results, method, folder / method.name)
+    model, tokenizer = context.base
+    with adapted(model, adapter) as tuned:
+        found = evaluate(
+            tuned, tokenizer, context.task, problems, context.recipe.evaluate, method=method.name,
+            progress=lambda done, total: context.reporter.advance(f"measuring {method.name}", done, total),
+        )  # fmt: skip
+    found = Evaluation(**{**found.__dict__, "details": details})
+    write_json(kept, to_dict(found))
+    return found
+
+
+def _adapter(context: Context, results: Results, method: Method, folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Make the adapter of a method; the build's own was trained by the stage before."""
+    if method.name == ROUTED:
+        stage = results["5-train"]
+        return Path(stage["training"]["adapter"]), _details(stage)
+    if method.start is None:
+        return None, {}
+    if not method.trained:
+        return method.start(1.0, folder / "adapter"), {}
+    recipe = context.recipe
+    fixed = recipe.evaluate.settings.get(method.name)
+    points = (fixed,) if fixed else grid(recipe.train.learning_rate, recipe.merge.gate_start, method.weighted)
+    stage = fit_method(context, results, method, points, folder)
+    return Path(stage["training"]["adapter"]), _details(stage)
+
+
+def _details(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what a table or a card says about a training."""
+    training, choice = stage["training"], stage["choice"]
+    return {
+        **choice["setting"],
+        "adapter": training["adapter"],
+        "steps": training["steps"],
+        "train_seconds": training["seconds"],
+        "loss": training["loss"],
+        "tried": len(choice["nll"]) or 1,
+    }
+
+
+def push(context: Context, name: str, results: Results) -> Any:
+    """Publish the result with its stock-LoRA form and its card in one commit, and reload it in a fresh process."""
+    from rocket_hub.pipeline.package import package
+    from rocket_hub.publishing import push_to_hub, verify_reload
+
+    options = context.recipe.push
+
+    def make(folder: Path) -> dict[str, Any]:
+        content = package(context, results, folder / "content")
+        if options.repo_id is None:
+            return {"repo_id": None, "content": str(content)}
+        commit = push_to_hub(context.api, content, options.repo_id, private=options.private)
+        checked = {}
+        if options.verify:
+            context.reporter.say("reloading it in a fresh process")
+            prompts = [example.prompt for example in context.examples[:RELOADED]]
+            checked = verify_reload(*context.base, context.pinned, options.repo_id, commit, prompts, content,
+                                    folder / "reload")  # fmt: skip
+        return {"repo_id": options.repo_id, "content": str(content), "commit": commit, "reload": checked}
+
+    inputs = context.inputs("push", evaluated=digest(results["6-evaluate"]), trained=results["5-train"])
+    return context.run.stage(name, inputs, make)

@@ -1,0 +1,146 @@
+"""Publish a result: its card, one commit with everything, and a reload in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rocket_hub.discovery.hub import call
+from rocket_hub.errors import HubError, InputError
+from rocket_hub.records import Pinned
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+RELOAD_SECONDS = 900
+
+
+def create_model_card(facts: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Write the card of a result.
+
+    Args:
+        facts: What the template `templates/model_card.md` asks for.
+        metadata: The card's YAML header; keys without a value are left out.
+
+    Returns:
+        Markdown with a YAML header.
+
+    Raises:
+        InputError: A fact that the template needs is missing.
+    """
+    import jinja2
+    import yaml
+
+    text = (files("rocket_hub") / "templates" / "model_card.md").read_text(encoding="utf-8")
+    header = yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False).strip()
+    try:
+        template = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        return template.render(metadata=header, **facts)
+    except jinja2.UndefinedError as error:
+        raise InputError(f"model card: {error}; give it in `facts`") from error
+
+
+def push_to_hub(
+    api: HfApi, folder: Path, repo_id: str, *, private: bool = False, message: str = "Publish with rocket_hub"
+) -> str:
+    """Upload a folder to a model repository in one commit.
+
+    Args:
+        api: The Hub.
+        folder: What to upload, whole.
+        repo_id: `namespace/name`; created if it does not exist.
+        private: Create it as a private repository.
+        message: Title of the commit.
+
+    Returns:
+        The commit's hash.
+
+    Raises:
+        HubError: The Hub refused; nothing was published, since a commit is all or nothing.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    call(repo_id, api.create_repo, repo_id, private=private, exist_ok=True)
+    parent = call(repo_id, api.repo_info, repo_id).sha
+    operations = [
+        CommitOperationAdd(path.relative_to(folder).as_posix(), path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    try:
+        return str(call(repo_id, api.create_commit, repo_id, operations, commit_message=message).oid)
+    except HubError:
+        # The reply of a commit that was made can be lost: look before calling it a failure.
+        newest = call(repo_id, api.list_repo_commits, repo_id)[0]
+        if newest.title == message and newest.commit_id != parent:
+            return str(newest.commit_id)
+        raise
+
+
+@dataclass(frozen=True)
+class Reload:
+    """What a fresh process made of a published adapter.
+
+    Attributes:
+        max_difference: Largest absolute difference of any logit to those of the local files, in fp32.
+        generated: What it generated with the KV cache, one text a prompt.
+        same_text: Whether this process generates the same from the local files without the KV cache.
+    """
+
+    max_difference: float
+    generated: tuple[str, ...]
+    same_text: bool
+
+
+def verify_reload(
+    base_model: Any, tokenizer: Any, base: Pinned, repo_id: str, commit: str, prompts: Sequence[str], local: Path,
+    folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Load a published adapter in a process that knows nothing, and compare it with the local files.
+
+    Args:
+        base_model: The base model in this process, in fp32.
+        tokenizer: Its tokenizer.
+        base: Its id and commit.
+        repo_id: The published adapter.
+        commit: Its commit.
+        prompts: What to compute.
+        local: Folder of the same adapter here.
+        folder: Scratch folder.
+
+    Returns:
+        A `Reload` as plain data.
+
+    Raises:
+        HubError: The fresh process failed, or computed something else; the message holds the end of its output.
+    """
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "prompts.json").write_text(json.dumps(list(prompts)))
+    script = str(files("rocket_hub") / "templates" / "reload.py")
+    command = [sys.executable, script, base.repo_id, base.revision, repo_id, commit, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RELOAD_SECONDS, check=False)
+    if done.returncode:
+        raise HubError(f"{repo_id}: published, but a fresh process cannot load it: {done.stderr[-800:]}")
+    theirs, generated = load_file(folder / "logits.safetensors"), json.loads((folder / "generated.json").read_text())
+    model = PeftModel.from_pretrained(base_model, str(local)).eval()
+    difference, texts = 0.0, []
+    for number, prompt in enumerate(prompts):
+        batch = tokenizer(prompt, return_tensors="pt")
+        with torch.no_grad():
+            ours = model(**batch).logits
+        difference = max(difference, float((ours - theirs[str(number)]).abs().max()))
+        new = model.generate(**batch, max_new_tokens=32, do_sample=False, use_cache=False,
+                             pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+        texts.append(tokenizer.decode(new[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+    model.unload()
+    return asdict(Reload(difference, tuple(generated), texts == generated))

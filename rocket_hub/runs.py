@@ -1,0 +1,134 @@
+"""The run folder: one folder a stage, each with a `result.json` that is written last and means "done"."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from rocket_hub.errors import StorageError
+
+
+class Reporter(Protocol):
+    """Told what happens; the command line draws it, the library is silent by default."""
+
+    def stage(self, name: str, note: str) -> None:
+        """Say that a stage starts, or is taken from an earlier run."""
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Say how far a long piece of work is."""
+
+    def say(self, text: str) -> None:
+        """Say one line."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def stage(self, name: str, note: str) -> None:
+        """Say nothing."""
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StorageError: It cannot be written; the message says why, and nothing half-written is left under its name.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; free some space or choose another "
+                           "folder with --out, then run the same command again") from error  # fmt: skip
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON whole or not at all; see `write_text`."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that an earlier run wrote; none where there is nothing, or nothing whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def digest(data: Any) -> str:
+    """Name plain data by its content: 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class RunFolder:
+    """Stages on disk: what is done and matches is kept, what changed is made again.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path, reporter: Reporter) -> None:
+        self.path = path
+        self._reporter = reporter
+
+    def stage(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], Any]) -> Any:
+        """Run a stage, or give back what an earlier run of it left.
+
+        Args:
+            name: Folder of the stage, for example `4-merge`.
+            inputs: Everything that the result depends on, as plain data, by name.
+            make: Makes the result in the stage's folder; what an interrupted run left there is still there, if its
+                inputs were the same.
+
+        Returns:
+            The result, as plain data that went through JSON.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        folder = self.path / name
+        before = read_json(folder / "inputs.json")
+        done = read_json(folder / "result.json")
+        inputs = json.loads(json.dumps(inputs))
+        if before == inputs and done is not None:
+            self._reporter.stage(name, "done earlier")
+            return done["result"]
+        self._reporter.stage(name, self._why(before, inputs))
+        if before != inputs:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(folder / "inputs.json", inputs)
+        started = time.monotonic()
+        result = json.loads(json.dumps(make(folder)))
+        write_json(folder / "result.json", {"seconds": round(time.monotonic() - started, 1), "result": result})
+        return result
+
+    def _why(self, before: Any, inputs: Mapping[str, Any]) -> str:
+        """Say why a stage runs."""
+        if before is None:
+            return ""
+        if before == inputs:
+            return "goes on where it was stopped"
+        keys = [key for key in {**before, **inputs} if before.get(key) != inputs.get(key)]
+        return f"again, because of {', '.join(keys)}"
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds that each finished stage took."""
+        results = {path.parent.name: read_json(path) for path in sorted(self.path.glob("*/result.json"))}
+        return {name: done["seconds"] for name, done in results.items() if done}

@@ -1,0 +1,46 @@
+"""Tasks whose answer is a number after a worked solution: GSM8K."""
+
+from __future__ import annotations
+
+import re
+
+from rocket_hub.tasks.task import Task
+
+_MARKED = re.compile(r"####\s*(-?[$]?[0-9][0-9,]*(?:\.[0-9]+)?)")
+
+
+def marked_number(text: str) -> str:
+    r"""Read the number after `####`, without commas, signs of currency or a trailing `.0`; empty when there is none.
+
+    This is the strict-match rule of lm-evaluation-harness (`#### (\\-?[0-9\\.\\,]+)`); the last marked number counts,
+    because a model may write the mark twice.
+    """
+    found = _MARKED.findall(text)
+    if not found:
+        return ""
+    number = found[-1].replace(",", "").replace("$", "")
+    return number.rstrip("0").rstrip(".") if "." in number else number
+
+
+def prompt(question: str) -> str:
+    """Write lm-evaluation-harness' GSM8K prompt (its zero-shot form)."""
+    return f"Question: {question}\nAnswer:"
+
+
+def completion(rationale: str, answer: str) -> str:
+    """Write a solution in GSM8K's form."""
+    return f"{rationale}\n#### {answer}".strip()
+
+
+GSM8K = Task(
+    name="gsm8k",
+    description="Grade-school mathematics word problems with a numeric answer.",
+    dataset="openai/gsm8k",
+    config="main",
+    question="question",
+    answer="answer",
+    prompt=prompt,
+    completion=completion,
+    extract=marked_number,
+    closed=("openai/gsm8k", "gsm8k"),
+)

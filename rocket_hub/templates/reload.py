@@ -1,0 +1,30 @@
+"""Load a published adapter the way its card says, in a process of its own, and say what it computes.
+
+Arguments: base id, base commit, adapter id, adapter commit, folder. The folder holds `prompts.json` and gets
+`logits.safetensors` and `generated.json`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import rocket_hub  # noqa: F401
+
+base_id, base_revision, adapter_id, adapter_revision, folder = sys.argv[1:]
+base = AutoModelForCausalLM.from_pretrained(base_id, revision=base_revision, dtype=torch.float32)
+tokenizer = AutoTokenizer.from_pretrained(base_id, revision=base_revision)
+model = PeftModel.from_pretrained(base, adapter_id, revision=adapter_revision).eval()
+logits, generated = {}, []
+for number, prompt in enumerate(json.loads((Path(folder) / "prompts.json").read_text())):
+    batch = tokenizer(prompt, return_tensors="pt")
+    with torch.no_grad():
+        logits[str(number)] = model(**batch).logits.contiguous()
+    new = model.generate(**batch, max_new_tokens=32, do_sample=False, use_cache=True)
+    generated.append(tokenizer.decode(new[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+save_file(logits, Path(folder) / "logits.safetensors")
+(Path(folder) / "generated.json").write_text(json.dumps(generated))

@@ -1,0 +1,185 @@
+"""Fine-tune one adapter with TRL's SFTTrainer, loss on completions only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rocket_hub.errors import StorageError
+from rocket_hub.moe import router_parameters
+from rocket_hub.recipe import TrainOptions
+from rocket_hub.records import Example
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[int, int, float], None]  # steps done, steps in all, last loss
+CHECKPOINTS = 4  # a stopped training loses at most a quarter of its steps
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training did.
+
+    Attributes:
+        adapter: Folder of the trained adapter.
+        learning_rate: Peak learning rate of the experts.
+        steps: Optimiser steps.
+        loss: Mean loss of the last steps, in nats per completion token.
+        seconds: Wall-clock seconds, without what an earlier, stopped run spent.
+    """
+
+    adapter: str
+    learning_rate: float
+    steps: int
+    loss: float
+    seconds: float
+
+
+def train_expert(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    adapter: Path,
+    examples: Sequence[Example],
+    options: TrainOptions,
+    output: Path,
+    *,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Training:
+    """Fine-tune an adapter: a plain LoRA, a stack of LoRAs or a routed adapter.
+
+    Args:
+        base: The base model; it is given back unchanged.
+        tokenizer: Its tokenizer.
+        adapter: Folder of the adapter to start from.
+        examples: Rows in the task's form, `prompt` and `completion`.
+        options: Steps, batch size and the rest.
+        output: Folder for the trained adapter; an unfinished training found here is resumed.
+        learning_rate: Peak learning rate; none = the first of `options`.
+        seed: Seeds the data order and dropout.
+        progress: Called after each step.
+
+    Returns:
+        What was done.
+
+    Raises:
+        StorageError: The output folder cannot be written.
+    """
+    from peft import PeftModel
+
+    rate = learning_rate or options.learning_rate[0]
+    started = time.monotonic()
+    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+    try:
+        trainer = _trainer(model, tokenizer, examples, options, output, rate, seed, progress)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(output))
+        loss = float(trainer.state.log_history[-1].get("train_loss", float("nan")))
+        model.save_pretrained(str(output))
+    except OSError as error:
+        raise StorageError(f"{output}: cannot save the training: {error}; free some space and run it again") from error
+    finally:
+        model.unload()
+    _remove_checkpoints(output)
+    return Training(str(output), rate, options.max_steps, loss, time.monotonic() - started)
+
+
+def _trainer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    options: TrainOptions,
+    output: Path,
+    rate: float,
+    seed: int,
+    progress: Progress | None,
+) -> Any:
+    """Set up TRL's trainer over prompt/completion rows."""
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    on_gpu = torch.cuda.is_available()
+    arguments = SFTConfig(
+        output_dir=str(output),
+        max_steps=options.max_steps,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, round(options.warmup_ratio * options.max_steps)),
+        weight_decay=options.weight_decay,
+        max_length=options.max_length,
+        completion_only_loss=True,
+        activation_checkpointing=False,
+        bf16=on_gpu and options.dtype == "bfloat16",
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        save_steps=max(1, options.max_steps // CHECKPOINTS),
+        save_total_limit=1,
+        logging_steps=max(1, options.max_steps // 20),
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+    )
+    rows = Dataset.from_list([{"prompt": item.prompt, "completion": item.completion} for item in examples])
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        optimizers=(_optimizer(model, options, rate), None),
+        callbacks=[_reporter(progress)] if progress else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Optimizer:
+    """AdamW with a learning rate of its own for the routers: gates that learn as fast as experts are a lottery."""
+    import torch
+
+    routers = [parameter for _, parameter in router_parameters(model) if parameter.requires_grad]
+    known = {id(parameter) for parameter in routers}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    groups = [{"params": others, "lr": rate}, {"params": routers, "lr": rate * options.router_learning_rate_ratio}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=options.weight_decay)
+
+
+def _reporter(progress: Progress) -> Any:
+    """Wrap a progress function as a trainer callback."""
+    from transformers import TrainerCallback
+
+    class Reporter(TrainerCallback):
+        loss = float("nan")
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            self.loss = (logs or {}).get("loss", self.loss)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress(state.global_step, state.max_steps, self.loss)
+
+    return Reporter()
+
+
+def _checkpoints(output: Path) -> list[Path]:
+    return sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _last_checkpoint(output: Path) -> str | None:
+    """Find the newest checkpoint that was written to its end (the trainer state is written last)."""
+    whole = [path for path in _checkpoints(output) if (path / "trainer_state.json").is_file()]
+    return str(whole[-1]) if whole else None
+
+
+def _remove_checkpoints(output: Path) -> None:
+    import shutil
+
+    for path in _checkpoints(output):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""A whole tiny world in temporary folders: no network but loopback, nothing written outside pytest's own folder."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# The Hub libraries read these when they are imported, so they are set before any test module is.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="rocket-hub-tests-")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["WANDB_DISABLED"] = "true"
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+WORDS = "<pad> <s> </s> <unk> what is plus ? the answer #### 0 1 2 3 4 5 6 7 8 9 = + - user assistant : .".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data beside the repository, or a clean skip."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared data folder is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama (hidden 16) with a word-level tokenizer of 28 words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("tiny-llama")
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def lora_bank(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four LoRA adapters: different ranks, alphas and targets, one of them rslora."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    configs = [
+        LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+        LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False, use_rslora=True),
+        LoraConfig(r=3, lora_alpha=9, target_modules=["down_proj", "o_proj"], init_lora_weights=False),
+        LoraConfig(
+            r=2,
+            lora_alpha=2,
+            target_modules=["q_proj", "v_proj"],
+            init_lora_weights=False,
+            rank_pattern={"layers.1.self_attn.q_proj": 5},
+            alpha_pattern={"v_proj": 7},
+        ),
+    ]
+    bank = []
+    for seed, config in enumerate(configs):
+        torch.manual_seed(seed)
+        model = get_peft_model(LlamaForCausalLM.from_pretrained(tiny_model), config)
+        path = tmp_path_factory.mktemp(f"lora-{seed}")
+        model.save_pretrained(path)
+        bank.append(path)
+    return bank

@@ -1,0 +1,188 @@
+import json
+import shutil
+from collections import Counter
+
+import pytest
+from huggingface_hub import HfApi
+from safetensors.numpy import load_file, save_file
+
+from rocket_hub.discovery import discover_adapters
+from rocket_hub.discovery.bases import read_base
+from rocket_hub.errors import HubError, HubUnreachableError, InputError
+from rocket_hub.localhub import Fault
+from rocket_hub.recipe import DiscoverOptions
+
+BASE = "base/tiny"
+
+
+def files_asked(hub):
+    """Count requests per (repository, file)."""
+    asked = Counter()
+    for record in hub.log:
+        if "/resolve/" in record.path:
+            repo_id, _, rest = record.path.lstrip("/").partition("/resolve/")
+            asked[record.method, repo_id, rest.partition("/")[2]] += 1
+    return asked
+
+
+def test_every_adapter_gets_its_verdict(hub, api, planted):
+    lines = []
+    found = discover_adapters(
+        api, BASE, options=DiscoverOptions(), progress=lambda done, total: lines.append((done, total))
+    )
+    verdicts = {rejection.item: rejection.reason for rejection in found.rejected}
+    verdicts |= {candidate.repo_id: "" for candidate in found.selected}
+    assert verdicts == planted
+    assert all(rejection.detail for rejection in found.rejected)
+    assert len(lines) == len(planted)
+    assert lines[0] == (1, len(planted))
+
+
+def test_what_is_known_of_a_candidate(hub, api, planted, lora_bank):
+    found = discover_adapters(api, BASE, options=DiscoverOptions())
+    by_id = {candidate.repo_id: candidate for candidate in found.selected}
+    plain = by_id["zoo/plain"]
+    assert found.base.repo_id == BASE
+    assert found.base.licence == "apache-2.0"
+    assert found.base.revision == api.model_info(BASE).sha
+    assert plain.revision == api.model_info("zoo/plain").sha
+    assert (plain.licence, plain.rank, plain.target_modules) == ("mit", 2, ("q_proj", "v_proj"))
+    assert plain.size == (lora_bank[0] / "adapter_model.safetensors").stat().st_size
+    assert (plain.downloads, plain.datasets, plain.flags) == (1000, ("openai/gsm8k",), ())
+    assert plain.description == "A LoRA that adds numbers."
+    assert by_id["zoo/patterns"].rank == 5
+    assert by_id["zoo/local-base"].flags == ("base_unverified",)
+    assert by_id["zoo/quantized"].flags == ("mirror_base", "quantized_base")
+    assert by_id["zoo/no-card"].licence == "cc-by-nc-4.0"
+    assert [candidate.repo_id for candidate in found.selected][:3] == ["zoo/plain", "zoo/rslora", "zoo/patterns"]
+
+
+def test_at_most_one_read_of_each_file_and_no_weights(hub, api, planted):
+    discover_adapters(api, BASE, options=DiscoverOptions())
+    asked = files_asked(hub)
+    assert max(asked.values()) == 1
+    assert {method for method, _, _ in asked} == {"GET"}
+    read = {file for _, repo_id, file in asked if repo_id != BASE}
+    assert read == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    headers = [record for record in hub.log if record.path.endswith("adapter_model.safetensors")]
+    assert all(record.range == "bytes=0-99999" for record in headers)
+    # Whatever the names of the files or the configuration decide costs no look at the weights.
+    assert {"zoo/dora", "zoo/pickle", "zoo/gated", "zoo/wrong-base"}.isdisjoint(
+        repo_id for _, repo_id, file in asked if file == "adapter_model.safetensors"
+    )
+    lists = [record for record in hub.log if record.path.startswith("/api/models?")]
+    assert len(lists) == 3
+    pinned = all(len(record.path.partition("/resolve/")[2].partition("/")[0]) == 40 for record in headers)
+    assert pinned
+
+
+def test_the_budget_spares_requests(hub, api, planted):
+    found = discover_adapters(api, BASE, options=DiscoverOptions(max_adapters=2))
+    assert [candidate.repo_id for candidate in found.selected] == ["zoo/plain", "zoo/rslora"]
+    reasons = Counter(rejection.reason for rejection in found.rejected)
+    assert reasons["over_budget"] == len(planted) - 2 - 3
+    assert {repo_id for _, repo_id, _ in files_asked(hub)} == {BASE, "zoo/plain", "zoo/rslora"}
+
+
+def test_large_adapters_are_rejected(api, planted):
+    found = discover_adapters(api, BASE, options=DiscoverOptions(), max_bytes=100)
+    assert found.selected == ()
+    assert "too_large" in {rejection.reason for rejection in found.rejected if rejection.item == "zoo/plain"}
+
+
+def test_access_to_a_gated_adapter_counts(hub, planted):
+    with hub.store.change("model", "zoo/gated") as repository:
+        repository.settings["allowed"] = ["reader"]
+    reader = HfApi(endpoint=hub.url, token="hf_reader")
+    found = discover_adapters(reader, BASE, options=DiscoverOptions())
+    assert "zoo/gated" in {candidate.repo_id for candidate in found.selected}
+
+
+def test_faults_of_single_requests_are_survived(hub, api, planted):
+    hub.faults += [
+        Fault(r"zoo/plain/resolve/.*adapter_config", "status", status=503, headers={"Retry-After": "0"}),
+        Fault(r"zoo/rslora/resolve/.*adapter_config", "status", status=429, headers={"Retry-After": "0"}),
+        Fault(r"zoo/patterns/resolve/.*safetensors", "reset"),
+        Fault(r"zoo/local-base/resolve/.*safetensors", "ignore_range"),
+        Fault(r"base/tiny/resolve/.*config", "truncate", after=50),
+    ]
+    found = discover_adapters(api, BASE, options=DiscoverOptions(max_adapters=5))
+    assert {"zoo/plain", "zoo/rslora", "zoo/patterns", "zoo/local-base"} <= {item.repo_id for item in found.selected}
+    assert all(fault.times == 0 for fault in hub.faults)
+
+
+def test_an_adapter_that_the_hub_cannot_give_is_rejected_alone(hub, api, planted):
+    hub.faults += [
+        Fault(r"zoo/plain/resolve", "status", times=-1, status=500, headers={"Retry-After": "0"}),
+        Fault(r"zoo/rslora/resolve", "status", times=-1, status=404, headers={"X-Error-Code": "EntryNotFound"}),
+    ]
+    found = discover_adapters(api, BASE, options=DiscoverOptions(max_adapters=1))
+    reasons = {rejection.item: rejection.reason for rejection in found.rejected}
+    assert (reasons["zoo/plain"], reasons["zoo/rslora"]) == ("hub_error", "not_found")
+    assert [candidate.repo_id for candidate in found.selected] == ["zoo/patterns"]
+
+
+def test_a_base_that_is_not_there_is_named(api, planted):
+    with pytest.raises(HubError, match="base/nowhere: not found on the Hub"):
+        discover_adapters(api, "base/nowhere", options=DiscoverOptions())
+    with pytest.raises(HubError, match="form namespace/name"):
+        discover_adapters(api, "a/b/c", options=DiscoverOptions())
+
+
+def test_a_gated_base_says_where_to_ask(hub, api, planted, tiny_model):
+    hub.import_folder("model", "base/locked", tiny_model, gated="manual")
+    with pytest.raises(HubError, match=f"gated; ask for access at {hub.url}/base/locked,"):
+        discover_adapters(api, "base/locked", options=DiscoverOptions())
+
+
+def test_no_hub_at_all_is_unreachable():
+    with pytest.raises(HubUnreachableError, match="check the network and HF_ENDPOINT"):
+        discover_adapters(HfApi(endpoint="http://127.0.0.1:9", token=False), BASE, options=DiscoverOptions())
+
+
+def test_a_sharded_base_has_the_same_shapes(hub, api, planted, tiny_model, tmp_path):
+    weights = load_file(tiny_model / "model.safetensors")
+    names = sorted(weights)
+    table = {}
+    for number, part in enumerate((names[:5], names[5:]), start=1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: weights[name] for name in part}, tmp_path / file)
+        table |= dict.fromkeys(part, file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": table}))
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    hub.import_folder("model", "base/sharded", tmp_path)
+    _, whole = read_base(api, BASE)
+    _, sharded = read_base(api, "base/sharded")
+    assert sharded.shapes == whole.shapes
+    assert (whole.num_layers, whole.linear("model.layers.0.mlp.up_proj")) == (2, (32, 16))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 3}, "says 3 layers, its weights have 2"),
+        ({"quantization_config": {"bits": 4}}, "quantised"),
+    ],
+)
+def test_a_base_that_cannot_be_used_says_why(hub, api, tiny_model, tmp_path, change, message):
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    hub.import_folder("model", f"base/{next(iter(change))}", tmp_path)
+    with pytest.raises(InputError, match=message):
+        read_base(api, f"base/{next(iter(change))}")
+
+
+def test_a_base_without_safetensors_says_so(hub, api, tiny_model, tmp_path):
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    hub.import_folder("model", "base/pickled", tmp_path)
+    with pytest.raises(InputError, match=r"has no model\.safetensors"):
+        read_base(api, "base/pickled")
+
+
+def test_a_base_with_broken_weights_says_which_file(hub, api, tiny_model, tmp_path):
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 50)
+    hub.import_folder("model", "base/broken", tmp_path)
+    with pytest.raises(InputError, match=r"base/broken: model\.safetensors: not a safetensors file"):
+        read_base(api, "base/broken")

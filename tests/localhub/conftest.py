@@ -1,0 +1,112 @@
+"""Hubs to talk to, and clients that talk in their own process: the Hub libraries read their endpoint at import."""
+
+import http.client
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+
+from rocket_hub.localhub import LocalHub
+
+CLIENTS = Path(__file__).parent / "clients"
+
+
+class Answer(NamedTuple):
+    """What the hub said to one plain request."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(
+    url: str, path: str, method: str = "GET", body: Any = None, token: str | None = "hf_local", **headers: str
+) -> Answer:
+    """Send one request by hand; a `body` that is no bytes goes as JSON."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    if token:
+        headers.setdefault("Authorization", f"Bearer {token}")
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        connection.request(method, path, data, {key.replace("_", "-"): value for key, value in headers.items()})
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+def write_safetensors(file: Path, **shapes: tuple[int, ...]) -> None:
+    """Write a safetensors file of zeros."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 4
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+
+def write_adapter(folder: Path, *, base: str = "acme/base", extra: str = "") -> Path:
+    """Write a folder that looks like a LoRA adapter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    card = f"base_model: {base}\nlibrary_name: peft\nlicense: mit\ntags: [lora]\n{extra}"
+    (folder / "README.md").write_text(f"---\n{card}---\nSee arxiv.org/abs/2408.15915\n")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": base}))
+    write_safetensors(folder / "adapter_model.safetensors", a=(2, 16), b=(16, 2))
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    """An empty hub."""
+    with LocalHub(tmp_path / "store") as hub:
+        yield hub
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A folder that looks like a LoRA adapter."""
+    return write_adapter(tmp_path / "adapter")
+
+
+LOCAL = {"HF_TOKEN": "hf_local", "HF_HUB_DISABLE_XET": "1"}
+"""What a client of a local hub needs besides HF_ENDPOINT."""
+
+
+def client_environment(home: Path, **variables: str) -> dict[str, str]:
+    """The environment of a client process: nothing of this machine's Hub settings, a home of its own."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ROCKET_HUB_", "PYTEST"))}
+    package = str(Path(__file__).parents[2])
+    return kept | {
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        **variables,
+    }
+
+
+def run_client(script: str, home: Path, *arguments: str, **variables: str) -> dict[str, Any]:
+    """Run a script of `clients/` in a fresh process and return the JSON object it prints last."""
+    process = subprocess.run(
+        [sys.executable, str(CLIENTS / script), *arguments],
+        env=client_environment(home, **variables),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return json.loads(process.stdout.splitlines()[-1])

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from rocket_hub.errors import InputError, NothingLeftError
+from rocket_hub.recipe import ExpertOptions
+from rocket_hub.records import ExpertScore
+from rocket_hub.selection.experts import select_experts
+
+
+def score(repo_id, rp, ra, perplexity=2.0):
+    return ExpertScore(repo_id, perplexity, 0.5, rp, ra)
+
+
+def flat(*values):
+    """An expert whose update is one row of numbers."""
+    return {"q": (np.array([values], dtype=float), np.ones((1, 1)))}
+
+
+FACTORS = {
+    "u/a": flat(1, 0, 0),
+    "u/b": flat(1, 0.01, 0),
+    "u/c": flat(0, 1, 0),
+    "u/d": flat(0, 0, 1),
+}
+SCORES = [score("u/d", 4, 4), score("u/b", 2, 2), score("u/a", 1, 1), score("u/c", 3, 3)]
+
+
+def test_diversity_corrects_the_ranks():
+    selection = select_experts(SCORES, FACTORS, ExpertOptions(shortlist=3, num_experts=2))
+    # {a, b}: ranks 2 + 4, RD 3; {a, c}: 2 + 6, RD 1. The totals are equal, and the better ranks decide.
+    assert selection.selected == ("u/a", "u/b")
+    closer = [score("u/a", 1, 1), score("u/b", 2, 2), score("u/c", 2, 2)]
+    assert select_experts(closer, FACTORS, ExpertOptions(3, 2)).selected == ("u/a", "u/c")
+
+
+def test_the_selection_says_what_was_left_and_why():
+    selection = select_experts(SCORES, FACTORS, ExpertOptions(shortlist=3, num_experts=2))
+    assert [(r.item, r.reason) for r in selection.rejected] == [
+        ("u/c", "not_in_best_group"),
+        ("u/d", "not_in_shortlist"),
+    ]
+    assert "rank sum 6" in selection.rejected[0].detail
+    assert [s.repo_id for s in selection.scores] == ["u/a", "u/b", "u/c", "u/d"]
+    assert selection.best_single == "u/a"
+    assert selection.diversity == pytest.approx(1, abs=1e-3)
+
+
+def test_order_of_input_does_not_matter_and_ties_fall_to_perplexity_then_name():
+    tied = [score("u/c", 2, 2), score("u/b", 2, 2), score("u/a", 2, 2, perplexity=3.0)]
+    options = ExpertOptions(shortlist=2, num_experts=2)
+    assert select_experts(tied, FACTORS, options).selected == ("u/b", "u/c")
+    assert select_experts(tied, FACTORS, options) == select_experts(tied[::-1], FACTORS, options)
+
+
+def test_fewer_candidates_than_experts_are_all_taken():
+    selection = select_experts(SCORES[:2], FACTORS, ExpertOptions())
+    assert selection.selected == ("u/b", "u/d") and not selection.rejected
+    assert select_experts(SCORES[:1], FACTORS, ExpertOptions()).diversity == 1
+
+
+def test_only_the_shortlist_needs_factors():
+    some = {repo_id: FACTORS[repo_id] for repo_id in ("u/a", "u/b")}
+    assert select_experts(SCORES, some, ExpertOptions(shortlist=2, num_experts=1)).selected == ("u/a",)
+    with pytest.raises(InputError, match="u/c"):
+        select_experts(SCORES, some, ExpertOptions(shortlist=3, num_experts=1))
+
+
+def test_nothing_to_choose_from():
+    with pytest.raises(NothingLeftError):
+        select_experts([], {}, ExpertOptions())
+
+
+def test_the_papers_diversity_is_an_option():
+    assert select_experts(SCORES, FACTORS, ExpertOptions(4, 2, "paper")).diversity == pytest.approx(
+        2
+    )  # every A apart, all B alike
+    odd = {**FACTORS, "u/a": {"v": FACTORS["u/a"]["q"]}}
+    with pytest.raises(InputError, match="delta_w"):
+        select_experts(SCORES, odd, ExpertOptions(4, 2, "paper"))

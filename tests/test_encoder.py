@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from rocket_hub.encoder import load_encoder
+from rocket_hub.errors import HubError, InputError
+
+WORDS = ["[UNK]", "apples", "pears", "add", "take", "sing", "song"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    weights = 3 * np.eye(len(WORDS), dtype=np.float32)
+    path = tmp_path_factory.mktemp("encoder")
+    SentenceTransformer(modules=[StaticEmbedding(backend, embedding_weights=weights)], device="cpu").save(str(path))
+    return path
+
+
+def test_a_local_encoder_gives_rows_of_length_one(folder, capfd):
+    encoder = load_encoder(str(folder), None)
+    vectors = encoder.encode(["add apples", "apples add", "sing song", "add pears"])
+    assert vectors.shape == (4, len(WORDS)) and vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
+    assert (vectors @ vectors[0]).tolist() == pytest.approx([1, 1, 0, 0.5])
+    assert "".join(capfd.readouterr()) == ""  # no progress bar
+
+
+def test_no_texts_have_no_rows_but_the_right_width(folder):
+    assert load_encoder(str(folder), None).encode([]).shape == (0, len(WORDS))
+
+
+def test_what_is_no_encoder_is_refused_by_name(tmp_path):
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "no.such.Module"}]')
+    with pytest.raises(InputError, match=tmp_path.name):
+        load_encoder(str(tmp_path), None)
+
+
+def test_code_in_the_repository_is_not_run(tmp_path, folder):
+    ran = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"import pathlib; pathlib.Path({str(ran)!r}).touch()\nclass Module: pass\n")
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "evil.Module"}]')
+    with pytest.raises(InputError):
+        load_encoder(str(tmp_path), None)
+    assert not ran.exists()
+
+
+def test_a_name_that_no_repository_can_have_is_refused(tmp_path):
+    with pytest.raises(HubError, match="not/an/id"):
+        load_encoder("not/an/id", "0" * 40)
+
+
+@pytest.mark.slow
+def test_a_real_encoder_puts_alike_texts_together(shared_data):
+    encoder = load_encoder(str(shared_data / "models" / "potion-base-4m"), None)
+    sums, other, song = encoder.encode(
+        ["Tom has 3 apples and buys 4 more. How many?", "Ann owns 9 pears and sells 2. How many are left?", "Sing it!"]
+    )
+    assert sums.shape == (128,) and sums @ other > sums @ song + 0.2

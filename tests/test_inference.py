@@ -1,0 +1,241 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from trl import SFTConfig, SFTTrainer
+
+from rocket_hub.errors import HubError, InputError
+from rocket_hub.inference import completion_nll, encode, generate, load_base
+
+PAIRS = [
+    ("what is 1 plus 2 ?", " the answer #### 3"),
+    ("what is 4 plus 4 ? user :", " 4 + 4 = 8 . the answer #### 8"),
+    ("7", " 7"),
+    ("what is the answer ?", " 1 2 3 4 5 6 7 8 9 0 0 0 ####"),
+    ("user : what is 9 - 3 ? assistant :", " 9 - 3 = 6 . </s>"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    """Byte-level BPE with a beginning-of-sequence token, whose tokens span the end of 'fix' + 'ed'."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    backend.train_from_iterator(["fixed fixed fixed a question an answer fixed"] * 9, trainer)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def lively(tiny_model):
+    """The tiny model with larger weights, so that it does not repeat one word for ever."""
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.fixture(scope="module", params=["plain", "lora", "lora_head", "gemma2", "gpt2", "no_head"])
+def model(request, tiny_model, lora_bank):
+    torch.manual_seed(1)
+    small = {"vocab_size": 28, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    if request.param == "gemma2":  # caps the logits after the head, and ties it to the embeddings
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = Gemma2Config(
+            num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5, initializer_range=1.0, **sizes, **small
+        )
+        return Gemma2ForCausalLM(config)
+    if request.param == "gpt2":  # learned positions
+        return GPT2LMHeadModel(
+            GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5, **small)
+        )
+    base = lively(tiny_model)
+    if request.param == "lora":
+        return PeftModel.from_pretrained(base, lora_bank[1])
+    if request.param == "lora_head":
+        return get_peft_model(base, LoraConfig(r=2, target_modules=["lm_head", "v_proj"], init_lora_weights=False))
+    if request.param == "no_head":
+        base.get_output_embeddings = lambda: None
+    return base
+
+
+def one_by_one(model, tokenizer, prompt, completion):
+    ids, start = encode(tokenizer, prompt, completion)
+    with torch.no_grad():
+        logits = model.eval()(torch.tensor([ids])).logits[0]
+    return F.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")[start - 1 :].double().sum().item()
+
+
+def prepared(tokenizer, tiny_model, tmp_path, max_length):
+    rows = {"prompt": [p for p, _ in PAIRS] + ["a fix"], "completion": [c for _, c in PAIRS] + ["ed answer"]}
+    args = SFTConfig(
+        str(tmp_path), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=None, max_length=max_length
+    )
+    trainer = SFTTrainer(str(tiny_model), args, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
+    return list(zip(*rows.values(), strict=True)), trainer.train_dataset
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "bpe"])
+@pytest.mark.parametrize("max_length", [None, 12])
+def test_encode_is_what_sft_trainer_makes_of_a_row(kind, max_length, request, tiny_model, tmp_path):
+    tokenizer = request.getfixturevalue(kind)
+    pairs, rows = prepared(tokenizer, tiny_model, tmp_path, max_length)
+    ours = [encode(tokenizer, *pair, max_length=max_length) for pair in pairs]
+    ours = [(ids, start) for ids, start in ours if start < len(ids)]  # SFTTrainer drops rows without a completion
+    assert [ids for ids, _ in ours] == list(rows["input_ids"])
+    assert [[i >= start for i in range(len(ids))] for ids, start in ours] == [
+        [label != -100 for label in labels] for labels in rows["labels"]
+    ]
+
+
+def test_encode_has_one_beginning_and_gives_a_spanning_token_to_the_completion(bpe):
+    ids, start = encode(bpe, "a fix", "ed answer")
+    assert ids.count(1) == 1 and ids[0] == 1 and ids[-1] == 2
+    assert bpe.decode(ids[start:-1]) == " fixed answer"
+
+
+def test_nll_is_that_of_each_row_alone(model, tokenizer):
+    sums, counts = completion_nll(model, tokenizer, PAIRS, batch_size=3)
+    assert counts.tolist() == [5, 11, 2, 14, 7]
+    assert sums == pytest.approx([one_by_one(model, tokenizer, *pair) for pair in PAIRS], abs=1e-5, rel=1e-6)
+
+
+def test_nll_computes_the_head_at_completion_tokens_only(tiny_model, tokenizer):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    _, counts = completion_nll(model, tokenizer, PAIRS)
+    assert seen == [counts.sum()]
+
+
+def test_nll_of_nothing_and_without_a_prompt(tiny_model, tokenizer):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    assert [a.shape for a in completion_nll(model, tokenizer, [])] == [(0,), (0,)]
+    sums, counts = completion_nll(model, tokenizer, [("", "1 2")])
+    assert counts.tolist() == [2] and np.isfinite(sums).all()  # the first token has nothing that predicts it
+
+
+def test_generate_is_that_of_each_prompt_alone(model, tokenizer):
+    prompts, calls = [prompt for prompt, _ in PAIRS], []
+    together = generate(
+        model, tokenizer, prompts, max_new_tokens=9, batch_size=3, progress=lambda *call: calls.append(call)
+    )
+    assert together == [generate(model, tokenizer, [prompt], max_new_tokens=9)[0] for prompt in prompts]
+    assert calls == [(3, 5), (5, 5)] and any(together)
+
+
+def test_generate_is_greedy_and_stops_at_any_end_token(tiny_model, tokenizer):
+    model = lively(tiny_model)
+    prompt = "what is 1 plus 2 ?"
+    ids = tokenizer(prompt)["input_ids"]
+    with torch.no_grad():
+        for _ in range(8):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    expected = tokenizer.convert_ids_to_tokens(ids[-8:])
+    assert generate(model, tokenizer, [prompt], max_new_tokens=8)[0].split() == expected
+    end = next(i for i, word in enumerate(expected) if word != expected[0])
+    model.generation_config.eos_token_id = [2, tokenizer.convert_tokens_to_ids(expected[end])]
+    assert generate(model, tokenizer, [prompt], max_new_tokens=8)[0].split() == expected[:end]
+
+
+def test_generate_says_nothing_and_leaves_no_trace(tiny_model, tokenizer, capfd):
+    model = lively(tiny_model)
+    plain = generate(model, tokenizer, ["user : 7"], max_new_tokens=5)
+    model.generation_config.update(temperature=0.3, top_p=0.9, do_sample=True, repetition_penalty=9.0, max_length=3)
+    settings = model.generation_config.to_dict()
+    model.train()
+    model.model.layers[0].eval()
+    capfd.readouterr()
+    assert generate(model, tokenizer, ["user : 7"], max_new_tokens=5) == plain
+    completion_nll(model, tokenizer, PAIRS)
+    assert "".join(capfd.readouterr()) == ""
+    assert model.generation_config.to_dict() == settings
+    assert model.training and model.lm_head.training and not model.model.layers[0].mlp.training
+    assert tokenizer.padding_side == "right" and not model.lm_head._forward_pre_hooks
+
+
+def test_generate_refuses_a_prompt_without_tokens(tiny_model, tokenizer):
+    with pytest.raises(InputError, match="has no tokens"):
+        generate(LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, [""], max_new_tokens=1)
+
+
+def test_load_base(tiny_model):
+    model, tokenizer = load_base(str(tiny_model), None, "bfloat16")
+    assert model.dtype == torch.bfloat16 and not model.training and tokenizer.pad_token == "<pad>"
+
+
+def test_load_base_sets_a_missing_pad_token_without_resizing(tiny_model, tmp_path):
+    LlamaForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    model, tokenizer = load_base(str(tmp_path), None, "float32")
+    assert tokenizer.pad_token == "</s>" and model.get_input_embeddings().num_embeddings == 28
+
+
+def test_load_base_refuses_weights_that_are_pickled_broken_or_missing(tiny_model, tmp_path):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=tmp_path.name):
+        load_base(str(tmp_path), None, "float32")
+    weights = {name: weight for name, weight in model.state_dict().items() if "lm_head" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(InputError, match=r"1 weights are not in .* 'lm_head.weight'"):
+        load_base(str(tmp_path), None, "float32")
+    safetensors = tmp_path / "model.safetensors"
+    safetensors.write_bytes(safetensors.read_bytes()[:900])
+    with pytest.raises(InputError, match=tmp_path.name):
+        load_base(str(tmp_path), None, "float32")
+
+
+def test_load_base_names_what_cannot_be_had(tmp_path):
+    with pytest.raises((HubError, InputError), match="no-such-folder"):
+        load_base(str(tmp_path / "no-such-folder"), None, "float32")
+    with pytest.raises(InputError, match="float16"):
+        load_base("x/y", None, "float16")
+
+
+@pytest.mark.slow
+def test_a_real_tokenizer_and_model(shared_data: Path):
+    folder = shared_data / "models" / "stories260K"
+    model, tokenizer = load_base(str(folder), None, "float32")
+    pairs = [
+        ("Once upon a time", ", there was a little girl."),
+        ("Lily", " was happy."),
+        ("Tom and his dog went", " home."),
+    ]
+    sums, counts = completion_nll(model, tokenizer, pairs, batch_size=2)
+    assert sums == pytest.approx([one_by_one(model, tokenizer, *pair) for pair in pairs], abs=1e-4)
+    assert (sums[0] / counts[0]) < 3
+    prompts = [prompt for prompt, _ in pairs]
+    together = generate(model, tokenizer, prompts, max_new_tokens=20)
+    assert together == [generate(model, tokenizer, [prompt], max_new_tokens=20)[0] for prompt in prompts]
+    assert isinstance(AutoModelForCausalLM.from_pretrained(folder), type(model))

@@ -1,0 +1,89 @@
+"""Every common form of a K-shot file is read; every broken one is refused with file and line."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rocket_hub.errors import KShotError
+from rocket_hub.kshot import load_kshot
+
+QUESTION, ANSWER = "What is 2 plus 3?", "2 + 3 = 5. #### 5"
+FORMS = {
+    "prompt": {"prompt": QUESTION, "completion": ANSWER},
+    "question": {"question": QUESTION, "answer": ANSWER},
+    "alpaca": {"instruction": QUESTION, "input": "", "output": ANSWER},
+    "messages": {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]},
+}
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_json_lines_forms(form: dict, tmp_path: Path) -> None:
+    (example,) = load_kshot(write(tmp_path / "k.jsonl", form))
+    assert (example.prompt, example.completion) == (QUESTION, ANSWER)
+    assert (example.rationale, example.answer) == ("2 + 3 = 5.", "5")
+
+
+def test_json_list_csv_and_parquet_agree(tmp_path: Path) -> None:
+    rows = [FORMS["question"], {"question": "And 1 plus 1?", "answer": "#### 2"}]
+    write(tmp_path / "k.json", rows)
+    (tmp_path / "k.csv").write_text('question,answer\n"What is 2 plus 3?",2 + 3 = 5. #### 5\nAnd 1 plus 1?,#### 2\n')
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "k.parquet")
+    assert load_kshot(tmp_path / "k.json") == load_kshot(tmp_path / "k.csv") == load_kshot(tmp_path / "k.parquet")
+
+
+def test_a_rationale_in_its_own_field(tmp_path: Path) -> None:
+    row = {"question": QUESTION, "answer": "5", "rationale": "2 + 3 = 5."}
+    (example,) = load_kshot(write(tmp_path / "k.jsonl", row))
+    assert (example.rationale, example.answer) == ("2 + 3 = 5.", "5")
+
+
+def test_an_input_field_joins_the_prompt(tmp_path: Path) -> None:
+    row = {"instruction": "Add.", "input": "2 and 3", "output": "5"}
+    assert load_kshot(write(tmp_path / "k.jsonl", row))[0].prompt == "Add.\n2 and 3"
+
+
+GOOD = FORMS["question"]
+BROKEN = [
+    ("k.jsonl", b"", "holds no examples"),
+    ("k.jsonl", b'{"question": "a", "answer": "b"}\n\xff\xfe', r"k\.jsonl:2: not UTF-8"),
+    ("k.jsonl", b'{"question": "a", "answer": "b"}\n{"question": "c", "ans', r"k\.jsonl:2: not JSON.*cut off"),
+    ("k.jsonl", b'["a", "b"]', r"k\.jsonl:1: expected an object"),
+    ("k.jsonl", b'{"text": "a"}', r"k\.jsonl:1: unknown columns text; expected prompt/completion"),
+    ("k.jsonl", b'{"question": "a", "answer": ""}', r"k\.jsonl:1: the answer is empty"),
+    ("k.jsonl", b'{"question": 3, "answer": "b"}', r"k\.jsonl:1: the question is empty or no text"),
+    ("k.jsonl", b'{"messages": [{"role": "user", "content": "a"}]}', "expected one user and one assistant"),
+    ("k.jsonl", b'{"messages": "hello"}', "'messages' must be a list"),
+    ("k.jsonl", b'{"question": "a", "answer": "b"}\n{"question": "a", "answer": "b"}', "rows 1 and 2 are the same"),
+    ("k.json", b'{"question": "a"}', "expected a list of rows, found dict"),
+    ("k.json", b'[{"question": "a",', "not JSON"),
+    ("k.csv", b"question,answer\na,b,c\n", r"k\.csv:2: another number of columns"),
+    ("k.csv", b'question,answer\n"a,b\n', "not CSV"),
+    ("k.parquet", b"PAR1 and then nothing", "not Parquet"),
+    ("k.txt", b"a", "unknown kind of file '.txt'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN)
+def test_broken_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(KShotError, match=message):
+        load_kshot(tmp_path / name)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(KShotError, match="no such file"):
+        load_kshot(tmp_path / "nowhere.jsonl")
+
+
+def test_the_papers_own_kshot_files(shared_data: Path) -> None:
+    for count in (10, 20, 50):
+        examples = load_kshot(shared_data / "kshot" / f"rocket_arc-c_{count}shot.jsonl")
+        assert len(examples) == count

@@ -1,0 +1,51 @@
+"""Recipes are strict: what is not understood is an error that says what was meant."""
+
+from pathlib import Path
+
+import pytest
+
+from rocket_hub.errors import RecipeError
+from rocket_hub.recipe import Recipe, Setting
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_is_one(path: Path) -> None:
+    assert Recipe.from_file(path).task
+
+
+def test_yaml_there_and_back() -> None:
+    recipe = Recipe("gsm8k", "a/b").updated("train", learning_rate=(1e-3, 2e-3), max_steps=7)
+    recipe = recipe.updated("evaluate", settings={"fresh_lora": Setting(0.01, 0.5)}, controls=("base",))
+    assert Recipe.from_yaml(recipe.to_yaml(), "r.yaml") == recipe
+
+
+WRONG = [
+    ("task: gsm8k", "missing key 'base'"),
+    ("[1, 2]", "expected a mapping"),
+    ("task: [", "not YAML"),
+    (
+        "task: t\nbase: b\nexperts: {num_expert: 3}",
+        r"r\.yaml: experts: unknown key 'num_expert', did you mean 'num_experts'",
+    ),
+    ("task: t\nbase: b\ntrain: {learning_rate: [2e-4]}", r"learning_rate\[0\]: expected float.*write 2.0e-4"),
+    ("task: t\nbase: b\ntrain: {learning_rate: 0.1}", "expected a list"),
+    ("task: t\nbase: b\ntrain: {max_steps: 0}", "max_steps: expected at least 1"),
+    ("task: t\nbase: b\ntrain: {max_steps: true}", "expected int, found True"),
+    ("task: t\nbase: b\nmerge: {gate: tanh}", "expected one of sigmoid, softmax"),
+    ("task: t\nbase: b\nmerge: {gate_start: [0.0]}", "expected positive numbers"),
+    ("task: t\nbase: b\nexperts: {shortlist: 2, num_experts: 4}", "must be at least experts.num_experts"),
+    ("task: t\nbase: b\nsedd: 1", "did you mean 'seed'"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG)
+def test_wrong_recipes(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_yaml(text, "r.yaml")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.from_file(tmp_path / "none.yaml")

@@ -1,0 +1,64 @@
+"""A stage is done when its result is there; it is kept while its inputs stay the same."""
+
+from pathlib import Path
+
+import pytest
+
+from rocket_hub.errors import StorageError
+from rocket_hub.runs import RunFolder, Silent, read_json, write_json, write_text
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, str]] = []
+
+    def stage(self, name: str, note: str) -> None:
+        self.notes.append((name, note))
+
+
+def test_a_finished_stage_is_kept(tmp_path: Path) -> None:
+    calls, notes = [], Notes()
+    run = RunFolder(tmp_path, notes)
+    for _ in range(2):
+        assert run.stage("1-a", {"x": (1, 2)}, lambda folder: calls.append(folder) or {"y": 3}) == {"y": 3}
+    assert len(calls) == 1
+    assert notes.notes == [("1-a", ""), ("1-a", "done earlier")]
+    assert run.seconds().keys() == {"1-a"}
+
+
+def test_changed_inputs_start_over_and_say_which(tmp_path: Path) -> None:
+    notes = Notes()
+    run = RunFolder(tmp_path, notes)
+    run.stage("1-a", {"x": 1, "z": 0}, lambda folder: write_text(folder / "left", "over"))
+    seen = []
+    run.stage("1-a", {"x": 2, "z": 0}, lambda folder: seen.append((folder / "left").exists()))
+    assert seen == [False]
+    assert notes.notes[-1] == ("1-a", "again, because of x")
+
+
+def test_an_interrupted_stage_goes_on_with_what_it_left(tmp_path: Path) -> None:
+    notes = Notes()
+    run = RunFolder(tmp_path, notes)
+
+    def stopped(folder: Path) -> None:
+        write_text(folder / "half", "done")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.stage("1-a", {"x": 1}, stopped)
+    assert run.stage("1-a", {"x": 1}, lambda folder: (folder / "half").read_text()) == "done"
+    assert notes.notes[-1] == ("1-a", "goes on where it was stopped")
+
+
+def test_a_half_written_result_is_not_done(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, Silent())
+    run.stage("1-a", {"x": 1}, lambda folder: 1)
+    (tmp_path / "1-a" / "result.json").write_text('{"seconds": 1.0, "res')
+    assert run.stage("1-a", {"x": 1}, lambda folder: 2) == 2
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be written.*--out"):
+        write_json(tmp_path / "file" / "below.json", {})
+    assert read_json(tmp_path / "file" / "below.json") is None
