@@ -11,7 +11,7 @@ from rocket_hub.errors import RecipeError
 from rocket_hub.evaluation import paired_difference
 from rocket_hub.moe.expert import Expert
 from rocket_hub.moe.merging import merge_experts, stack_experts
-from rocket_hub.recipe import MergeOptions
+from rocket_hub.options import MergeOptions
 from rocket_hub.records import Evaluation, Pinned
 
 ROUTED = "routed"

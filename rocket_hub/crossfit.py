@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from rocket_hub.recipe import Setting
+from rocket_hub.options import Setting
 from rocket_hub.records import Example
 
 FOLDS = 2

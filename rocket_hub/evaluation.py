@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rocket_hub.inference import generate
-from rocket_hub.recipe import EvaluateOptions
+from rocket_hub.options import EvaluateOptions
 from rocket_hub.records import Evaluation, Example
 from rocket_hub.tasks import Task
 

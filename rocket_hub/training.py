@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rocket_hub.errors import StorageError
 from rocket_hub.moe import router_parameters
-from rocket_hub.recipe import TrainOptions
+from rocket_hub.options import TrainOptions
 from rocket_hub.records import Example
 
 if TYPE_CHECKING:

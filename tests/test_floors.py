@@ -8,7 +8,7 @@ import rocket_hub
 
 ROOT = Path(rocket_hub.__file__).parent
 FLOORS = [  # ground floor first; rooms on one floor do not know each other
-    {"errors", "autoload", "records"},
+    {"errors", "autoload", "records", "options"},
     {"serialization"},
     {"kshot", "recipe", "runs"},
     {"tasks", "encoder", "inference"},

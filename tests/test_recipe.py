@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from rocket_hub.errors import RecipeError
-from rocket_hub.recipe import Recipe, Setting
+from rocket_hub.options import Setting
+from rocket_hub.recipe import Recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rocket_hub.recipe import TrainOptions
+from rocket_hub.options import TrainOptions
 from rocket_hub.records import Example
 from rocket_hub.tasks import GSM8K, Task
 from rocket_hub.training import train_expert

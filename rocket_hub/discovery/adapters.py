@@ -12,7 +12,7 @@ from rocket_hub.discovery.headers import read_header
 from rocket_hub.discovery.hub import call, reason_of
 from rocket_hub.discovery.licences import declared
 from rocket_hub.errors import AdapterError, HubError, HubUnreachableError
-from rocket_hub.recipe import DiscoverOptions
+from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Rejection
 
 if TYPE_CHECKING:

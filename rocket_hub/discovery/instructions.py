@@ -13,7 +13,7 @@ from rocket_hub.discovery.hub import call, reason_of
 from rocket_hub.discovery.licences import declared
 from rocket_hub.discovery.shapes import detect_shape, to_prompt_completion
 from rocket_hub.errors import DatasetError, HubError, HubUnreachableError
-from rocket_hub.recipe import DiscoverOptions
+from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import DatasetCandidate, DatasetDiscovery, Rejection, Row
 from rocket_hub.tasks.task import Task
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rocket_hub.errors import InputError, NothingLeftError
-from rocket_hub.recipe import ExpertOptions
+from rocket_hub.options import ExpertOptions
 from rocket_hub.records import ExpertScore, ExpertSelection, Rejection
 from rocket_hub.selection.diversity import Factors, best_group, delta_w_similarity, group_diversity, paper_similarity
 

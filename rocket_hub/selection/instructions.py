@@ -9,7 +9,7 @@ import numpy as np
 
 from rocket_hub.encoder import RETRIEVAL_PREFIX, Encoder
 from rocket_hub.errors import InputError, NothingLeftError
-from rocket_hub.recipe import InstructionOptions
+from rocket_hub.options import InstructionOptions
 from rocket_hub.records import Example, InstructionSelection, Rejection, Row, count_reasons
 from rocket_hub.selection.decontamination import contaminated
 from rocket_hub.selection.diversity import keep_distinct

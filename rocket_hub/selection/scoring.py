@@ -150,9 +150,8 @@ def score_adapters(
             else:
                 nll, tokens = completion_nll(model, tokenizer, pairs, batch_size=batch_size)
                 if np.isfinite(nll).all():
-                    texts = generate(
-                        model, tokenizer, [p for p, _ in pairs], max_new_tokens=max_new_tokens, batch_size=batch_size
-                    )
+                    prompts = [prompt for prompt, _ in pairs]
+                    texts = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
                     scored[repo_id] = nll, exact_match([extract(text) for text in texts], [s.answer for s in shots])
                 else:
                     bad = int((~np.isfinite(nll)).sum())
@@ -160,13 +159,9 @@ def score_adapters(
         if progress:
             progress(done, len(folders))
     shape = (len(scored), len(shots))
-    return ShotScores(
-        repo_ids=tuple(scored),
-        nll=np.array([nll for nll, _ in scored.values()]).reshape(shape),
-        tokens=tokens,
-        correct=np.array([correct for _, correct in scored.values()], dtype=bool).reshape(shape),
-        rejected=tuple(rejected),
-    )
+    nll = np.array([each for each, _ in scored.values()]).reshape(shape)
+    correct = np.array([each for _, each in scored.values()], dtype=bool).reshape(shape)
+    return ShotScores(tuple(scored), nll, tokens, correct, tuple(rejected))
 
 
 def _attach(model: Any, folder: Path) -> None:

@@ -10,7 +10,7 @@ from rocket_hub.discovery import discover_adapters
 from rocket_hub.discovery.bases import read_base
 from rocket_hub.errors import HubError, HubUnreachableError, InputError
 from rocket_hub.localhub import Fault
-from rocket_hub.recipe import DiscoverOptions
+from rocket_hub.options import DiscoverOptions
 
 BASE = "base/tiny"
 

@@ -8,7 +8,7 @@ from rocket_hub.discovery import discover_datasets, load_instructions
 from rocket_hub.discovery.datafiles import read_rows, train_files
 from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.localhub import Fault
-from rocket_hub.recipe import DiscoverOptions
+from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import Row
 from rocket_hub.tasks.numeric import GSM8K
 

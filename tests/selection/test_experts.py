@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rocket_hub.errors import InputError, NothingLeftError
-from rocket_hub.recipe import ExpertOptions
+from rocket_hub.options import ExpertOptions
 from rocket_hub.records import ExpertScore
 from rocket_hub.selection.experts import select_experts
 

@@ -6,7 +6,7 @@ import pytest
 
 from rocket_hub.encoder import RETRIEVAL_PREFIX, load_encoder
 from rocket_hub.errors import InputError, NothingLeftError
-from rocket_hub.recipe import InstructionOptions
+from rocket_hub.options import InstructionOptions
 from rocket_hub.records import Example, Row
 from rocket_hub.selection.instructions import select_instructions
 

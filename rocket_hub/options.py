@@ -1,0 +1,155 @@
+"""The groups of options of a recipe; they have the names of the stages and come in their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class DiscoverOptions:
+    """What may be taken from the Hub.
+
+    Attributes:
+        max_adapters: At most this many adapters go on to scoring, likeliest first.
+        max_datasets: At most this many data sets are read.
+        max_rows_per_dataset: At most this many rows are read from one data set.
+        datasets: Only these data sets, by id; empty = search.
+        allow_licences: Licences that are accepted although they restrict the result, for example `cc-by-nc-4.0`.
+        leave_task_out: Reject adapters and data made from the task's own training split.
+    """
+
+    max_adapters: int = 50
+    max_datasets: int = 20
+    max_rows_per_dataset: int = 20_000
+    datasets: tuple[str, ...] = ()
+    allow_licences: tuple[str, ...] = ()
+    leave_task_out: bool = False
+
+
+@dataclass(frozen=True)
+class ExpertOptions:
+    """How the K-shot chooses experts (Algorithm 1).
+
+    Attributes:
+        shortlist: M, the adapters with the best rank sums.
+        num_experts: N, the size of the group.
+        diversity: `delta_w` (cosine of BA, gauge-invariant) or `paper` (Eq. 6).
+    """
+
+    shortlist: int = 8
+    num_experts: int = 4
+    diversity: str = "delta_w"
+
+
+@dataclass(frozen=True)
+class InstructionOptions:
+    """How the K-shot chooses rows (Algorithm 2).
+
+    Attributes:
+        encoder: Sentence encoder, a repository id.
+        max_rows: C, the rows nearest to the K-shot.
+        threshold: tau, the cosine above which two rows are near-duplicates.
+        min_similarity: Rows below this similarity to every shot are not taken; -1 takes all.
+    """
+
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    max_rows: int = 1000
+    threshold: float = 0.9
+    min_similarity: float = -1.0
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How experts become one routed adapter.
+
+    Attributes:
+        gate: `sigmoid` (one gate an expert, starts exactly at the static stack) or `softmax` (the paper's Eq. 7-9).
+        gate_start: Weights at which the experts start; more than one = a grid to choose from.
+        top_k: Experts active per token; none = all.
+        train_experts: Train experts and routers jointly; false = routers only.
+    """
+
+    gate: str = "sigmoid"
+    gate_start: tuple[float, ...] = (0.5,)
+    top_k: int | None = None
+    train_experts: bool = True
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the merged adapter, and every trained control, is fine-tuned.
+
+    Attributes:
+        learning_rate: Peak learning rates; more than one = a grid to choose from.
+        router_learning_rate_ratio: The routers' learning rate as a share of the experts'.
+        max_steps: Optimiser steps.
+        batch_size: Rows a step.
+        warmup_ratio: Share of the steps in which the learning rate rises.
+        weight_decay: AdamW's decoupled weight decay.
+        max_length: Longest row, in tokens.
+        dtype: `float32` or `bfloat16`.
+    """
+
+    learning_rate: tuple[float, ...] = (2.0e-4,)
+    router_learning_rate_ratio: float = 0.1
+    max_steps: int = 200
+    batch_size: int = 16
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    max_length: int = 1024
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of a method's grid.
+
+    Attributes:
+        learning_rate: Peak learning rate.
+        weight: Weight of the experts at the start (the stack's, or the gates').
+    """
+
+    learning_rate: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How the result and its controls are measured.
+
+    Attributes:
+        dataset: Evaluation set, a repository id; none = the task's own.
+        config: Configuration of the evaluation set; none = its only one.
+        split: Its split.
+        max_rows: At most this many problems; none = all.
+        batch_size: Prompts generated at once.
+        max_new_tokens: Longest answer, in tokens.
+        controls: Names of the controls to run beside the result, or `all`.
+        settings: Fixed settings of trained controls, by name; a control without one gets the same grid as the result.
+    """
+
+    dataset: str | None = None
+    config: str | None = None
+    split: str = "test"
+    max_rows: int | None = None
+    batch_size: int = 32
+    max_new_tokens: int = 256
+    controls: tuple[str, ...] = ()
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """Where and how the result is published.
+
+    Attributes:
+        repo_id: Target repository; none = do not push.
+        private: Create it as a private repository.
+        publish: `all` (routed adapter, its stock-LoRA form, card) or `best` (only what the card recommends).
+        verify: Reload the pushed adapter in a fresh process and compare the logits.
+    """
+
+    repo_id: str | None = None
+    private: bool = False
+    publish: str = "all"
+    verify: bool = True
