@@ -95,16 +95,13 @@ def write_card(folder: Path, name: str, licence: str, text: str, **metadata: str
     (folder / "README.md").write_text("---\n" + "\n".join(lines) + f"\n---\n# {name}\n\n{text}\n", encoding="utf-8")
 
 
-def write_all(root: Path, kshot: Path, scale: float = 1.0) -> list[str]:
+def write_all(root: Path, kshot: Path, scale: float = 1.0) -> None:
     """Write every data set below `root`/datasets/rocket-demo and the K-shot file.
 
     Args:
         root: Folder of the Hub.
         kshot: The K-shot file, drawn from the evaluation set's train split.
         scale: Share of the rows to write, for tests.
-
-    Returns:
-        All texts of the open sets, for the encoder's word counts.
     """
     taken: set[str] = set()
     size = lambda count: max(8, round(count * scale))  # noqa: E731
@@ -136,10 +133,7 @@ def write_all(root: Path, kshot: Path, scale: float = 1.0) -> list[str]:
         ("members-only", "mit", prompt_completion, target(100, 12), "Gated."),
         ("classroom", "cc-by-nc-4.0", prompt_completion, target(200, 13), "Not for commercial use."),
     ]  # fmt: skip
-    texts: list[str] = []
     for name, licence, write, rows, text in sets:
         Random(14).shuffle(rows)
         write(home / name, rows)
         write_card(home / name, name, licence, text)
-        texts += [f"{question} {answer}" for question, answer in rows]
-    return texts

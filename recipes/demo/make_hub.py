@@ -93,8 +93,8 @@ def assemble(work: Path, hub: Path, tiny: bool) -> None:
         repositories[f"models/rocket-demo/{skill.name}"] = {"downloads": 100 - position}
     for name in unusable.write_all(home, LlamaConfig.from_pretrained(work / "base")):
         (home / name / "README.md").write_text(adapter_card(models.Skill(name, None, "Not usable with this base.")))
-    texts = data.write_all(hub, HERE / "kshot.jsonl" if not tiny else work / "kshot.jsonl", 0.02 if tiny else 1.0)
-    models.write_encoder(home / "encoder", texts)
+    data.write_all(hub, HERE / "kshot.jsonl" if not tiny else work / "kshot.jsonl", 0.02 if tiny else 1.0)
+    models.write_encoder(home / "encoder", 5 if tiny else 400)
     (home / "encoder" / "README.md").write_text("---\nlicense: apache-2.0\nlibrary_name: sentence-transformers\n---\n")
     repositories["models/rocket-demo/members-only-lora"] = {"gated": "auto"}
     repositories["datasets/rocket-demo/members-only"] = {"gated": "auto"}

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import torch
 import world
 from peft import LoraConfig, get_peft_model
@@ -175,27 +174,54 @@ def train_skill(base_folder: Path, skill: Skill, folder: Path, shorten: float = 
     half_file(folder / "adapter_model.safetensors")
 
 
-def write_encoder(folder: Path, texts: list[str], size: int = 64) -> None:
-    """Write a static sentence encoder whose word vectors come from word co-occurrence (PPMI and SVD)."""
+KINDS = (world.add, world.subtract, world.multiply, *world.TARGET, world.name_of, world.first_number)
+
+
+def write_encoder(folder: Path, steps: int = 400) -> None:
+    """Write a static sentence encoder: a text is the mean of its words' vectors.
+
+    Half of each vector is learned by contrast (two problems of one kind belong together, whatever their words), the
+    other half tells words apart, so that near-duplicates are nearer than texts of one kind.
+    """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     tokenizer = write_tokenizer(folder.with_name(f"{folder.name}-tokenizer")).backend_tokenizer
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
-    counts = np.full((tokenizer.get_vocab_size(),) * 2, 1e-8)
-    for text in texts:
-        ids = tokenizer.encode(text).ids
-        present = np.bincount(ids, minlength=len(counts)).clip(max=1).astype(float)
-        counts += np.outer(present, present)
-    frequency = counts.diagonal() / len(texts)
-    joint = counts / counts.sum()
-    marginal = joint.sum(1, keepdims=True)
-    ppmi = np.log(joint / (marginal * marginal.T)).clip(min=0.0)
-    left, values, _ = np.linalg.svd(ppmi)
-    vectors = left[:, :size] * np.sqrt(values[:size])
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors *= (1e-2 / (1e-2 + frequency))[:, None]  # frequent words say little (Arora et al. 2017)
-    vectors[: len(SPECIALS)] = 0.0
-    module = StaticEmbedding(tokenizer, embedding_weights=vectors.astype(np.float32))
-    SentenceTransformer(modules=[module], device="cpu").save_pretrained(str(folder))
     shutil.rmtree(folder.with_name(f"{folder.name}-tokenizer"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    rng = Random(2)
+    counts = _bags(tokenizer, [" ".join(rng.choice(KINDS)(rng)) for _ in range(4000)])  # [texts, words]
+    frequency = (counts > 0).float().mean(0)
+    torch.manual_seed(2)
+    rare = 1e-2 / (1e-2 + frequency)  # frequent words say little (Arora et al. 2017)
+    words = torch.randn(len(rare), 32) * rare[:, None]
+    halves = [_contrastive(tokenizer, steps, rng), words]
+    lengths = [(counts @ half).norm(dim=1).mean() for half in halves]
+    vectors = torch.cat([0.8 * halves[0] / lengths[0], 0.6 * halves[1] / lengths[1]], dim=1)
+    vectors[: len(SPECIALS)] = 0.0
+    module = StaticEmbedding(tokenizer, embedding_weights=vectors.numpy())
+    SentenceTransformer(modules=[module], device="cpu").save_pretrained(str(folder))
+
+
+def _bags(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
+    """Count the words of each text: [texts, words], rows that sum to 1."""
+    bags = torch.zeros(len(texts), tokenizer.get_vocab_size())
+    for row, text in enumerate(texts):
+        ids = torch.tensor(tokenizer.encode(text).ids)
+        bags[row].index_add_(0, ids, torch.ones(len(ids)) / len(ids))
+    return bags
+
+
+def _contrastive(tokenizer: Tokenizer, steps: int, rng: Random) -> torch.Tensor:
+    """Learn word vectors [words, 32] under which problems of one kind are nearer to each other than to the others."""
+    vectors = torch.nn.Parameter(0.1 * torch.randn(tokenizer.get_vocab_size(), 32))
+    optimizer = torch.optim.Adam([vectors], lr=1e-2)
+    for _ in range(steps):
+        pairs = [(kind(rng), kind(rng)) for kind in KINDS]
+        first, second = (_bags(tokenizer, [" ".join(pair[side]) for pair in pairs]) @ vectors for side in (0, 1))
+        cosines = torch.nn.functional.normalize(first) @ torch.nn.functional.normalize(second).T
+        loss = torch.nn.functional.cross_entropy(cosines / 0.2, torch.arange(len(KINDS)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return vectors.detach()

@@ -1,0 +1,37 @@
+"""`rocket-hub collapse`: a routed adapter as one plain LoRA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("adapter")
+@click.option("--hub", metavar="demo|FOLDER|URL", help="Which Hub; the real one when left out.")
+@click.option("--task", required=True, help="Task whose prompt the examples are put into.")
+@click.option("--kshot", type=click.Path(path_type=Path), required=True, help="Examples to average the gates over.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the plain LoRA.")
+def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out: Path) -> None:
+    """Turn ADAPTER, a folder or a repository id, into one plain LoRA that any PEFT loads.
+
+    Every expert is held at its mean gate weight over one half of the examples; the loss is measured on the other.
+    """
+    from rocket_hub.kshot import load_kshot
+    from rocket_hub.localhub import connect
+    from rocket_hub.tasks import get_task
+
+    found = get_task(task)
+    texts = [example.prompt + example.completion for example in map(found.example, load_kshot(kshot))]
+    with connect(hub):
+        from peft import PeftConfig, PeftModel
+
+        from rocket_hub.inference import load_base
+        from rocket_hub.moe.collapse import collapse_to_lora
+
+        config = PeftConfig.from_pretrained(adapter)
+        model, tokenizer = load_base(str(config.base_model_name_or_path), config.revision, "float32")
+        routed = PeftModel.from_pretrained(model, adapter)
+        done = collapse_to_lora(routed, tokenizer, texts[::2], out, held_out=texts[1::2] or None)
+    click.echo(f"{done.path}: {done.loss:+.4f} nats per token against the routed adapter, over {done.tokens} tokens")
