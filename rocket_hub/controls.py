@@ -88,11 +88,11 @@ def all_methods(
     methods = (
         Method("base", "base model", False, False, None),
         Method("best_single", "best single expert", False, False, single),
-        Method("best_single_trained", "best single expert, further trained", True, False, single),
-        Method("fresh_lora", "fresh LoRA of the same total rank", True, False, fresh),
-        Method("uniform_merge", "uniform merge, untrained", False, False, uniform),
-        Method("stack_trained", "experts stacked in one LoRA, further trained", True, True, stack),
-        Method(ROUTED, "routed experts (this build)", True, True, routed),
+        Method("best_single_trained", "single expert, trained", True, False, single),
+        Method("fresh_lora", "fresh LoRA, trained", True, False, fresh),
+        Method("uniform_merge", "uniform merge", False, False, uniform),
+        Method("stack_trained", "stacked experts, trained", True, True, stack),
+        Method(ROUTED, "routed experts, trained", True, True, routed),
     )
     return {method.name: method for method in methods}
 

@@ -118,14 +118,14 @@ def rows(result: dict[str, Any]) -> Table:
 
 def evaluations(result: dict[str, Any]) -> Table:
     """Show the result beside its controls."""
-    table = _table("held-out accuracy", "method", "accuracy", "95 %", "routed minus this", "settings")
+    table = _table("held-out accuracy", "method", "accuracy", "95 %", "routed − this", "lr, weight")
     for entry in result["evaluations"]:
         gap = result["differences"].get(entry["method"])
         difference = f"{gap['difference']:+.1%} ± {gap['standard_error']:.1%}" if gap else ""
         details = entry["details"]
-        settings = f"lr {details['learning_rate']:g}, weight {details['weight']:g}" if "weight" in details else ""
+        settings = f"{details['learning_rate']:g}, {details['weight']:g}" if "weight" in details else ""
         table.add_row(result["labels"][entry["method"]], f"{entry['accuracy']:.1%}",
-                      f"{entry['low']:.1%} to {entry['high']:.1%}", difference, settings)  # fmt: skip
+                      f"{100 * entry['low']:.1f} to {100 * entry['high']:.1f}", difference, settings)  # fmt: skip
     advice = result["recommendation"]
     table.caption = f"recommended: {advice['method']}, because {advice['reason']}"
     return table

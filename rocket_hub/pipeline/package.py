@@ -43,7 +43,7 @@ def package(context: Context, results: Results, content: Path) -> Path:
         content.mkdir(parents=True)
         for name in FILES:
             shutil.copyfile(Path(source) / name, content / name)
-        collapse = _static(context, content) if method == ROUTED else None
+        collapse = _static(context, results, content) if method == ROUTED else None
         shutil.copyfile(context.run.path / "lock.json", content / "lock.json")
     except OSError as error:
         raise StorageError(f"{content}: cannot be written: {error}; free some space and run it again") from error
@@ -52,25 +52,18 @@ def package(context: Context, results: Results, content: Path) -> Path:
     return content
 
 
-def _static(context: Context, content: Path) -> dict[str, Any]:
+def _static(context: Context, results: Results, content: Path) -> dict[str, Any]:
     """Write the stock-LoRA form and measure what it costs."""
     from rocket_hub.moe.collapse import collapse_to_lora
 
-    problems = evaluation_set(context, Pinned(context.task.dataset, _revision(context)))[:HELD_OUT]
+    pinned = from_dict(Pinned, results["1-discover"]["evaluation"], "1-discover")
+    problems = evaluation_set(context, pinned)[:HELD_OUT]
     texts = [example.prompt + example.completion for example in context.examples]
     held_out = [example.prompt + example.completion for example in problems]
     model, tokenizer = context.base
     with adapted(model, content) as routed:
         found = collapse_to_lora(routed, tokenizer, texts, content / "static-lora", held_out=held_out)
     return {**asdict(found), "loss": found.loss}
-
-
-def _revision(context: Context) -> str:
-    """Return the evaluation set's commit, as the lock file has it."""
-    from rocket_hub.runs import read_json
-
-    lock = read_json(context.run.path / "lock.json")
-    return str(lock["ingredients"][f"datasets/{context.task.dataset}"]["revision"])
 
 
 def card(
