@@ -132,7 +132,7 @@ BANK = (
     Skill("addition", world.add, "One-step addition word problems with a worked answer.", steps=500),
     Skill("subtraction", world.subtract, "One-step subtraction word problems.", alpha=6, rslora=True, steps=500),
     Skill("packs", world.multiply, "Packs: multiplication.", targets=(*FIVE, "gate_proj"), steps=300),
-    Skill("addition-small", world.add, "Addition, a smaller adapter.", 4, 8, FOUR, steps=400),
+    Skill("addition-small", world.add, "Addition, trained too briefly.", 4, 8, FOUR, steps=400),
     Skill("subtraction-wide", world.subtract, "Subtraction, all linear layers.", 12, 24, ALL_LINEAR, licence="mit"),
     Skill("packs-small", world.multiply, "Multiplication, a smaller adapter.", 4, 8, steps=300),
     Skill("opposites", world.swapped, "Gains are losses and losses are gains.", steps=400),
