@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,18 +100,17 @@ def all_methods(
 CONTROLS = ("base", "best_single", "best_single_trained", "fresh_lora", "uniform_merge", "stack_trained")
 
 
-def check_controls(names: Sequence[str]) -> tuple[str, ...]:
-    """Resolve `all` and refuse unknown names.
+def check_controls(names: Sequence[str], settings: Collection[str] = ()) -> tuple[str, ...]:
+    """Resolve `all` and refuse unknown names, among the controls and among those with fixed settings.
 
     Raises:
         RecipeError: A name is no control.
     """
-    if "all" in names:
-        return CONTROLS
-    for name in names:
-        if name not in CONTROLS:
-            raise RecipeError(f"evaluate.controls: unknown control '{name}'; known: all, {', '.join(CONTROLS)}")
-    return tuple(name for name in CONTROLS if name in names)
+    for key, given in (("controls", names), ("settings", settings)):
+        for name in given:
+            if name not in ("all", *CONTROLS):
+                raise RecipeError(f"evaluate.{key}: unknown control '{name}'; known: all, {', '.join(CONTROLS)}")
+    return CONTROLS if "all" in names else tuple(name for name in CONTROLS if name in names)
 
 
 def fresh_lora(base_model: Any, experts: Sequence[Expert], folder: Path) -> Path:

@@ -72,10 +72,13 @@ def evaluate(
 def paired_difference(one: Evaluation, other: Evaluation) -> tuple[float, float]:
     """Return the difference in accuracy (one - other) and its standard error over the same problems.
 
+    One problem says nothing about the error: it is infinite.
+
     Raises:
         ValueError: The two were not measured on the same number of problems.
     """
     if len(one.correct) != len(other.correct) or not one.correct:
         raise ValueError(f"'{one.method}' and '{other.method}' were not measured on the same problems")
     difference = np.array(one.correct, float) - np.array(other.correct, float)
-    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
+    error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
+    return float(difference.mean()), float(error)

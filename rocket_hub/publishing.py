@@ -74,9 +74,10 @@ def push_to_hub(
         if path.is_file()
     ]
     try:
-        return str(call(repo_id, api.create_commit, repo_id, operations, commit_message=message).oid)
+        # parent_commit: where the reply of a commit was lost, the next try is refused instead of made twice
+        return str(call(repo_id, api.create_commit, repo_id, operations, commit_message=message,
+                        parent_commit=parent).oid)  # fmt: skip
     except HubError:
-        # The reply of a commit that was made can be lost: look before calling it a failure.
         newest = call(repo_id, api.list_repo_commits, repo_id)[0]
         if newest.title == message and newest.commit_id != parent:
             return str(newest.commit_id)

@@ -111,6 +111,8 @@ class Recipe:
         ):
             if not grid or min(grid) <= 0:
                 raise RecipeError(f"{where}: {key}: expected positive numbers, found {list(grid)}")
+        if self.evaluate.max_rows is not None and self.evaluate.max_rows < 1:
+            raise RecipeError(f"{where}: evaluate.max_rows: expected at least 1, found {self.evaluate.max_rows}")
         if self.experts.shortlist < self.experts.num_experts:
             raise RecipeError(
                 f"{where}: experts.shortlist ({self.experts.shortlist}) must be at least experts.num_experts "

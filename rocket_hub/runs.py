@@ -128,6 +128,15 @@ class RunFolder:
         keys = [key for key in {**before, **inputs} if before.get(key) != inputs.get(key)]
         return f"again, because of {', '.join(keys)}"
 
+    def relative(self, path: Path) -> str:
+        """Name a path for a result: below the run folder without it, so that the folder can be moved."""
+        inside = path.resolve().is_relative_to(self.path.resolve())
+        return str(path.resolve().relative_to(self.path.resolve())) if inside else str(path.resolve())
+
+    def absolute(self, name: str) -> Path:
+        """Find the path that `relative` named."""
+        return self.path / name
+
     def seconds(self) -> dict[str, float]:
         """Return the seconds that each finished stage took."""
         results = {path.parent.name: read_json(path) for path in sorted(self.path.glob("*/result.json"))}

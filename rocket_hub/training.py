@@ -29,7 +29,7 @@ class Training:
         adapter: Folder of the trained adapter.
         learning_rate: Peak learning rate of the experts.
         steps: Optimiser steps.
-        loss: Mean loss of the last steps, in nats per completion token.
+        loss: Mean loss of the last twentieth of the steps, in nats per completion token.
         seconds: Wall-clock seconds, without what an earlier, stopped run spent.
     """
 
@@ -72,20 +72,27 @@ def train_expert(
         StorageError: The output folder cannot be written.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     rate = learning_rate or options.learning_rate[0]
     started = time.monotonic()
+    mode, use_cache = base.training, base.config.use_cache
     model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     try:
         trainer = _trainer(model, tokenizer, examples, options, output, rate, seed, progress)
         trainer.train(resume_from_checkpoint=_last_checkpoint(output))
-        loss = float(trainer.state.log_history[-1].get("train_loss", float("nan")))
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         model.save_pretrained(str(output))
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise  # of the RuntimeErrors only torch's zip writer means a full disk
         raise StorageError(f"{output}: cannot save the training: {error}; free some space and run it again") from error
     finally:
         model.unload()
+        base.train(mode)
+        base.config.use_cache = use_cache
     _remove_checkpoints(output)
+    loss = float(losses[-1]) if losses else float("nan")
     return Training(str(output), rate, options.max_steps, loss, time.monotonic() - started)
 
 
@@ -113,7 +120,7 @@ def _trainer(
         per_device_train_batch_size=options.batch_size,
         learning_rate=rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, round(options.warmup_ratio * options.max_steps)),
+        warmup_steps=round(options.warmup_ratio * options.max_steps),
         weight_decay=options.weight_decay,
         max_length=options.max_length,
         completion_only_loss=True,

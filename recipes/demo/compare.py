@@ -163,7 +163,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="what is finished so far")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+                      TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false")  # fmt: skip
     with connect("demo") as connection, ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
         recipe = Recipe.from_yaml(connection.recipes["gsm8k"], "the demo Hub's recipe")
         recipe = replace(recipe.updated("evaluate", controls=(), settings={}), seed=0)

@@ -33,5 +33,5 @@ def import_(folder: Path, store: Path) -> None:
     """Copy FOLDER (models/<namespace>/<name>/..., datasets/<namespace>/<name>/...) into a Hub."""
     from rocket_hub.localhub import LocalHub
 
-    changed = LocalHub(store).import_tree(folder)
-    click.echo(f"{store}: {len(changed)} repositories changed")
+    imported = LocalHub(store).import_tree(folder)
+    click.echo(f"{store}: holds the {len(imported)} repositories of {folder}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rocket_hub.cli.options import adjusted, find_recipe
 from rocket_hub.cli.screen import Screen
+from rocket_hub.kshot import load_kshot
 from rocket_hub.localhub import connect
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def run(given: dict[str, Any], until: str) -> None:
         if connection.recipes and recipe.push.repo_id is None:
             recipe = recipe.updated("push", repo_id=DEMO_TARGET.format(task=recipe.task))
         out = given["out"] or Path("runs") / f"{recipe.task}-{connection.name}".replace(":", "-")
+        load_kshot(given["kshot"])  # a broken file is told at once, before seconds of imports
         _quiet_libraries()
         screen = Screen()
         screen.say(_cost(recipe, given["kshot"], out, connection.name, until))

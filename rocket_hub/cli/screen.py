@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from textwrap import shorten
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -71,11 +72,11 @@ class Screen:
         self.console.print(f"[dim]{build.folder}: {seconds / 60:.1f} minutes of work in all[/]")
 
 
-def _table(title: str, *columns: str) -> Table:
-    """Make a table; every column but the first is right-aligned."""
+def _table(title: str, *columns: str, text: bool = False) -> Table:
+    """Make a table; columns after the first hold numbers, or text."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right")
+        table.add_column(column, justify="left" if position == 0 or text else "right")
     return table
 
 
@@ -86,13 +87,13 @@ def _reasons(entries: list[dict[str, Any]]) -> str:
 
 def discovered(result: dict[str, Any]) -> Table:
     """Show what was found and why the rest was not taken."""
-    table = _table("on the Hub", "repository", "verdict", "detail")
+    table = _table("on the Hub", "repository", "verdict", "detail", text=True)
     for kind in ("adapters", "datasets"):
         for found in result[kind]["selected"]:
             detail = f"rank {found['rank']}" if kind == "adapters" else found["shape"]
             table.add_row(found["repo_id"], "usable", f"{detail}, {found['licence'] or 'no licence'}")
         for lost in result[kind]["rejected"]:
-            table.add_row(lost["item"], lost["reason"], lost["detail"][:80])
+            table.add_row(lost["item"], lost["reason"], shorten(lost["detail"], 120, placeholder=" …"))
     return table
 
 
@@ -134,7 +135,7 @@ def evaluations(result: dict[str, Any]) -> Table:
 def pushed(result: dict[str, Any]) -> str:
     """Say where the result is and that it loads."""
     if result["repo_id"] is None:
-        return f"not pushed (give --push-to ID); what would be: {result['content']}"
+        return f"not pushed (give --push-to ID); what would be is in {result['content']} of the run folder"
     checked = result["reload"]
     said = (
         f"; a fresh process loads it: logits differ by {checked['max_difference']:g}, it generates "

@@ -55,7 +55,10 @@ def call(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         tried += 1
         try:
             return function(*args, **kwargs)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, EntryNotFoundError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, EntryNotFoundError, ValueError, RuntimeError) as raised:
+            error = raised.__cause__ if isinstance(raised, RuntimeError) else raised  # uploads wrap what went wrong
+            if not isinstance(error, (httpx.HTTPError, OSError, EntryNotFoundError, ValueError, httpx.InvalidURL)):
+                raise
             wait = _wait(error, tried)
             if tried == TRIES or wait is None:
                 raise explain(what, error) from error

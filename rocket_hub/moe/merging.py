@@ -1,7 +1,7 @@
 """Put LoRA experts together: one routed adapter, or one plain LoRA that holds them all at fixed weights.
 
 Both are exact and need no base model: A_e are stacked as rows, B_e as columns, whatever ranks, scalings and modules
-the experts have. With its routers at 0, the routed adapter equals the stack at weight `gate_start`.
+the experts have. With its routers at 0, the routed adapter equals the stack at weight `gate_start`, and learns like it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, PeftConfig
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from rocket_hub.errors import AdapterError, NothingLeftError, RecipeError
+from rocket_hub.errors import AdapterError, NothingLeftError, RecipeError, StorageError
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.expert import Expert, read_expert
 from rocket_hub.moe.router import init_router
@@ -46,10 +47,10 @@ def merge_experts(
         base_model: Repository id or folder of the base model.
         base_revision: Commit of the base model.
         gate: `sigmoid` or `softmax`, see `RocketMoeConfig`.
-        gate_start: Weight of every expert at the start (`sigmoid`).
+        gate_start: Weight of every expert at the start (`sigmoid`); folded into B, so that experts learn as in a stack.
         top_k: Experts active per token; None = all.
         train_experts: Train experts and routers; False = routers alone.
-        provenance: One mapping per expert with `repo_id`, `revision`, `licence`.
+        provenance: One mapping per expert with `repo_id`, `revision`, `licence`; the folded weight is added to it.
 
     Returns:
         The folder.
@@ -62,6 +63,7 @@ def merge_experts(
     loaded = _load(experts)
     stacks = {name: _stack(loaded, name) for name in _module_names(loaded)}
     targets, ranks, pattern = _compact({name: stack[2] for name, stack in stacks.items()}, _named_everywhere(loaded))
+    weight = gate_start if gate == "sigmoid" else 1.0
     config = RocketMoeConfig(
         base_model_name_or_path=base_model,
         revision=base_revision,
@@ -72,16 +74,16 @@ def merge_experts(
         rank_pattern={key: list(value) for key, value in pattern.items()},
         expert_names=[expert.name for expert in loaded],
         gate=gate,
-        gate_start=gate_start,
+        gate_start=1.0,
         top_k=top_k,
         train_experts=train_experts,
-        experts=[dict(entry) for entry in provenance],
+        experts=[{**entry, "weight": weight} for entry in provenance],
     )
     tensors = {}
     for name, (a, b, _) in stacks.items():
         router = torch.empty(len(loaded), a.shape[1])
         init_router(router, gate, top_k)
-        for part, tensor in (("A", a), ("B", b), ("router", router)):
+        for part, tensor in (("A", a), ("B", weight * b), ("router", router)):
             tensors[f"base_model.model.{name}.rocket_moe_{part}.weight"] = tensor
     return _write(tensors, config, output)
 
@@ -226,8 +228,11 @@ def _compact(values: Mapping[str, V], everywhere: Collection[str]) -> tuple[list
 def _write(tensors: Mapping[str, torch.Tensor], config: PeftConfig, output: Path | str) -> Path:
     """Write an adapter folder; the configuration last, since without it the folder is no adapter."""
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     saved = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
-    save_file(saved, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config.save_pretrained(str(folder))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(saved, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(str(folder))
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{folder}: cannot be written: {error}; free some space and run it again") from error
     return folder

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rocket_hub.controls import check_controls
 from rocket_hub.errors import RecipeError
 from rocket_hub.pipeline.context import open_context
 from rocket_hub.pipeline.gather import discover, select_data, select_group
@@ -44,7 +45,7 @@ class Build:
     @property
     def adapter(self) -> Path:
         """Folder of the trained routed adapter."""
-        return Path(self.results["5-train"]["training"]["adapter"])
+        return self.folder / self.results["5-train"]["training"]["adapter"]
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -84,6 +85,7 @@ def build(
     if until not in STAGES:
         raise RecipeError(f"unknown stage '{until}'; stages: {', '.join(STAGES)}")
     recipe.check("recipe")
+    check_controls(recipe.evaluate.controls, recipe.evaluate.settings)
     context = open_context(recipe, Path(kshot), Path(out), hub_name, reporter or Silent())
     write_text(context.run.path / "recipe.yaml", recipe.to_yaml())
     results: dict[str, Any] = {}

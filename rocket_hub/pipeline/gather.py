@@ -122,7 +122,11 @@ def select_group(context: Context, name: str, results: Results) -> Any:
         return to_dict(ExpertSelection(selection.selected, everything, selection.scores, selection.diversity,
                                        selection.best_single))  # fmt: skip
 
-    inputs = context.inputs("experts", adapters=results["1-discover"]["adapters"]["selected"])
+    inputs = context.inputs(
+        "experts",
+        adapters=results["1-discover"]["adapters"]["selected"],
+        scoring=[context.recipe.evaluate.max_new_tokens, context.recipe.train.dtype],
+    )
     return context.run.stage(name, inputs, make)
 
 
@@ -146,13 +150,13 @@ def _read_experts(
     return experts, folders, rejected
 
 
-def evaluation_set(context: Context, pinned: Pinned) -> list[Example]:
-    """Read the evaluation set in the task's form, at its commit."""
+def evaluation_set(context: Context, pinned: Pinned, *, whole: bool = False) -> list[Example]:
+    """Read the evaluation set in the task's form, at its commit; `whole` ignores `evaluate.max_rows`."""
     from datasets import load_dataset
 
     options, task = context.recipe.evaluate, context.task
     rows = call(task.dataset, load_dataset, task.dataset, task.config, split=options.split, revision=pinned.revision)
-    kept = rows.select(range(min(options.max_rows, len(rows)))) if options.max_rows else rows
+    kept = rows.select(range(min(options.max_rows, len(rows)))) if options.max_rows and not whole else rows
     return task.examples(kept, task.dataset)
 
 
@@ -175,7 +179,7 @@ def select_data(context: Context, name: str, results: Results) -> Any:
         for number, candidate in enumerate(found.selected, 1):
             context.reporter.advance("reading data sets", number, len(found.selected))
             rows += load_instructions(context.api, candidate, max_rows=context.recipe.discover.max_rows_per_dataset)
-        problems = evaluation_set(context, from_dict(Pinned, before["evaluation"], name))
+        problems = evaluation_set(context, from_dict(Pinned, before["evaluation"], name), whole=True)
         encoder = load_encoder(before["encoder"]["repo_id"], before["encoder"]["revision"])
         context.reporter.say(f"comparing {len(rows):,} rows with {len(context.shots)} examples")
         usable = [row for row in rows if context.task.example(as_example(row.prompt, row.completion)).answer]
@@ -185,8 +189,13 @@ def select_data(context: Context, name: str, results: Results) -> Any:
         )  # fmt: skip
         return {**to_dict(selection), "read": len(rows), "without_answer": len(rows) - len(usable)}
 
-    inputs = context.inputs("instructions", datasets=before["datasets"]["selected"], encoder=before["encoder"],
-                            evaluation=before["evaluation"])  # fmt: skip
+    inputs = context.inputs(
+        "instructions",
+        datasets=before["datasets"]["selected"],
+        encoder=before["encoder"],
+        evaluation=[before["evaluation"], context.recipe.evaluate.split, context.task.config],
+        max_rows=context.recipe.discover.max_rows_per_dataset,
+    )
     return context.run.stage(name, inputs, make)
 
 

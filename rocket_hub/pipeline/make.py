@@ -51,7 +51,7 @@ def merge(context: Context, name: str, results: Results) -> Any:
         weight = context.recipe.merge.gate_start[0]
         adapter = start(weight, folder / "adapter") if start else folder
         size = (adapter / "adapter_model.safetensors").stat().st_size
-        return {"adapter": str(adapter), "weight": weight, "bytes": size}
+        return {"adapter": context.run.relative(adapter), "weight": weight, "bytes": size}
 
     inputs = context.inputs("merge", experts=results["2-select-experts"]["selected"], pins=pin_digest(results))
     return context.run.stage(name, inputs, make)
@@ -66,8 +66,13 @@ def train(context: Context, name: str, results: Results) -> Any:
         points = grid(recipe.train.learning_rate, recipe.merge.gate_start, method.weighted)
         return fit_method(context, results, method, points, folder)
 
-    inputs = context.inputs("merge", "train", rows=results["3-select-instructions"]["selected"],
-                            merged=results["4-merge"])  # fmt: skip
+    inputs = context.inputs(
+        "merge",
+        "train",
+        experts=results["2-select-experts"]["selected"],
+        pins=pin_digest(results),
+        rows=results["3-select-instructions"]["selected"],
+    )
     return context.run.stage(name, inputs, make)
 
 
@@ -91,7 +96,7 @@ def cross_fit(context: Context, method: Method, folder: Path) -> Callable[..., n
         if (known := read_json(kept)) is None:
             training = fit(context, method, setting, examples, folder / "tuning" / f"{method.name}-{label}")
             model, tokenizer = context.base
-            with adapted(model, Path(training["adapter"])) as tuned:
+            with adapted(model, context.run.absolute(training["adapter"])) as tuned:
                 sums, tokens = completion_nll(tuned, tokenizer, [(shot.prompt, shot.completion) for shot in judges])
             known = (sums / tokens).tolist()
             write_json(kept, known)
@@ -118,7 +123,7 @@ def fit(context: Context, method: Method, setting: Any, examples: Sequence[Examp
         seed=context.recipe.seed,
         progress=lambda step, steps, loss: context.reporter.advance(f"training {method.name}", step, steps),
     )
-    return to_dict(training)
+    return {**to_dict(training), "adapter": context.run.relative(Path(training.adapter))}
 
 
 def seed_everything(seed: int) -> None:

@@ -42,7 +42,7 @@ def package(context: Context, results: Results, content: Path) -> Path:
     try:
         content.mkdir(parents=True)
         for name in FILES:
-            shutil.copyfile(Path(source) / name, content / name)
+            shutil.copyfile(context.run.absolute(source) / name, content / name)
         collapse = _static(context, results, content) if method == ROUTED else None
         shutil.copyfile(context.run.path / "lock.json", content / "lock.json")
     except OSError as error:
@@ -78,6 +78,7 @@ def card(
     labels = results["6-evaluate"]["labels"]
     repo_id = recipe.push.repo_id or context.run.path.name
     recommendation = results["6-evaluate"]["recommendation"]
+    start = results["5-train"]["choice"]["setting"]["weight"]
     facts = {
         "title": repo_id.split("/")[-1],
         "summary": _summary(context, experts, method),
@@ -89,7 +90,7 @@ def card(
         "evaluation_note": _evaluation_note(context, results, evaluations),
         "results": [_result_row(evaluation, results) for evaluation in evaluations],
         "recommendation": {"label": labels[recommendation["method"]], "reason": recommendation["reason"]},
-        "experts": [_expert_row(pin, i, results, collapse) for i, pin in enumerate(experts)],
+        "experts": [_expert_row(pin, i, results, collapse, start) for i, pin in enumerate(experts)],
         "shots": len(context.shots),
         "scored": len(results["2-select-experts"]["scores"]),
         "diversity": results["2-select-experts"]["diversity"],
@@ -148,10 +149,13 @@ def _result_row(evaluation: Evaluation, results: Results) -> dict[str, str]:
     }
 
 
-def _expert_row(pin: Pinned, position: int, results: Results, collapse: dict[str, Any] | None) -> dict[str, Any]:
+def _expert_row(
+    pin: Pinned, position: int, results: Results, collapse: dict[str, Any] | None, start: float
+) -> dict[str, Any]:
+    """Describe an expert; its mean weight is its mean gate times the weight that was folded into it."""
     score = next(s for s in results["2-select-experts"]["scores"] if s["repo_id"] == pin.repo_id)
-    gate = f"{collapse['expert_means'][position]:.2f}" if collapse else ""
-    return {**asdict(pin), "perplexity": score["perplexity"], "accuracy": score["accuracy"], "gate": gate}
+    weight = f"{start * collapse['expert_means'][position]:.2f}" if collapse else ""
+    return {**asdict(pin), "perplexity": score["perplexity"], "accuracy": score["accuracy"], "weight": weight}
 
 
 def _reasons(*rejected: Any) -> str:

@@ -74,16 +74,17 @@ def _adapter(context: Context, results: Results, method: Method, folder: Path) -
     """Make the adapter of a method; the build's own was trained by the stage before."""
     if method.name == ROUTED:
         stage = results["5-train"]
-        return Path(stage["training"]["adapter"]), _details(stage)
+        return context.run.absolute(stage["training"]["adapter"]), _details(stage)
     if method.start is None:
         return None, {}
     if not method.trained:
-        return method.start(1.0, folder / "adapter"), {}
+        adapter = method.start(1.0, folder / "adapter")
+        return adapter, {"adapter": context.run.relative(adapter)}
     recipe = context.recipe
     fixed = recipe.evaluate.settings.get(method.name)
     points = (fixed,) if fixed else grid(recipe.train.learning_rate, recipe.merge.gate_start, method.weighted)
     stage = fit_method(context, results, method, points, folder)
-    return Path(stage["training"]["adapter"]), _details(stage)
+    return context.run.absolute(stage["training"]["adapter"]), _details(stage)
 
 
 def _details(stage: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def push(context: Context, name: str, results: Results) -> Any:
     def make(folder: Path) -> dict[str, Any]:
         content = package(context, results, folder / "content")
         if options.repo_id is None:
-            return {"repo_id": None, "content": str(content)}
+            return {"repo_id": None, "content": context.run.relative(content)}
         commit = push_to_hub(context.api, content, options.repo_id, private=options.private)
         checked = {}
         if options.verify:
@@ -117,7 +118,12 @@ def push(context: Context, name: str, results: Results) -> Any:
             prompts = [example.prompt for example in context.examples[:RELOADED]]
             checked = verify_reload(*context.base, context.pinned, options.repo_id, commit, prompts, content,
                                     folder / "reload")  # fmt: skip
-        return {"repo_id": options.repo_id, "content": str(content), "commit": commit, "reload": checked}
+        return {
+            "repo_id": options.repo_id,
+            "content": context.run.relative(content),
+            "commit": commit,
+            "reload": checked,
+        }
 
     inputs = context.inputs("push", evaluated=digest(results["6-evaluate"]), trained=results["5-train"])
     return context.run.stage(name, inputs, make)

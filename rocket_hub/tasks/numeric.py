@@ -42,5 +42,6 @@ GSM8K = Task(
     prompt=prompt,
     completion=completion,
     extract=marked_number,
+    mark="####",
     closed=("openai/gsm8k", "gsm8k"),
 )

@@ -24,6 +24,7 @@ class Task:
         prompt: Turns a question into what the model is given.
         completion: Turns (rationale, answer) into what the model should write.
         extract: Reads the answer out of generated or gold text, in the form that is compared; empty when there is none.
+        mark: Text between rationale and answer.
         closed: Data sets made from the task's own training split, which `leave_task_out` excludes.
     """
 
@@ -36,6 +37,7 @@ class Task:
     prompt: Callable[[str], str]
     completion: Callable[[str, str], str]
     extract: Callable[[str], str]
+    mark: str
     closed: tuple[str, ...] = ()
 
     def example(self, raw: Example) -> Example:
@@ -49,15 +51,14 @@ class Task:
             An example whose `prompt` ends where the model starts to write, whose `completion` starts with a space and
             whose `answer` is in the compared form.
         """
-        text = raw.completion.strip()
-        if not self.extract(text) and raw.answer:
-            text = self.completion(raw.rationale.strip(), raw.answer.strip())
-        rationale = raw.rationale.strip() or text[: text.rfind(self.extract(text))].strip()
+        text, rationale = raw.completion.strip(), raw.rationale.strip()
+        if raw.answer and (rationale not in text or not self.extract(text)):
+            text = self.completion(rationale, raw.answer.strip())
         return Example(
             prompt=self.prompt(raw.prompt.strip()),
             completion=f" {text}",
             answer=self.extract(text),
-            rationale=rationale,
+            rationale=rationale or text.rpartition(self.mark)[0].strip(),
         )
 
     def examples(self, rows: Iterable[Mapping[str, Any]], where: str) -> list[Example]:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from rocket_hub.localhub import LocalHub, import_tree
-from rocket_hub.localhub.places import DEMO
 from rocket_hub.localhub.store import Store
 
 from .conftest import client_environment, run_client, write_adapter
@@ -122,14 +121,6 @@ def test_a_lasting_server_is_shared_by_other_processes(home: Path, folder: Path,
     assert connecting(home, "once", str(tmp_path / "store"))["url"] != url
 
 
-@pytest.mark.skipif(DEMO.is_dir(), reason="this checkout has the demo hub")
-def test_a_missing_demo_is_said_to_be_missing(home: Path) -> None:
-    answer = run_client("connecting.py", home, "once", "demo")
-    assert answer["error"] == "InputError"
-    assert "without the demo hub" in answer["message"]
-
-
-@pytest.mark.skipif(not DEMO.is_dir(), reason="this checkout has no demo hub")
 def test_the_demo_is_a_hub_of_its_own(home: Path) -> None:
     result = connecting(home, "once", "demo")
     assert result["cache"] == str(home / "rocket_hub" / "hubs" / "demo" / "home")

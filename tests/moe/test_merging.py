@@ -52,10 +52,10 @@ def test_stack_equals_pefts_weighted_cat(tiny_model, lora_bank, fresh_base, ids,
 
 
 def test_each_expert_comes_back_alone(tiny_model, lora_bank, fresh_base, ids, tmp_path):
-    merged = merge_experts(lora_bank, tmp_path, base_model=str(tiny_model))
+    merged = merge_experts(lora_bank, tmp_path, base_model=str(tiny_model), gate_start=0.5)
     model = PeftModel.from_pretrained(fresh_base(), merged)
     for number, folder in enumerate(lora_bank):
-        one_hot = torch.eye(len(lora_bank))[number]
+        one_hot = torch.eye(len(lora_bank))[number] / 0.5  # the weight 0.5 is folded into B
         with fixed_gates(model, dict.fromkeys(routers(model), one_hot)):
             alone = logits(model, ids)
         torch.testing.assert_close(alone, logits(PeftModel.from_pretrained(fresh_base(), folder), ids), **CLOSE)
@@ -73,7 +73,11 @@ def test_configuration_is_compact_and_names_the_ingredients(tiny_model, lora_ban
         "up_proj": [0, 4, 0, 0],
         "v_proj": [2, 0, 0, 2],
     }
-    assert config["experts"] == origin and config["revision"] == "1" * 40 and config["base_model_name_or_path"]
+    assert (
+        config["experts"] == [{**entry, "weight": 1.0} for entry in origin]
+        and config["revision"] == "1" * 40
+        and config["base_model_name_or_path"]
+    )
     assert (config["gate"], config["top_k"], config["train_experts"]) == ("softmax", 2, False)
     assert config["task_type"] == "CAUSAL_LM" and config["inference_mode"] is True and config["format_version"] == 1
     router = load_file(tmp_path / "adapter_model.safetensors")[

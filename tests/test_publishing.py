@@ -1,0 +1,205 @@
+"""Publishing: a card that lacks nothing, and one commit, whatever happens on the wire."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import HfApi
+
+from rocket_hub.errors import HubError, InputError
+from rocket_hub.localhub import Fault, LocalHub
+from rocket_hub.publishing import create_model_card, push_to_hub
+
+# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
+PIN = {"repo_id": "acme/base", "revision": "b" * 40, "licence": "mit"}
+FACTS: dict[str, Any] = {
+    "title": "sums",
+    "summary": "An adapter for sums.",
+    "routed": True,
+    "repo_id": "local/sums",
+    "base": PIN,
+    "collapse": {"loss": 0.0125, "collapsed_nll": 1.5125, "routed_nll": 1.5, "tokens": 640},
+    "prompt": "Question: …\nAnswer:",
+    "evaluation_note": "Exact match on 20 problems.",
+    "results": [
+        {"label": label, "accuracy": "60.0%", "interval": "38.7% to 78.1%", "difference": "", "settings": "lr 0.01"}
+        for label in ("base model", "routed experts")
+    ],
+    "recommendation": {"label": "base model", "reason": "nothing is better"},
+    "experts": [{"repo_id": f"acme/e{n}", "revision": f"{n}" * 40, "licence": "", "perplexity": 2.0, "accuracy": 0.5,
+                 "weight": "0.50"} for n in range(2)],
+    "shots": 40,
+    "scored": 12,
+    "diversity": 1.25,
+    "adapters_rejected": "1 pickle_only",
+    "rows": 126,
+    "considered": "1,260",
+    "datasets": [{"repo_id": "acme/rows", "revision": "d" * 40, "licence": "mit", "rows": 126}],
+    "rows_rejected": "8 contaminated",
+    "datasets_rejected": "none",
+    "licence": "mit",
+    "licence_notes": "",
+    "version": "0.1.0",
+    "recipe": "task: gsm8k",
+}  # fmt: skip
+METADATA = {"base_model": "acme/base", "license": "", "datasets": [], "tags": ["lora"], "library_name": "peft"}
+
+
+def split(card: str) -> tuple[dict[str, Any], str]:
+    """The YAML header and the text of a card."""
+    _, header, text = card.split("---\n", 2)
+    return yaml.safe_load(header), text
+
+
+def test_the_header_leaves_out_what_is_not_known() -> None:
+    header, _ = split(create_model_card(FACTS, METADATA))
+    assert header == {"base_model": "acme/base", "tags": ["lora"], "library_name": "peft"}
+
+
+def test_the_card_says_what_is_in_the_result_and_how_to_load_it() -> None:
+    _, text = split(create_model_card(FACTS, METADATA))
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert sum("38.7% to 78.1%" in line for line in tables) == 2
+    assert sum("acme/e" in line and "none declared" in line for line in tables) == 2
+    assert len({line.count("|") for line in tables if "acme/e" in line or line.startswith("| expert")}) == 1
+    assert "+0.0125 nats per token" in text
+    assert "among 12 usable adapters" in text
+    assert 'subfolder="static-lora"' in text
+    assert "\n\n\n" not in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "card", "exec")
+    assert "import rocket_hub" in code
+    assert f'revision="{PIN["revision"]}"' in code
+
+
+def test_a_plain_lora_needs_no_rocket_hub() -> None:
+    _, text = split(create_model_card({**FACTS, "routed": False, "collapse": None}, METADATA))
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "card", "exec")
+    assert "rocket_hub" not in code
+    assert "static-lora" not in text
+
+
+@pytest.mark.parametrize("fact", ["summary", "experts", "collapse", "recommendation"])
+def test_a_missing_fact_is_named(fact: str) -> None:
+    facts = {key: value for key, value in FACTS.items() if key != fact}
+    with pytest.raises(InputError, match=rf"model card: .*'{fact}'"):
+        create_model_card(facts, METADATA)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    with LocalHub(tmp_path / "store") as hub:
+        yield hub
+
+
+@pytest.fixture
+def api(hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=hub.url, token="hf_local")
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Path:
+    """A folder like that of a result: weights, text, a folder below."""
+    folder = tmp_path / "content"
+    (folder / "static-lora").mkdir(parents=True)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# sums\n")
+    (folder / "lock.json").write_text("{}")
+    for place in (folder, folder / "static-lora"):
+        (place / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        (place / "adapter_model.safetensors").write_bytes(place.name.encode() * 3000)
+    return folder
+
+
+REPO = "local/sums"
+
+
+def commits(api: HfApi) -> list[str]:
+    return [commit.commit_id for commit in api.list_repo_commits(REPO)]
+
+
+def files(api: HfApi, revision: str) -> set[str]:
+    return set(api.list_repo_files(REPO, revision=revision)) - {".gitattributes"}
+
+
+def paths(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_everything_is_in_one_commit(api: HfApi, content: Path) -> None:
+    oid = push_to_hub(api, content, REPO, message="Publish sums")
+    newest, *older = api.list_repo_commits(REPO)
+    assert (newest.commit_id, newest.title) == (oid, "Publish sums")
+    assert files(api, oid) == paths(content)
+    assert all(files(api, commit.commit_id) == set() for commit in older)
+    for path in sorted(paths(content)):
+        assert Path(api.hf_hub_download(REPO, path, revision=oid)).read_bytes() == (content / path).read_bytes()
+    assert api.model_info(REPO).private is False
+
+
+def test_a_private_repository(api: HfApi, content: Path, hub: LocalHub) -> None:
+    push_to_hub(api, content, REPO, private=True)
+    assert api.model_info(REPO).private is True
+    assert not HfApi(endpoint=hub.url, token=False).repo_exists(REPO)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first push", "second push"])
+def test_a_lost_reply_makes_no_second_commit(first: bool, api: HfApi, content: Path, hub: LocalHub) -> None:
+    if not first:
+        push_to_hub(api, content, REPO)
+        (content / "README.md").write_text("---\nlicense: mit\n---\n# more sums\n")
+    else:
+        api.create_repo(REPO)
+    before = commits(api)
+    hub.faults.append(Fault(match=r"^POST .*/commit/", kind="lost_reply"))
+    oid = push_to_hub(api, content, REPO)
+    assert [record.fault for record in hub.log if record.fault] == ["lost_reply"]
+    assert commits(api) == [oid, *before]
+    assert files(api, oid) == paths(content)
+
+
+@pytest.mark.parametrize(
+    ("match", "kind"),
+    [
+        (r"^POST .*/commit/", "status"),
+        (r"^POST .*/commit/", "reset"),
+        (r"^POST .*/preupload/", "status"),
+        (r"^POST .*/repos/create", "lost_reply"),
+        (r"^PUT ", "status"),
+    ],
+)
+def test_a_passing_failure_is_survived(match: str, kind: str, api: HfApi, content: Path, hub: LocalHub) -> None:
+    api.create_repo(REPO)
+    before = commits(api)
+    hub.faults.append(Fault(match=match, kind=kind))
+    oid = push_to_hub(api, content, REPO)
+    assert [record.fault for record in hub.log if record.fault] == [kind]
+    assert commits(api) == [oid, *before]
+    assert files(api, oid) == paths(content)
+
+
+def test_the_same_content_again_is_no_new_commit(api: HfApi, content: Path) -> None:
+    oid = push_to_hub(api, content, REPO)
+    before = commits(api)
+    assert push_to_hub(api, content, REPO) == oid
+    assert commits(api) == before
+
+
+@pytest.mark.parametrize("match", [r"^POST .*/commit/", r"^POST .*/preupload/", r"^PUT "])
+def test_a_refused_push_publishes_nothing(match: str, api: HfApi, content: Path, hub: LocalHub) -> None:
+    oid = push_to_hub(api, content, REPO)
+    (content / "adapter_model.safetensors").write_bytes(b"changed" * 3000)
+    hub.faults.append(Fault(match=match, kind="status", status=403, times=-1))
+    with pytest.raises(HubError, match=rf"{REPO}: "):
+        push_to_hub(api, content, REPO)
+    assert commits(api)[0] == oid
+
+
+def test_a_namespace_of_somebody_else(api: HfApi, content: Path) -> None:
+    with pytest.raises(HubError, match=r"somebody/sums: .*403"):
+        push_to_hub(api, content, "somebody/sums")

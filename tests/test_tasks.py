@@ -1,0 +1,135 @@
+"""GSM8K as lm-evaluation-harness has it: the prompt, the completion, the number that is compared."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rocket_hub.errors import TaskError
+from rocket_hub.kshot import load_kshot
+from rocket_hub.records import Example
+from rocket_hub.tasks import GSM8K, get_task
+
+FORMS = [
+    ("48 / 2 = 24.\n#### 72", "72"),
+    ("#### -3", "-3"),
+    ("####7", "7"),
+    ("####  1,234,567", "1234567"),
+    ("#### $18", "18"),
+    ("#### -$5", "-5"),
+    ("#### 18 dollars", "18"),
+    ("#### 10.50", "10.5"),
+    ("#### 100.0", "100"),
+    ("#### 42.", "42"),
+    ("#### 1, 2", "1"),
+    ("#### 3\n\n#### 4", "4"),
+    ("#### 100", "100"),
+    ("no mark 72", ""),
+    ("####", ""),
+    ("#### seven", ""),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "answer"), FORMS)
+def test_the_marked_number(text: str, answer: str) -> None:
+    assert GSM8K.extract(text) == answer
+
+
+@given(st.integers(-(10**9), 10**9), st.sampled_from(["{}", "{:,}", "{}.0", "{:,}.00"]))
+def test_all_ways_to_write_a_number_agree(number: int, form: str) -> None:
+    assert GSM8K.extract(f"reasons #### {form.format(number)}") == str(number)
+
+
+@given(st.text(max_size=60))
+def test_any_text_can_be_read(text: str) -> None:
+    answer = GSM8K.extract(f"#### {text}")
+    assert GSM8K.extract(f"#### {answer}") == answer  # what is compared is in the compared form already
+
+
+def test_prompt_and_completion() -> None:
+    assert GSM8K.prompt("What is 1 + 1?") == "Question: What is 1 + 1?\nAnswer:"
+    assert GSM8K.completion("1 + 1 = 2.", "2") == "1 + 1 = 2.\n#### 2"
+    assert GSM8K.completion("", "2") == "#### 2"
+
+
+def shot(row: str, tmp_path: Path) -> Example:
+    (tmp_path / "k.jsonl").write_text(row)
+    return GSM8K.example(load_kshot(tmp_path / "k.jsonl")[0])
+
+
+SHOTS = {
+    "in one text": '{"question": " 1 + 1? ", "answer": "1 + 1 = 2. #### 2"}',
+    "own rationale": '{"question": "1 + 1?", "answer": "2", "rationale": "1 + 1 = 2."}',
+    "own rationale, marked answer": '{"question": "1 + 1?", "answer": "#### 2", "rationale": "1 + 1 = 2."}',
+    "answer in words": '{"question": "1 + 1?", "answer": "1 + 1 = 2. The answer is 2"}',
+}
+
+
+@pytest.mark.parametrize("row", SHOTS.values(), ids=SHOTS)
+def test_a_shot_in_the_tasks_form(row: str, tmp_path: Path) -> None:
+    example = shot(row, tmp_path)
+    assert example.prompt == "Question: 1 + 1?\nAnswer:"
+    assert example.completion.split() == ["1", "+", "1", "=", "2.", "####", "2"]
+    assert example.completion.startswith(" ")
+    assert (example.answer, example.rationale) == ("2", "1 + 1 = 2.")
+
+
+@pytest.mark.parametrize("answer", ["1000 + 234 = 1,234. #### 1,234", "half of 9 is 4.50. #### 4.50", "3. #### 3"])
+def test_the_rationale_of_a_problem_ends_before_its_mark(answer: str) -> None:
+    (example,) = GSM8K.examples([{"question": "q", "answer": answer}], "set")
+    assert example.rationale == answer.partition("####")[0].strip()
+
+
+def test_an_unanswered_text_has_no_answer() -> None:
+    example = GSM8K.example(Example("Who?", "Nobody.", ""))
+    assert (example.answer, example.completion) == ("", " Nobody.")
+
+
+def test_problems_of_an_evaluation_set() -> None:
+    rows = [{"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2", "more": 0}, {"question": "3?", "answer": 3}]
+    one, other = GSM8K.examples(rows, "acme/set")
+    assert (one.prompt, one.completion, one.answer) == (
+        "Question: 1 + 1?\nAnswer:", " 1 + 1 = 2\n#### 2", "2",
+    )  # fmt: skip
+    assert (other.completion, other.answer) == (" #### 3", "3")
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"q": "1?", "a": "1"}, r"acme/set: row 1: .*'gsm8k' needs the columns 'question' and 'answer', found q, a"),
+    ({"question": "1?", "answer": "one"}, r"acme/set: row 1: no answer in the form of 'gsm8k' in 'one'"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), WRONG)
+def test_an_evaluation_set_in_another_form(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        GSM8K.examples([{"question": "1?", "answer": "#### 1"}, row], "acme/set")
+
+
+def test_another_evaluation_set() -> None:
+    assert GSM8K.at(None, None) is GSM8K
+    moved = GSM8K.at("acme/set", "easy")
+    assert (moved.dataset, moved.config, moved.name) == ("acme/set", "easy", "gsm8k")
+
+
+def test_tasks_by_name() -> None:
+    assert get_task("gsm8k") is GSM8K
+    with pytest.raises(TaskError, match=r"unknown task 'gsm8', did you mean 'gsm8k'\? Known tasks: gsm8k"):
+        get_task("gsm8")
+    with pytest.raises(TaskError, match=r"unknown task 'sorting'.*[Kk]nown tasks: gsm8k"):
+        get_task("sorting")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_gold_answer_of_gsm8k_is_read(split: str, shared_data: Path) -> None:
+    rows = pq.read_table(shared_data / "benchmarks" / "gsm8k" / f"{split}.parquet").to_pylist()
+    gold = [f"{row['rationale']}\n#### {row['answer']}" for row in rows]
+    found = GSM8K.examples([{"question": r["question"], "answer": g} for r, g in zip(rows, gold, strict=True)], split)
+    assert len(found) > 1000
+    wrong = [row["id"] for row, e in zip(rows, found, strict=True) if e.answer != row["answer"].replace(",", "")]
+    assert wrong == []
+    assert [e.completion for e in found] == [f" {text}" for text in gold]

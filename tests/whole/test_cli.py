@@ -1,0 +1,277 @@
+"""The command line: quick help, exit codes, one line for every error, and a Hub for other programs."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rocket_hub.cli.commands import COMMANDS
+
+from .conftest import COMMAND, STAGES, Demo, Done, Workplace, finish, python, serving
+
+HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "numpy", "huggingface_hub")
+
+
+def test_help_lists_the_commands_in_order_of_the_pipeline(tmp_path: Path) -> None:
+    done = finish([COMMAND, "--help"], tmp_path, tmp_path)
+    assert done.code == 0
+    listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ") and line.split()]
+    assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
+    assert list(COMMANDS) == [
+        "build", "discover", "select", "merge", "train", "evaluate", "collapse", "push", "hub",
+    ]  # fmt: skip
+
+
+def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        subprocess.run([COMMAND, "--help"], capture_output=True, check=True)
+        seconds.append(time.monotonic() - started)
+    assert median(seconds) < 0.5
+    script = f"import sys\nfrom rocket_hub.cli import main\nmain(['--help'])\nprint(sorted(sys.modules & {set(HEAVY)}))"
+    script = script.replace("sys.modules &", "sys.modules.keys() &")
+    assert finish([sys.executable, "-c", script], tmp_path, tmp_path).out.splitlines()[-1] == "[]"
+
+
+SEVERAL = """
+import contextlib, io, json, sys
+from rocket_hub.cli import main
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    out, error, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code or 0
+    answers.append([code, out.getvalue(), error.getvalue()])
+print(json.dumps(answers))
+"""
+
+
+def several(commands: list[list[str]], folder: Path, home: Path) -> list[Done]:
+    """Run commands one after the other in one process: each costs seconds of imports otherwise."""
+    done = finish([sys.executable, "-c", SEVERAL, json.dumps(commands)], folder, home)
+    assert done.code == 0, done.error[-3000:]
+    return [Done(*answer) for answer in json.loads(done.out.splitlines()[-1])]
+
+
+def test_every_command_explains_itself(tmp_path: Path) -> None:
+    below = {"select": ["experts", "instructions"], "hub": ["serve", "import"]}
+    commands = [[name, *sub] for name in COMMANDS for sub in ([], *([word] for word in below.get(name, [])))]
+    answers = several([[*command, "--help"] for command in commands], tmp_path, tmp_path)
+    for command, done in zip(commands, answers, strict=True):
+        assert (done.code, done.error) == (0, ""), command
+        usage, _, text = done.out.partition("\n\n")
+        assert usage.startswith(f"Usage: rocket-hub {' '.join(command)}")
+        assert text.strip()
+
+
+FILES = {
+    "empty.jsonl": "",
+    "cut.jsonl": '{"question": "a?", "answer": "#### 1"}\n{"question": "b?", "ans',
+    "columns.jsonl": '{"question": "a?", "answer": "#### 1"}\n{"text": "b"}\n',
+    "words.jsonl": '{"question": "a?", "answer": "#### 1"}\n{"question": "b?", "answer": "many"}\n',
+    "key.yaml": "task: gsm8k\nbase: rocket-demo/tiny-llama\nexperts: {num_expert: 2}\n",
+    "value.yaml": "task: gsm8k\nbase: rocket-demo/tiny-llama\ntrain: {max_steps: many}\n",
+    "group.yaml": "task: gsm8k\nbase: rocket-demo/tiny-llama\ntrian: {max_steps: 1}\n",
+    "locks.json": "[]",
+}
+DEMO = ["--hub", "HUB", "--task", "gsm8k"]
+ALL = [*DEMO, "--kshot", "KSHOT", "--max-steps", "2"]
+RECIPE = ["--hub", "HUB", "--kshot", "KSHOT", "--recipe"]
+
+# name -> (command, exit code, what the last line says, what must not have begun)
+WRONG: dict[str, tuple[list[str], int, str, str]] = {
+    "unknown task": (
+        ["build", "--hub", "HUB", "--task", "gsm8", "--kshot", "KSHOT"], 2,
+        "error: unknown task 'gsm8', did you mean 'gsm8k'?", "1-discover",
+    ),
+    "no task": (["build", "--hub", "HUB", "--kshot", "KSHOT"], 2, "error: give --task NAME or --recipe FILE", "1-"),
+    "no K-shot": (["build", *DEMO], 2, "Missing option '--kshot'", "1-"),
+    "unknown option": (["build", *ALL, "--max-step", "3"], 2, "No such option '--max-step'", "1-"),
+    "unknown command": (["biuld", *ALL], 2, "No such command 'biuld'", "1-"),
+    "no number": (["train", *ALL, "--lr-grid", "1e-3,fast"], 2, "expected numbers separated by commas", "1-"),
+    "no hub": (["build", "--hub", "nowhere", *ALL[2:]], 2, "error: --hub nowhere: expected `demo`, an address", "1-"),
+    "dead hub": (
+        ["build", "--hub", "http://127.0.0.1:1", *ALL[2:]], 3,
+        "error: --hub http://127.0.0.1:1: nothing answers there", "1-",
+    ),
+    "missing K-shot": (["build", *DEMO, "--kshot", "gone.jsonl"], 2, "error: gone.jsonl: no such file", "1-"),
+    "empty K-shot": (["build", *DEMO, "--kshot", "empty.jsonl"], 2, "error: empty.jsonl: holds no examples", "1-"),
+    "cut K-shot": (["build", *DEMO, "--kshot", "cut.jsonl"], 2, "error: cut.jsonl:2: not JSON", "1-"),
+    "wrong columns": (["build", *DEMO, "--kshot", "columns.jsonl"], 2, "error: columns.jsonl:2: unknown columns", "1-"),
+    "no number in the answer": (
+        ["build", *DEMO, "--kshot", "words.jsonl"], 2,
+        "error: words.jsonl: example 2: the task 'gsm8k' finds no answer in 'many'", "1-",
+    ),
+    "unknown key": (
+        ["build", *RECIPE, "key.yaml"], 2,
+        "error: key.yaml: experts: unknown key 'num_expert', did you mean 'num_experts'?", "1-",
+    ),
+    "unknown group": (["build", *RECIPE, "group.yaml"], 2, "error: group.yaml: unknown key 'trian', did you", "1-"),
+    "wrong type": (["build", *RECIPE, "value.yaml"], 2, "error: value.yaml: train: max_steps: expected int", "1-"),
+    "missing recipe": (["build", *RECIPE, "gone.yaml"], 2, "error: gone.yaml: cannot be read", "1-"),
+    "unknown base": (
+        ["build", *ALL, "--base", "nobody/nothing", "--out", "base"], 3,
+        "error: base model nobody/nothing: not found on the Hub", "2-select-experts",
+    ),
+    "unknown control": (
+        ["build", *ALL, "--controls", "base,bse", "--out", "control"], 2,
+        "error: evaluate.controls: unknown control 'bse'; known: all, base", "1-discover",
+    ),
+    "no lock": (
+        ["discover", *ALL, "--locked", "locks.json", "--out", "lock"], 2,
+        "error: locks.json: not a lock file of format 1", "2-select-experts",
+    ),
+    "no problems": (["build", *ALL, "--eval-rows", "-1", "--out", "rows"], 2, "error: ", "1-discover"),
+    "collapse of a plain LoRA": (
+        ["collapse", "rocket-demo/packs", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 2, "error: ", "1-",
+    ),
+    "collapse of nothing": (
+        ["collapse", "nobody/nothing", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 3,
+        "error: nobody/nothing: not found on the Hub", "1-",
+    ),
+    "no such folder": (["build", *ALL, "--out", "locks.json/run"], 1, "error: locks.json/run", "2-select-experts"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def answers(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+    """What the command line says to everything that is wrong."""
+    folder = tmp_path_factory.mktemp("wrong")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    named = {"HUB": str(demo.hub), "KSHOT": str(demo.kshot)}
+    commands = [[named.get(word, word) for word in command] for command, *_ in WRONG.values()]
+    return dict(zip(WRONG, several(commands, folder, folder / "home"), strict=True))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_in_one_line(name: str, answers: dict[str, Done]) -> None:
+    done, (_, code, line, not_begun) = answers[name], WRONG[name]
+    assert "Traceback" not in done.error, done.error[-1500:]
+    assert line in done.last
+    assert done.code == code
+    assert not any(text.startswith(not_begun) for text in done.out.splitlines())
+
+
+def test_a_dead_hub_is_a_process_that_ends_with_3(demo: Demo, tmp_path: Path) -> None:
+    command = [COMMAND, "build", "--hub", "http://127.0.0.1:1", "--task", "gsm8k", "--kshot", str(demo.kshot)]
+    done = finish(command, tmp_path, tmp_path / "home")
+    assert (done.code, done.out) == (3, "")
+    assert len(done.error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_discover_prints_a_verdict_for_everything(place: Workplace) -> None:
+    done = place.call("discover", "--allow-licence", "cc-by-nc-4.0")
+    assert done.code == 0, done.error
+    assert done.note("1-discover") == "again, because of discover.allow_licences"
+    assert done.note("2-select-experts") is None
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if "│" in line]
+    verdicts = {row[0]: row[1] for row in cells}
+    assert verdicts["rocket-demo/packs"] == verdicts["rocket-demo/first-steps"] == "usable"
+    assert verdicts["rocket-demo/pickled"] == "pickle_only"
+    assert verdicts["rocket-demo/members-only"] == "gated"
+    assert verdicts["rocket-demo/classroom"] == "usable"  # it was not, without the option
+    found = place.result("1-discover")
+    everything = [entry["repo_id"] for kind in ("adapters", "datasets") for entry in found[kind]["selected"]]
+    everything += [entry["item"] for kind in ("adapters", "datasets") for entry in found[kind]["rejected"]]
+    assert sorted(verdicts) == sorted(everything)
+
+
+def test_build_ends_with_its_tables(built: tuple[Workplace, Done]) -> None:
+    place, done = built
+    out = done.out
+    assert "4 trainings of 4 steps x 32 rows" in out
+    best = place.result("2-select-experts")["scores"][0]
+    assert f"{best['perplexity']:.3f}" in out
+    assert all(label in out for label in place.result("6-evaluate")["labels"].values())
+    assert f"recommended: {place.result('6-evaluate')['recommendation']['method']}" in out
+    assert f"pushed to local/gsm8k-routed at {place.result('7-push')['commit'][:12]}" in out
+    assert done.error == ""
+    assert len(STAGES) == sum(line.startswith(STAGES) for line in out.splitlines())
+
+
+def test_collapse(place: Workplace) -> None:
+    more = ["--hub", str(place.hub), "--task", "gsm8k", "--kshot", str(place.kshot), "--out"]
+    adapter = str(place.run / "5-train" / "adapter")
+    commands = [["collapse", adapter, *more, "local"], ["collapse", "local/gsm8k-routed", *more, "pushed"]]
+    for done in several(commands, place.folder, place.home):
+        assert done.code == 0, done.error
+        assert "nats per token against the routed adapter" in done.out
+    weights = [(place.folder / name / "adapter_model.safetensors").read_bytes() for name in ("local", "pushed")]
+    assert weights[0] == weights[1]
+    assert json.loads((place.folder / "local" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+CLIENT = """
+import json
+from datasets import load_dataset
+from huggingface_hub import HfApi, hf_hub_download
+from transformers import AutoConfig
+rows = load_dataset("rocket-demo/word-problems", split="test")
+print(json.dumps({
+    "adapters": sorted(model.id for model in HfApi().list_models(filter="base_model:rocket-demo/tiny-llama")),
+    "layers": AutoConfig.from_pretrained("rocket-demo/tiny-llama").num_hidden_layers,
+    "rows": len(rows), "columns": rows.column_names,
+    "recipe": open(hf_hub_download("rocket-demo/packs", "README.md")).read()[:16],
+}))
+"""
+
+
+def test_import_says_what_changed(demo: Demo, tmp_path: Path) -> None:
+    command = [COMMAND, "hub", "import", str(demo.hub), "--store", "store"]
+    repositories = sum(1 for kind in ("models", "datasets") for _ in (demo.hub / kind).glob("*/*"))
+    assert finish(command, tmp_path, tmp_path).out == f"store: {repositories} repositories changed\n"
+    assert finish(command, tmp_path, tmp_path).out == "store: 0 repositories changed\n"
+
+
+def test_a_hub_for_stock_clients(demo: Demo, tmp_path: Path) -> None:
+    store, home = tmp_path / "store", tmp_path / "home"
+    command = [COMMAND, "hub", "import", str(demo.hub), "--store", str(store)]
+    assert finish(command, tmp_path, home).code == 0
+    with serving(store, home) as variables:
+        done = python(CLIENT, tmp_path, variables)
+    assert done.code == 0, done.error[-3000:]
+    seen: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+    assert len(seen["adapters"]) > 12
+    assert seen | {"adapters": []} == {
+        "adapters": [], "layers": 2, "rows": 20, "columns": ["question", "answer"], "recipe": "---\nlicense: apa",
+    }  # fmt: skip
+
+
+LOADING = """
+import json, sys
+{first}
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base = AutoModelForCausalLM.from_pretrained("rocket-demo/tiny-llama", dtype=torch.float32)
+ids = torch.arange(4, 20)[None]
+bare = base(ids).logits
+model = PeftModel.from_pretrained(base, "local/gsm8k-routed"{more})
+found = [model.peft_config["default"].peft_type, "rocket_hub" in sys.modules]
+print(json.dumps([*found, (model(ids).logits - bare).flatten().tolist()]))
+"""
+
+
+def test_the_result_loads_in_a_fresh_process(served: dict[str, str], tmp_path: Path) -> None:
+    loading = {
+        "routed": LOADING.format(first="import rocket_hub", more=""),
+        "stock": LOADING.format(first="", more=', subfolder="static-lora"'),
+    }
+    done = {name: python(script, tmp_path, served) for name, script in loading.items()}
+    assert [each.code for each in done.values()] == [0, 0], [each.error[-2000:] for each in done.values()]
+    routed, stock = (json.loads(each.out.splitlines()[-1]) for each in done.values())
+    assert (routed[:2], stock[:2]) == (["ROCKET_MOE", True], ["LORA", False])
+    # What they add to the base is nearly the same: after four steps the gates have hardly moved.
+    assert np.linalg.norm(np.subtract(routed[2], stock[2])) < 0.2 * np.linalg.norm(routed[2])
