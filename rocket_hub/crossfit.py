@@ -54,13 +54,28 @@ def choose(points: Sequence[Setting], shots: Sequence[Example], rows: Sequence[E
     """
     if len(points) == 1 or len(shots) < MIN_SHOTS:
         return Choice(points[0])
-    means, errors = [], []
-    for number, point in enumerate(points):
-        held_out = np.empty(len(shots))
-        for fold in range(FOLDS):
-            judges = range(fold, len(shots), FOLDS)
-            training = [*rows, *(shot for i, shot in enumerate(shots) if i % FOLDS != fold)]
-            held_out[list(judges)] = fit(point, training, [shots[i] for i in judges], f"{number}-{fold}")
-        means.append(float(held_out.mean()))
-        errors.append(float(held_out.std(ddof=1) / math.sqrt(len(shots))))
+    scores = [held_out(number, point, shots, rows, fit) for number, point in enumerate(points)]
+    means = [float(score.mean()) for score in scores]
+    errors = [float(score.std(ddof=1) / math.sqrt(len(shots))) for score in scores]
     return Choice(points[int(np.argmin(means))], tuple(means), tuple(errors))
+
+
+def held_out(number: int, point: Setting, shots: Sequence[Example], rows: Sequence[Example], fit: Fit) -> np.ndarray:
+    """Score every shot at one point of the grid, by a training that did not see it.
+
+    Args:
+        number: Position of the point, for the names of its folds.
+        point: The point.
+        shots: The K-shot, in the task's form.
+        rows: Selected rows; they train in every fold.
+        fit: As for `choose`.
+
+    Returns:
+        Mean negative log-likelihood per token of each shot, in nats, [K].
+    """
+    scores = np.empty(len(shots))
+    for fold in range(FOLDS):
+        judges = range(fold, len(shots), FOLDS)
+        training = [*rows, *(shot for i, shot in enumerate(shots) if i % FOLDS != fold)]
+        scores[list(judges)] = fit(point, training, [shots[i] for i in judges], f"{number}-{fold}")
+    return scores

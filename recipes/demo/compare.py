@@ -24,12 +24,13 @@ import numpy as np
 from rocket_hub.localhub import connect
 from rocket_hub.options import Setting
 from rocket_hub.recipe import Recipe
-from rocket_hub.runs import Silent, read_json, write_json, write_text
+from rocket_hub.runs import Silent, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE.parents[1] / "runs" / "compare"
 LEARNING_RATES, WEIGHTS = (3e-3, 1e-2), (1.0, 0.5, 0.25)
 DRAWS, TUNING, SHOTS = (1, 2, 3), 0, 50
+WEIGHTED = ("routed", "stack_trained")
 TRAINED = ("routed", "stack_trained", "fresh_lora", "best_single_trained")
 BEGIN, END = "<!-- table: written by compare.py -->", "<!-- end of the table -->"
 STARTED = time.monotonic()
@@ -71,28 +72,34 @@ def prepare(work: Path, recipe: Recipe, draw: int) -> int:
     return draw
 
 
-def tune(work: Path, recipe: Recipe, name: str) -> tuple[str, dict[str, Any]]:
-    """Choose the settings of one method on the tuning draw."""
-    from rocket_hub.crossfit import choose, grid
+def tune(work: Path, recipe: Recipe, name: str, only: int | None) -> tuple[str, dict[str, Any]]:
+    """Choose the settings of one method on the tuning draw, or just try one point of its grid."""
+    from rocket_hub.crossfit import Choice, choose, held_out
     from rocket_hub.pipeline.build import STAGES
     from rocket_hub.pipeline.context import open_context
     from rocket_hub.pipeline.make import cross_fit, methods, training_rows
     from rocket_hub.serialization import to_dict
 
     one_core()
-    kept = work / "tuning" / f"{name}.json"
-    if (known := read_json(kept)) is None:
-        context = open_context(recipe, draw_kshot(work, TUNING), work / f"draw-{TUNING}", "demo", Silent())
-        results: dict[str, Any] = {}
-        for stage in ("1-discover", "2-select-experts", "3-select-instructions", "4-merge"):
-            results[stage] = STAGES[stage](context, stage, results)
-        method = methods(context, results)[name]
-        points = grid(LEARNING_RATES, WEIGHTS, method.weighted)
-        fit = cross_fit(context, method, work / "tuning" / name)
-        choice = choose(points, context.examples, training_rows(context, results), fit)
-        known = {**to_dict(choice), "points": [to_dict(point) for point in points]}
-        write_json(kept, known)
-    return name, known
+    context = open_context(recipe, draw_kshot(work, TUNING), work / f"draw-{TUNING}", "demo", Silent())
+    results: dict[str, Any] = {}
+    for stage in ("1-discover", "2-select-experts", "3-select-instructions", "4-merge"):
+        results[stage] = STAGES[stage](context, stage, results)
+    fit = cross_fit(context, methods(context, results)[name], work / "tuning" / name)  # keeps every fold on disk
+    points, rows = points_of(name), training_rows(context, results)
+    if only is not None:
+        held_out(only, points[only], context.examples, rows, fit)
+        choice = Choice(points[only])
+    else:
+        choice = choose(points, context.examples, rows, fit)
+    return name, {**to_dict(choice), "points": [to_dict(point) for point in points]}
+
+
+def points_of(name: str) -> tuple[Setting, ...]:
+    """List the grid of a method."""
+    from rocket_hub.crossfit import grid
+
+    return grid(LEARNING_RATES, WEIGHTS, name in WEIGHTED)
 
 
 def measure(work: Path, recipe: Recipe, draw: int) -> tuple[int, list[dict[str, Any]]]:
@@ -171,8 +178,11 @@ def main() -> None:
         work = options.work
         for draw in pool.map(prepare, *zip(*((work, recipe, draw) for draw in (TUNING, *DRAWS)), strict=True)):
             report(f"draw {draw}: experts and rows chosen")
+        cells = [(work, recipe, name, only) for name in TRAINED for only in range(len(points_of(name)))]
+        for cell, _ in zip(cells, pool.map(tune, *zip(*cells, strict=True)), strict=True):
+            report(f"{cell[2]}: point {cell[3] + 1} of {len(points_of(cell[2]))} tried")
         tuned = {}
-        for name, choice in pool.map(tune, *zip(*((work, recipe, name) for name in TRAINED), strict=True)):
+        for name, choice in pool.map(tune, *zip(*((work, recipe, name, None) for name in TRAINED), strict=True)):
             tuned[name] = choice
             report(f"{name}: {choice['setting']}")
         final, measured = settled(recipe, tuned), {}
