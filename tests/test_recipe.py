@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import rocket_hub
 from rocket_hub.errors import RecipeError
 from rocket_hub.options import Setting
 from rocket_hub.recipe import Recipe
@@ -14,6 +15,11 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_is_one(path: Path) -> None:
     assert Recipe.from_file(path).task
+
+
+def test_the_demo_hub_brings_the_demo_recipe() -> None:
+    brought = Path(rocket_hub.__file__).parent / "localhub" / "demo" / "recipes" / "gsm8k.yaml"
+    assert brought.read_text() == (RECIPES / "demo" / "gsm8k.yaml").read_text()
 
 
 def test_yaml_there_and_back() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+MAX_BYTES = 8 * 2**30
+
 
 @click.command()
 @click.argument("adapter")
@@ -30,8 +32,25 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
         from rocket_hub.inference import load_base
         from rocket_hub.moe.collapse import collapse_to_lora
 
+        adapter = str(_folder(adapter))
         config = PeftConfig.from_pretrained(adapter)
         model, tokenizer = load_base(str(config.base_model_name_or_path), config.revision, "float32")
         routed = PeftModel.from_pretrained(model, adapter)
         done = collapse_to_lora(routed, tokenizer, texts[::2], out, held_out=texts[1::2] or None)
     click.echo(f"{done.path}: {done.loss:+.4f} nats per token against the routed adapter, over {done.tokens} tokens")
+
+
+def _folder(adapter: str) -> Path:
+    """Return the adapter's folder; from the Hub, pinned to its newest commit and checked."""
+    if Path(adapter).is_dir():
+        return Path(adapter)
+    from huggingface_hub import HfApi
+
+    from rocket_hub.discovery.files import download
+    from rocket_hub.discovery.hub import call
+
+    api = HfApi()
+    commit = str(call(adapter, api.model_info, adapter).sha)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        path = download(api, adapter, commit, name, max_bytes=MAX_BYTES)
+    return path.parent
