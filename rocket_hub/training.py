@@ -84,7 +84,7 @@ def train_expert(
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         model.save_pretrained(str(output))
     except (OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise  # of the RuntimeErrors only torch's zip writer means a full disk
         raise StorageError(f"{output}: cannot save the training: {error}; free some space and run it again") from error
     finally:

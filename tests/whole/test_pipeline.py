@@ -81,10 +81,10 @@ def test_the_controls_are_measured_on_the_same_problems(built: Built) -> None:
     assert found["differences"].keys() == set(CONTROLS)
     assert all(0 <= entry["low"] <= entry["accuracy"] <= entry["high"] <= 1 for entry in found["evaluations"])
     details = {entry["method"]: entry["details"] for entry in found["evaluations"]}
-    assert {name for name, each in details.items() if each} == {
-        "best_single_trained", "fresh_lora", "stack_trained", "routed",
-    }  # fmt: skip
-    assert {each["steps"] for each in details.values() if each} == {4}
+    assert {name: each["steps"] for name, each in details.items() if "steps" in each} == dict.fromkeys(
+        ("best_single_trained", "fresh_lora", "stack_trained", "routed"), 4
+    )
+    assert [name for name, each in details.items() if "adapter" not in each] == ["base"]
 
 
 def test_the_lock_pins_every_ingredient(built: Built, api: HfApi) -> None:
@@ -110,7 +110,7 @@ def test_one_commit_holds_all_that_is_published(built: Built, api: HfApi) -> Non
     expected = adapter | {f"static-lora/{name}" for name in adapter} | {"README.md", "recipe.yaml", "lock.json"}
     assert set(api.list_repo_files(REPO)) - {".gitattributes"} == expected
     trained = (place.run / "5-train" / "adapter" / "adapter_model.safetensors").read_bytes()
-    content = place.folder / pushed["content"]
+    content = place.run / pushed["content"]
     assert (content / "adapter_model.safetensors").read_bytes() == trained
     assert (content / "lock.json").read_text() == (place.run / "lock.json").read_text()
 
