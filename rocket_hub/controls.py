@@ -9,10 +9,12 @@ from typing import Any
 
 from rocket_hub.errors import RecipeError
 from rocket_hub.evaluation import paired_difference
+from rocket_hub.moe.centroids import kshot_routers
 from rocket_hub.moe.expert import Expert
+from rocket_hub.moe.initialisation import arrow_routers
 from rocket_hub.moe.merging import merge_experts, stack_experts
 from rocket_hub.options import MergeOptions
-from rocket_hub.records import Evaluation, Pinned
+from rocket_hub.records import Evaluation, Example, Pinned
 
 ROUTED = "routed"
 Start = Callable[[float, Path], Path]  # (weight, folder to write) -> adapter folder to start from
@@ -39,6 +41,8 @@ class Method:
 
 def all_methods(
     base_model: Any,
+    tokenizer: Any,
+    shots: Sequence[Example],
     base: Pinned,
     experts: Sequence[Expert],
     pins: Sequence[Pinned],
@@ -49,6 +53,8 @@ def all_methods(
 
     Args:
         base_model: The base model; a fresh LoRA is shaped after it.
+        tokenizer: Its tokenizer.
+        shots: The K-shot in the task's form, for routers that start from it.
         base: Its id and commit.
         experts: The chosen experts.
         pins: Their ids, commits and licences, in the same order.
@@ -58,7 +64,7 @@ def all_methods(
     Returns:
         Methods by name, in order of cost.
     """
-    pin = {"base_model": base.repo_id, "base_revision": base.revision}
+    pin: dict[str, Any] = {"base_model": base.repo_id, "base_revision": base.revision}
     provenance = [{"repo_id": p.repo_id, "revision": p.revision, "licence": p.licence} for p in pins]
 
     def single(weight: float, folder: Path) -> Path:
@@ -74,16 +80,12 @@ def all_methods(
         return stack_experts(experts, weight, folder, **pin)
 
     def routed(weight: float, folder: Path) -> Path:
-        return merge_experts(
-            experts,
-            folder,
-            gate=merge.gate,
-            gate_start=weight,
-            top_k=merge.top_k,
-            train_experts=merge.train_experts,
-            provenance=provenance,
-            **pin,
-        )
+        adapter = merge_experts(experts, folder, gate_start=weight, provenance=provenance, **_routing(merge), **pin)
+        if merge.router_init == "arrow":
+            arrow_routers(adapter)
+        elif merge.router_init == "kshot":
+            kshot_routers(adapter, base_model, tokenizer, [(shot.prompt, shot.completion) for shot in shots])
+        return adapter
 
     methods = (
         Method("base", "base model", False, False, None),
@@ -95,6 +97,12 @@ def all_methods(
         Method(ROUTED, "routed experts, trained", True, True, routed),
     )
     return {method.name: method for method in methods}
+
+
+def _routing(merge: MergeOptions) -> dict[str, Any]:
+    """Name what the options say about routers as `RocketMoeConfig` does."""
+    names = ("gate", "gate_scale", "top_k", "router", "load_balance_coef", "entropy_coef", "z_coef")
+    return {name: getattr(merge, name) for name in names}
 
 
 CONTROLS = ("base", "best_single", "best_single_trained", "fresh_lora", "uniform_merge", "stack_trained")

@@ -8,60 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
-from rocket_hub.errors import HubError, InputError
+from rocket_hub.errors import InputError
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
 _PAD = 0  # any token will do: the attention mask hides it
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def load_base(model_id: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer, from safetensors and without code from the repository.
-
-    Args:
-        model_id: Repository id or local folder.
-        revision: Commit hash; None = the newest.
-        dtype: `float32` or `bfloat16`.
-
-    Returns:
-        (model in evaluation mode, tokenizer with a pad token).
-
-    Raises:
-        HubError: The repository, the revision or a file in it cannot be had.
-        InputError: The folder does not exist, the weights are unusable, or the model needs code of its own.
-    """
-    if dtype not in _DTYPES:
-        raise InputError(f"dtype: expected one of {', '.join(_DTYPES)}, found {dtype!r}")
-    options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_id, **options)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            model_id, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        remote = isinstance(error, OSError) and not Path(model_id).is_dir()
-        message = f"{model_id}@{revision or 'main'}: cannot be loaded as a causal language model: {error}"
-        raise (HubError if remote else InputError)(message) from error
-    model, info = loaded
-    if info["missing_keys"]:
-        # transformers fills what is missing with random numbers and only warns.
-        missing = sorted(info["missing_keys"])
-        raise InputError(f"{model_id}: {len(missing)} weights are not in its safetensors files, first '{missing[0]}'")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model.eval(), tokenizer
 
 
 def encode(tokenizer: Any, prompt: str, completion: str, *, max_length: int | None = None) -> tuple[list[int], int]:

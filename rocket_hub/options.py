@@ -64,15 +64,27 @@ class MergeOptions:
 
     Attributes:
         gate: `sigmoid` (one gate an expert, starts exactly at the static stack) or `softmax` (the paper's Eq. 7-9).
+        gate_scale: What softmax weights sum to: `unit` (the number of active experts) or `renormalised` (1, the paper);
+            none = the gate's own.
         gate_start: Weights at which the experts start; more than one = a grid to choose from.
         top_k: Experts active per token; none = all.
-        train_experts: Train experts and routers jointly; false = routers only.
+        router: `layer` (one for each adapted layer) or `shared` (one for all layers of a width, Self-MoE).
+        router_init: `random` (or 0, where that is exactly the static stack), `arrow` (from the experts' weights) or
+            `kshot` (from the K-shot's hidden states).
+        load_balance_coef: Factor of the load-balance loss; 0 = off.
+        entropy_coef: Factor of the entropy loss; 0 = off.
+        z_coef: Factor of the z-loss; 0 = off.
     """
 
     gate: str = "sigmoid"
+    gate_scale: str | None = None
     gate_start: tuple[float, ...] = (0.5,)
     top_k: int | None = None
-    train_experts: bool = True
+    router: str = "layer"
+    router_init: str = "random"
+    load_balance_coef: float = 0.0
+    entropy_coef: float = 0.0
+    z_coef: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,8 @@ class TrainOptions:
     Attributes:
         learning_rate: Peak learning rates; more than one = a grid to choose from.
         router_learning_rate_ratio: The routers' learning rate as a share of the experts'.
+        schedule: What of a routed adapter is trained when: `joint` (routers and experts), `router_only`, or `two_stage`
+            (routers alone for the first quarter of the steps, then both). Other adapters are trained whole.
         max_steps: Optimiser steps.
         batch_size: Rows a step.
         warmup_ratio: Share of the steps in which the learning rate rises.
@@ -92,6 +106,7 @@ class TrainOptions:
 
     learning_rate: tuple[float, ...] = (2.0e-4,)
     router_learning_rate_ratio: float = 0.1
+    schedule: str = "joint"
     max_steps: int = 200
     batch_size: int = 16
     warmup_ratio: float = 0.1

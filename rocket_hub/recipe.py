@@ -27,6 +27,10 @@ from rocket_hub.serialization import from_dict, to_dict
 _CHOICES = (
     ("experts", "diversity", ("delta_w", "paper")),
     ("merge", "gate", ("sigmoid", "softmax")),
+    ("merge", "gate_scale", (None, "unit", "renormalised")),
+    ("merge", "router", ("layer", "shared")),
+    ("merge", "router_init", ("random", "arrow", "kshot")),
+    ("train", "schedule", ("joint", "router_only", "two_stage")),
     ("train", "dtype", ("float32", "bfloat16")),
     ("push", "publish", ("all", "best")),
 )
@@ -100,7 +104,8 @@ class Recipe:
         """Raise RecipeError for values that no stage could use."""
         for group, name, known in _CHOICES:
             if (found := getattr(getattr(self, group), name)) not in known:
-                raise RecipeError(f"{where}: {group}.{name}: expected one of {', '.join(known)}, found {found!r}")
+                choices = ", ".join(map(str, known))
+                raise RecipeError(f"{where}: {group}.{name}: expected one of {choices}, found {found!r}")
         for group, names in _POSITIVE.items():
             for name in names:
                 if (found := getattr(getattr(self, group), name)) < 1:

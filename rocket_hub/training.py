@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rocket_hub.errors import StorageError
-from rocket_hub.moe import router_parameters
+from rocket_hub.errors import RecipeError, StorageError
+from rocket_hub.moe import RocketMoeConfig, router_parameters
+from rocket_hub.moe.callback import AuxiliaryLossCallback
+from rocket_hub.moe.gates import layers
+from rocket_hub.moe.model import quantization_of
 from rocket_hub.options import TrainOptions
 from rocket_hub.records import Example
 
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, last loss
 CHECKPOINTS = 4  # a stopped training loses at most a quarter of its steps
+SCHEDULES = ("joint", "router_only", "two_stage")
+ROUTER_STAGE = 0.25  # share of the steps in which `two_stage` trains the routers alone
 
 
 @dataclass(frozen=True)
@@ -69,15 +76,19 @@ def train_expert(
         What was done.
 
     Raises:
+        RecipeError: The schedule is unknown.
         StorageError: The output folder cannot be written.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
 
+    if options.schedule not in SCHEDULES:
+        raise RecipeError(f"train.schedule: expected one of {', '.join(SCHEDULES)}, found {options.schedule!r}")
     rate = learning_rate or options.learning_rate[0]
     started = time.monotonic()
     mode, use_cache = base.training, base.config.use_cache
     model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+    _prepare(model, options)
     try:
         trainer = _trainer(model, tokenizer, examples, options, output, rate, seed, progress)
         trainer.train(resume_from_checkpoint=_last_checkpoint(output))
@@ -94,6 +105,17 @@ def train_expert(
     _remove_checkpoints(output)
     loss = float(losses[-1]) if losses else float("nan")
     return Training(str(output), rate, options.max_steps, loss, time.monotonic() - started)
+
+
+def _prepare(model: Any, options: TrainOptions) -> None:
+    """Freeze what the schedule leaves alone, and note how the base is quantised while it is trained on."""
+    config = model.peft_config[model.active_adapter]
+    if not isinstance(config, RocketMoeConfig):
+        return
+    config.base_quantization = quantization_of(model.get_base_model())
+    if options.schedule == "router_only":
+        for layer in layers(model).values():
+            layer.freeze_experts(model.active_adapter)
 
 
 def _trainer(
@@ -135,16 +157,19 @@ def _trainer(
         disable_tqdm=True,
         seed=seed,
     )
+    optimizer = _optimizer(model, options, rate)
     rows = Dataset.from_list([{"prompt": item.prompt, "completion": item.completion} for item in examples])
     trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
-        optimizers=(_optimizer(model, options, rate), None),
-        callbacks=[_reporter(progress)] if progress else None,
+        optimizers=(optimizer, _two_stages(optimizer, options) if options.schedule == "two_stage" else None),
+        callbacks=[AuxiliaryLossCallback(), *([_reporter(progress)] if progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
+    for _, parameter in router_parameters(model):
+        parameter.data = parameter.data.float()  # TRL casts all that is trained on a quantised base to bf16
     return trainer
 
 
@@ -155,8 +180,31 @@ def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Op
     routers = [parameter for _, parameter in router_parameters(model) if parameter.requires_grad]
     known = {id(parameter) for parameter in routers}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    groups = [{"params": others, "lr": rate}, {"params": routers, "lr": rate * options.router_learning_rate_ratio}]
+    router_rate = rate * options.router_learning_rate_ratio
+    groups: list[dict[str, Any]] = [
+        {"params": others, "lr": rate, "routers": False},
+        {"params": routers, "lr": router_rate, "routers": True},
+    ]
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=options.weight_decay)
+
+
+def _two_stages(optimizer: torch.optim.Optimizer, options: TrainOptions) -> torch.optim.lr_scheduler.LambdaLR:
+    """Warm up and follow a cosine as in the other schedules, but start the experts after the routers' stage.
+
+    The experts wait at rate 0 instead of frozen: DDP and checkpoints stay the same from one stage to the next.
+    """
+    import torch
+
+    def factor(start: int, step: int) -> float:
+        steps = options.max_steps - start
+        warmup = max(1, round(options.warmup_ratio * steps))
+        if step - start < warmup:
+            return max(0, step - start) / warmup
+        return (1 + math.cos(math.pi * min(1.0, (step - start - warmup) / max(1, steps - warmup)))) / 2
+
+    waits = round(ROUTER_STAGE * options.max_steps)
+    starts = [0 if group["routers"] else waits for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, [partial(factor, start) for start in starts])
 
 
 def _reporter(progress: Progress) -> Any:

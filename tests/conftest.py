@@ -1,6 +1,7 @@
 """A whole tiny world in temporary folders: no network but loopback, nothing written outside pytest's own folder."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["WANDB_DISABLED"] = "true"
 
 import pytest
+
+# A shell in the background starts its jobs deaf to Ctrl-C, and they would pass that on to what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

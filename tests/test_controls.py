@@ -117,7 +117,7 @@ def test_a_fresh_lora_has_the_experts_modules_and_ranks(base: Any, experts: list
 def test_every_start_is_an_adapter(base: Any, experts: list[Expert], lora_bank: list[Path], tmp_path: Path) -> None:
     pins = [Pinned(f"acme/{expert.name}", "0" * 40, licence="mit") for expert in experts]
     pinned = Pinned("acme/base", "1" * 40)
-    methods = all_methods(base, pinned, experts, pins, lora_bank[1], MergeOptions())
+    methods = all_methods(base, None, (), pinned, experts, pins, lora_bank[1], MergeOptions())
     assert tuple(methods) == (*CONTROLS, ROUTED)  # the result is measured last
     assert methods["base"].start is None
     starts = {name: m.start(0.25, tmp_path / name) for name, m in methods.items() if m.start is not None}

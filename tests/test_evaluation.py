@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rocket_hub.base_models import load_base
 from rocket_hub.evaluation import evaluate, paired_difference, wilson_interval
-from rocket_hub.inference import load_base
 from rocket_hub.recipe import EvaluateOptions
 from rocket_hub.records import Evaluation, Example
 from rocket_hub.tasks import GSM8K

@@ -19,8 +19,9 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from rocket_hub.base_models import load_base
 from rocket_hub.errors import HubError, InputError
-from rocket_hub.inference import completion_nll, encode, generate, load_base
+from rocket_hub.inference import completion_nll, encode, generate
 
 PAIRS = [
     ("what is 1 plus 2 ?", " the answer #### 3"),

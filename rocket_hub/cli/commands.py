@@ -12,7 +12,7 @@ COMMANDS = {
     "discover": ("rocket_hub.cli.stages", "List adapters and data on the Hub that fit, and why the rest do not."),
     "select": ("rocket_hub.cli.stages", "Let the K-shot choose: `select experts`, `select instructions`."),
     "merge": ("rocket_hub.cli.stages", "Merge the chosen experts into one routed adapter."),
-    "train": ("rocket_hub.cli.stages", "Fine-tune the merged adapter on the K-shot and the chosen rows."),
+    "train": ("rocket_hub.cli.train", "Fine-tune the merged adapter; or, with --dataset, an expert of your own."),
     "evaluate": ("rocket_hub.cli.stages", "Measure the result and its controls."),
     "collapse": ("rocket_hub.cli.collapse", "Turn a routed adapter into one plain LoRA, with the measured loss."),
     "push": ("rocket_hub.cli.stages", "Publish the result with its card."),

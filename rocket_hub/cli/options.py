@@ -29,7 +29,7 @@ _RECIPE = (
     click.option("--hub", metavar="demo|FOLDER|URL", help="Which Hub; the real one when left out."),
     click.option("--task", metavar="NAME", help="Task; its recipe comes with the package or with the Hub."),
     click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file, instead of the task's own."),
-    click.option("--kshot", type=click.Path(path_type=Path), required=True, help="File with the verified examples."),
+    click.option("--kshot", type=click.Path(path_type=Path), help="File with the verified examples."),
     click.option("--base", metavar="ID", help="Base model, instead of the recipe's."),
     click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<task>-<hub>."),
     click.option("--seed", type=int, help="Seed, instead of the recipe's."),
@@ -52,6 +52,25 @@ _RECIPE = (
 def recipe_options(function: F) -> F:
     """Add the options of every command that works on a run folder."""
     for option in reversed(_RECIPE):
+        function = option(function)
+    return function
+
+
+_EXPERT = (
+    click.option("--dataset", metavar="ID|FILE", help="Train one plain LoRA expert on this data instead."),
+    click.option("--rank", type=click.IntRange(1), default=16, show_default=True, help="Expert: rank."),
+    click.option("--alpha", type=click.IntRange(1), help="Expert: alpha; default twice the rank."),
+    click.option("--targets", default="all-linear", show_default=True, help="Expert: modules, separated by commas."),
+    click.option("--batch-size", type=click.IntRange(1), help="Expert: rows a step."),
+    click.option("--max-length", type=click.IntRange(1), help="Expert: longest row, in tokens."),
+    click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Expert: precision of the base."),
+    click.option("--quantize", type=click.Choice(["4bit", "8bit"]), help="Expert: QLoRA on a quantised base."),
+)
+
+
+def expert_options(function: F) -> F:
+    """Add the options that only the training of one's own expert has."""
+    for option in reversed(_EXPERT):
         function = option(function)
     return function
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rocket_hub.cli.options import adjusted, find_recipe
 from rocket_hub.cli.screen import Screen
+from rocket_hub.errors import InputError
 from rocket_hub.kshot import load_kshot
 from rocket_hub.localhub import connect
 
@@ -21,13 +22,15 @@ TRAINED = {"best_single_trained", "fresh_lora", "stack_trained"}  # controls.py 
 
 def run(given: dict[str, Any], until: str) -> None:
     """Build up to a stage and print its table."""
+    if given["kshot"] is None:
+        raise InputError("give --kshot FILE: the verified examples of the task")
     with connect(given["hub"]) as connection:
         recipe = adjusted(find_recipe(given["task"], given["recipe"], dict(connection.recipes)), given)
         if connection.recipes and recipe.push.repo_id is None:
             recipe = recipe.updated("push", repo_id=DEMO_TARGET.format(task=recipe.task))
         out = given["out"] or Path("runs") / f"{recipe.task}-{connection.name}".replace(":", "-")
         load_kshot(given["kshot"])  # a broken file is told at once, before seconds of imports
-        _quiet_libraries()
+        quiet_libraries()
         screen = Screen()
         screen.say(_cost(recipe, given["kshot"], out, connection.name, until))
         from rocket_hub.pipeline import build  # the Hub libraries read HF_ENDPOINT when they are imported: only now
@@ -52,7 +55,7 @@ def _cost(recipe: Recipe, kshot: Path, out: Path, hub: str, until: str) -> str:
     )
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Keep the libraries' own progress bars and notes out of ours; what the user set himself stays."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -24,7 +24,6 @@ def _command(name: str, stage: str, text: str) -> click.Command:
 
 discover_command = _command("discover", "1-discover", "List adapters and data on the Hub that fit, with reasons.")
 merge_command = _command("merge", "4-merge", "Merge the chosen experts into one routed adapter.")
-train_command = _command("train", "5-train", "Fine-tune the merged adapter on the K-shot and the chosen rows.")
 evaluate_command = _command("evaluate", "6-evaluate", "Measure the result and its controls.")
 push_command = _command("push", "7-push", "Publish the result with its card.")
 

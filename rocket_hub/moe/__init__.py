@@ -10,11 +10,12 @@ from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import register_peft_method
 
+from rocket_hub.moe.callback import AuxiliaryLossCallback
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.model import RocketMoeModel
 from rocket_hub.moe.router import router_parameters
 
-__all__ = ["RocketMoeConfig", "RocketMoeModel", "register", "router_parameters"]
+__all__ = ["AuxiliaryLossCallback", "RocketMoeConfig", "RocketMoeModel", "register", "router_parameters"]
 
 PEFT_TYPE = "ROCKET_MOE"
 

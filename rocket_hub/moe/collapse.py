@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,12 @@ from peft import PeftModel
 
 from rocket_hub.errors import AdapterError, InputError
 from rocket_hub.moe.config import RocketMoeConfig
-from rocket_hub.moe.gates import collect_gates, fixed_gates
-from rocket_hub.moe.merging import write_lora
+from rocket_hub.moe.gates import collect_gates
+from rocket_hub.moe.layer import RocketMoeLayer
+from rocket_hub.moe.truncation import truncate
+from rocket_hub.moe.writing import write_lora
+
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,11 @@ class Collapse:
         gate_means: Module name, as in the base model -> mean gate weight of each expert, over the given texts.
         expert_means: Mean gate weight of each expert over the modules.
         routed_nll: Mean negative log-likelihood per token of the routed adapter, in nats, on the held-out texts.
-        collapsed_nll: The same of the plain LoRA.
+        collapsed_nll: The same of the plain LoRA, loaded from its folder by PEFT.
         tokens: Tokens that these two are means over.
+        rank: Largest rank of any module of the plain LoRA.
+        energy: Share of the squared norm of the weighed experts that the plain LoRA keeps, over all modules; 1 unless
+            it was cut to a rank.
     """
 
     path: str
@@ -35,11 +44,23 @@ class Collapse:
     routed_nll: float
     collapsed_nll: float
     tokens: int
+    rank: int = 0
+    energy: float = 1.0
 
     @property
     def loss(self) -> float:
         """What collapsing costs, in nats per token; below 0 when the plain LoRA is better."""
         return self.collapsed_nll - self.routed_nll
+
+    @property
+    def routed_perplexity(self) -> float:
+        """Held-out perplexity of the routed adapter."""
+        return math.exp(self.routed_nll)
+
+    @property
+    def collapsed_perplexity(self) -> float:
+        """Held-out perplexity of the plain LoRA."""
+        return math.exp(self.collapsed_nll)
 
 
 def collapse_to_lora(
@@ -48,58 +69,58 @@ def collapse_to_lora(
     texts: Sequence[str],
     output: Path | str,
     *,
+    rank: int | None = None,
     held_out: Sequence[str] | None = None,
     max_length: int = 2048,
 ) -> Collapse:
     """Write the active routed adapter as one plain LoRA whose experts weigh what their gates weigh on average.
 
-    Concatenating the experts is exact; replacing the gates by their means is not, so the loss is measured.
+    Concatenating the experts is exact; replacing the gates by their means is not, and a lower rank is not. What both
+    cost together is measured on the LoRA as it is on disk.
 
     Args:
-        model: Model with one active ROCKET_MOE adapter.
+        model: Model with one active ROCKET_MOE adapter; it is the same afterwards.
         tokenizer: Its tokenizer.
         texts: Texts of the kind the adapter is for (the K-shot); the gates are averaged over their tokens.
         output: Folder to write; any PEFT loads it.
+        rank: Cut every module to this rank by singular values; None = concatenate the experts.
         held_out: Texts to measure on; by default `texts`.
         max_length: Texts are cut at this many tokens.
 
     Returns:
-        The folder, the mean gates, and both likelihoods.
+        The folder, the mean gates, rank and energy, and both likelihoods.
 
     Raises:
         AdapterError: The active adapter is not one ROCKET_MOE adapter (`not_rocket_moe`), or it also changes whole
             modules or tokens (`modules_to_save`).
-        InputError: No text has two tokens.
+        InputError: No text has two tokens, or the rank is below 1.
     """
     name, config = _active(model)
+    if rank is not None and rank < 1:
+        raise InputError(f"rank: expected at least 1, found {rank}; leave it out to keep everything")
     was_training = model.training
     model.eval()
     try:
         with collect_gates(model, name) as recorder:
-            measured = _mean_nll(model, tokenizer, texts, max_length)
+            routed, _ = _mean_nll(model, tokenizer, texts, max_length)
         means = recorder.means()
         if held_out is not None:
-            measured = _mean_nll(model, tokenizer, held_out, max_length)
-        with fixed_gates(model, means, name):
-            collapsed, _ = _mean_nll(model, tokenizer, texts if held_out is None else held_out, max_length)
+            routed, _ = _mean_nll(model, tokenizer, held_out, max_length)
+        modules, energy = _cut(_weighed(model, means, name), rank)
+        folder = _write(modules, config, output)
+        with _stock(model, folder) as plain:
+            collapsed, tokens = _mean_nll(plain, tokenizer, texts if held_out is None else held_out, max_length)
     finally:
         model.train(was_training)
-    restricted = config.layers_to_transform not in (None, []) or config.exclude_modules
-    folder = write_lora(
-        _weighed(model, means, name),
-        output,
-        everywhere=config.target_modules if isinstance(config.target_modules, (set, list)) and not restricted else (),
-        base_model=config.base_model_name_or_path,
-        base_revision=config.revision,
-    )
-    overall = torch.stack(list(means.values())).mean(0)
     return Collapse(
         path=str(folder),
         gate_means={module: tuple(mean.tolist()) for module, mean in means.items()},
-        expert_means=tuple(overall.tolist()),
-        routed_nll=measured[0],
+        expert_means=tuple(torch.stack(list(means.values())).mean(0).tolist()),
+        routed_nll=routed,
         collapsed_nll=collapsed,
-        tokens=measured[1],
+        tokens=tokens,
+        rank=max(len(a) for a, _ in modules.values()),
+        energy=energy,
     )
 
 
@@ -119,19 +140,60 @@ def _active(model: PeftModel) -> tuple[str, RocketMoeConfig]:
     return active[0], config
 
 
-def _weighed(
-    model: PeftModel, means: dict[str, torch.Tensor], adapter_name: str
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _weighed(model: PeftModel, means: Mapping[str, torch.Tensor], adapter_name: str) -> dict[str, Pair]:
     """Take A and B of every module out of the model, B's columns weighed by the mean gate of their expert."""
     base = model.get_base_model()
     modules = {}
     for name, mean in means.items():
         layer: Any = base.get_submodule(name)
         a, b = (part[adapter_name].weight.detach().float() for part in (layer.rocket_moe_A, layer.rocket_moe_B))
-        expand = layer.rocket_moe_router[adapter_name].expand
-        # [E] x [E, ΣR] -> [ΣR]
-        modules[name] = (a, b * (mean.to(expand) @ expand))
+        # [E] -> [ΣR]
+        weights = mean.repeat_interleave(torch.tensor(layer.ranks[adapter_name]))
+        modules[name] = (a, b * weights.to(b))
     return modules
+
+
+def _cut(modules: Mapping[str, Pair], rank: int | None) -> tuple[Mapping[str, Pair], float]:
+    """Cut every module to a rank; returns the share of the squared norm that is kept, too."""
+    if rank is None:
+        return modules, 1.0
+    cut = {name: truncate(a, b, rank) for name, (a, b) in modules.items()}
+    total = math.fsum(found.total for found in cut.values())
+    kept = math.fsum(found.kept for found in cut.values())
+    return {name: (found.a, found.b) for name, found in cut.items()}, kept / total if total else 1.0
+
+
+def _write(modules: Mapping[str, Pair], config: RocketMoeConfig, output: Path | str) -> Path:
+    """Write the plain LoRA."""
+    restricted = config.layers_to_transform not in (None, []) or config.exclude_modules
+    return write_lora(
+        modules,
+        output,
+        everywhere=config.target_modules if isinstance(config.target_modules, (set, list)) and not restricted else (),
+        base_model=config.base_model_name_or_path,
+        base_revision=config.revision,
+    )
+
+
+@contextmanager
+def _stock(model: PeftModel, folder: Path) -> Iterator[PeftModel]:
+    """Load a plain LoRA on the base of a model, with the routed layers out of the way inside the block."""
+    base: Any = model.get_base_model()
+    routed = [(name, layer) for name, layer in base.named_modules() if isinstance(layer, RocketMoeLayer)]
+    trained = [parameter for parameter in base.parameters() if parameter.requires_grad]
+    configs = base.__dict__.pop("peft_config", None)  # PEFT would take the LoRA for one more adapter of this type
+    for name, layer in routed:
+        base.set_submodule(name, layer.base_layer)
+    try:
+        plain = PeftModel.from_pretrained(base, str(folder))
+        yield plain.eval()
+    finally:
+        for name, layer in routed:
+            base.set_submodule(name, layer)  # in place of the LoRA layers, which are in no other places
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        if configs is not None:
+            base.peft_config = configs
 
 
 @torch.no_grad()

@@ -11,7 +11,12 @@ from peft import PeftConfig, PeftType
 from rocket_hub.errors import AdapterError, RecipeError
 
 FORMAT_VERSION = 1
-GATES = ("sigmoid", "softmax")
+CHOICES = {
+    "gate": ("sigmoid", "softmax"),
+    "gate_scale": ("unit", "renormalised", None),
+    "router": ("layer", "shared"),
+    "router_logits": ("linear", "absolute"),
+}
 
 
 @dataclass
@@ -26,11 +31,22 @@ class RocketMoeConfig(PeftConfig):
             that the expert is absent from the module; it keeps its gate, which then weighs nothing.
         expert_names: One name per expert.
         top_k: Experts active per token; None = all of them (dense).
-        gate: `sigmoid`: independent gates `w = 2 * gate_start * sigmoid(W x)`. W starts at 0, hence the adapter starts
-            equal to the static stack with every expert at weight `gate_start`. `softmax`: the paper's gates (Eq. 7-9),
-            softmax over the `top_k` largest logits, weights that sum to 1. Where tokens are sent to fewer than all
-            experts, and for every softmax, W starts random: equal logits would send all tokens to the same experts.
+        gate: `sigmoid`: independent gates `w = 2 * gate_start * sigmoid(W x)`. `softmax`: softmax over the `top_k`
+            largest logits (Eq. 7-9 of the paper). Dense gates of unit scale start with W = 0, hence the adapter starts
+            equal to a static stack: every expert at weight `gate_start` (sigmoid) or 1 (softmax). All other gates start
+            with W random: equal logits would send every token to the same experts.
+        gate_scale: What softmax weights sum to. `renormalised`: 1, as in the paper; every expert then runs at 1/k of
+            the strength it was trained at. `unit`: the number of active experts; with `top_k` 1 the likeliest expert
+            has weight 1 and the router learns straight-through. None = `renormalised`; sigmoid gates always are `unit`.
         gate_start: Weight of every expert at the start; `sigmoid` only.
+        expert_weight: Weight that is folded into B already: a gate of `1 / expert_weight` gives back an expert as it was.
+        router: `layer`: a router for each adapted layer. `shared`: one for all layers of the same input width
+            (Self-MoE); each layer asks it about its own input, so it knows the context and nothing passes between
+            layers. It needs the layers it serves on one device, and with DDP non-reentrant gradient checkpointing.
+        router_logits: `linear`: W x. `absolute`: |W x|, for prototypes whose sign means nothing (Arrow).
+        load_balance_coef: Factor of the load-balance loss (`losses.load_balance`); 0 = off.
+        entropy_coef: Factor of the entropy loss (`losses.entropy`): makes tokens choose; 0 = off.
+        z_coef: Factor of the z-loss (`losses.z_loss`): keeps logits small; 0 = off.
         train_experts: Train experts and routers; False trains the routers alone.
         dropout: Dropout on the experts' input.
         modules_to_save: Modules trained whole and saved beside the adapter.
@@ -53,7 +69,14 @@ class RocketMoeConfig(PeftConfig):
     expert_names: list[str] | None = field(default=None)
     top_k: int | None = field(default=None)
     gate: str = field(default="sigmoid")
+    gate_scale: str | None = field(default=None)
     gate_start: float = field(default=0.5)
+    expert_weight: float = field(default=1.0)
+    router: str = field(default="layer")
+    router_logits: str = field(default="linear")
+    load_balance_coef: float = field(default=0.0)
+    entropy_coef: float = field(default=0.0)
+    z_coef: float = field(default=0.0)
     train_experts: bool = field(default=True)
     dropout: float = field(default=0.0)
     modules_to_save: list[str] | None = field(default=None)
@@ -116,20 +139,39 @@ class RocketMoeConfig(PeftConfig):
                 raise RecipeError(f"{where}: {len(values)} entries for {self.num_experts} experts; give one for each")
 
     def _check_gates(self) -> None:
-        """Check gate, gate_start, top_k and dropout."""
-        if self.gate not in GATES:
-            raise RecipeError(f"gate: expected one of {', '.join(GATES)}, found {self.gate!r}")
+        """Check gates, router and dropout."""
+        for where, known in CHOICES.items():
+            if (found := getattr(self, where)) not in known:
+                names = ", ".join(name for name in known if name)
+                raise RecipeError(f"{where}: expected one of {names}, found {found!r}")
         if not self.gate_start > 0:
             raise RecipeError(f"gate_start: expected a positive weight, found {self.gate_start!r}; 0.5 is the default")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout: expected a number from 0 to below 1, found {self.dropout!r}")
-        if self.top_k is not None and not 1 <= self.top_k <= self.num_experts:
+        for where in ("load_balance_coef", "entropy_coef", "z_coef"):
+            if not 0 <= (found := getattr(self, where)) < float("inf"):
+                raise RecipeError(f"{where}: expected 0 (off) or a positive factor, found {found!r}; 0.01 is common")
+        self._check_top_k()
+
+    def _check_top_k(self) -> None:
+        """Check top_k, and that the router can learn with it."""
+        if self.top_k is not None and not (isinstance(self.top_k, int) and 1 <= self.top_k <= self.num_experts):
             raise RecipeError(
                 f"top_k: expected 1 to {self.num_experts}, the number of experts, found {self.top_k!r}; "
                 "leave it out to use all experts"
             )
-        if self.gate == "softmax" and (self.top_k or self.num_experts) == 1:
+        if self.gate == "sigmoid" and self.gate_scale == "renormalised":
+            raise RecipeError(
+                "gate_scale: sigmoid gates are independent of each other and never renormalised; leave gate_scale out, "
+                "or use gate: softmax"
+            )
+        if self.gate == "softmax" and self.num_experts == 1:
+            raise RecipeError(
+                "gate: softmax over one expert is always 1, so the router would never get a gradient; "
+                "use gate: sigmoid, or give more experts"
+            )
+        if self.gate == "softmax" and self.top_k == 1 and self.gate_scale != "unit":
             raise RecipeError(
                 "top_k: softmax over one expert is always 1, so the router would never get a gradient; "
-                "set top_k to 2 or more, or use gate: sigmoid"
+                "set top_k to 2 or more, or gate_scale: unit (straight-through), or use gate: sigmoid"
             )

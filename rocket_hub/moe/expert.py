@@ -1,63 +1,24 @@
 """Read a LoRA adapter folder as an expert: what it adds to each module, or why it cannot be used.
 
-The tensors decide: modules and ranks come from their names and shapes, and the scaling is folded into B. Whatever
-would not be exactly `ΔW = B A` is refused. Folders come from the Hub and are treated as hostile.
+The tensors decide: modules and ranks come from their names and shapes, and scaling, singular values and changes of the
+base are folded into A and B. Whatever would not be exactly `ΔW = B A` is refused. Folders come from the Hub and are
+treated as hostile.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError, safe_open
 
 from rocket_hub.errors import AdapterError
-
-MAX_CONFIG_BYTES = 1 << 20
-
-# Initialisations that leave the base weights alone; the others change the base, so A and B alone are not the adapter.
-PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-
-# Options that do not change what A and B mean, or that are read below. Any other one that is switched on is refused.
-# fmt: off
-HARMLESS = frozenset((
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
-    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
-    "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config",
-    "megatron_core", "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r",
-    "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora", "velora_config",
-))
-# fmt: on
-REASONS = {
-    "use_dora": "dora",
-    "lora_bias": "lora_bias",
-    "modules_to_save": "modules_to_save",
-    "kasa_config": "unsupported_init",
-    "trainable_token_indices": "trainable_tokens",
-}
-
-LORA_KEY = re.compile(r"(?P<module>\w+(?:\.\w+)*)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight", re.ASCII)
-IGNORED_KEY = re.compile(r"\.lora_(velora_embed|monteclora_sampler)\b")
-# In this order: an adapter of the embeddings also saves the embeddings themselves.
-FAULTY_KEYS = (
-    (re.compile(r"lora_magnitude_vector"), "dora"),
-    (re.compile(r"\.lora_[AB](\.\w+)?\.bias$"), "lora_bias"),
-    (re.compile(r"lora_embedding_[AB]|(^|\.)(lm_head|embed_out|embed_tokens|wte)\.lora_"), "embedding_lora"),
-    (re.compile(r"trainable_tokens|token_adapter"), "trainable_tokens"),
-    (
-        re.compile(r"(^|\.)(lm_head|embed_out|embed_tokens|wte|word_embeddings)(\.base_layer)?\.weight$"),
-        "vocab_resized",
-    ),
-    (re.compile(r"\.bias$"), "bias_trained"),
-    (re.compile(r"modules_to_save|^(?!.*lora_).*\.weight$"), "modules_to_save"),
-)
+from rocket_hub.moe.adapter_config import MUTATING, check_config, expected_rank, read_config, scaling
+from rocket_hub.moe.adapter_tensors import Factors, read_factors
+from rocket_hub.moe.base_weights import BaseWeights, linear_weight
+from rocket_hub.moe.folding import does_nothing, fold
 
 
 @dataclass(frozen=True)
@@ -75,165 +36,79 @@ class Expert:
     config: Mapping[str, Any]
 
 
-def read_expert(folder: Path | str, name: str | None = None) -> Expert:
+def read_expert(folder: Path | str, name: str | None = None, base_weights: BaseWeights | None = None) -> Expert:
     """Read a LoRA adapter folder.
 
+    Plain LoRA (with or without rslora, patterns, EVA, MiCA, VeLoRA, MonteCLoRA), AdaLoRA and mlx-lm's form need no
+    base. PiSSA, OLoRA and KaSA change the base when PEFT loads them: with its weights they are folded exactly, at
+    twice the rank. On a base in half precision PEFT rounds what it changes; that rounding is not followed.
+
     Args:
-        folder: Folder with `adapter_config.json` and `adapter_model.safetensors`; pickled weights are never opened.
+        folder: Folder with `adapter_config.json` and `adapter_model.safetensors` (mlx-lm: `adapters.safetensors`);
+            pickled weights are never opened.
         name: What to call the expert; by default the folder's name.
+        base_weights: Parameter name -> value in the base model, for example `model.get_parameter`. With it, module
+            sizes are checked, and whole tensors in the folder are accepted if they are the base's own.
 
     Returns:
         The expert.
 
     Raises:
-        AdapterError: The adapter is not exactly a plain LoRA of linear modules; `reason` names the fault:
-            `broken_config`, `broken_weights`, `no_weights`, `pickle_only`, `not_lora`, `wrong_task`, `dora`,
-            `lora_bias`, `unsupported_init`, `unsupported_feature`, `modules_to_save`, `trainable_tokens`,
-            `embedding_lora`, `vocab_resized`, `bias_trained`, `unknown_keys`, `missing_partner`, `bad_shape`,
-            `nan_weights`, `untrained`.
+        AdapterError: It cannot be written exactly as a plain LoRA of linear modules; `reason` names the fault:
+            `broken_config`, `broken_weights`, `no_weights`, `pickle_only`, `not_lora`, `wrong_task`, `wrong_base`,
+            `dora`, `lora_bias`, `unsupported_init`, `unsupported_config`, `needs_base_weights`, `modules_to_save`,
+            `trainable_tokens`, `embedding_lora`, `vocab_resized`, `bias_trained`, `unknown_keys`, `missing_partner`,
+            `bad_shape`, `rank_mismatch`, `shape_mismatch`, `nan_weights`, `untrained`.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    _check_config(config, folder)
-    pairs = _read_pairs(folder)
-    modules = {
-        module: (a, b * _scaling(config, module, a.shape[0], folder)) for module, (a, b) in sorted(pairs.items())
-    }
-    if not any(b.any() for _, b in modules.values()):
-        raise AdapterError("untrained", f"{folder}: every B is zero, the adapter does nothing; take another one")
+    config = read_config(folder)
+    kind = check_config(config, folder)
+    if kind in MUTATING and base_weights is None:
+        raise AdapterError(
+            "needs_base_weights",
+            f"{folder}: {kind} changes the base weights when it is loaded, so it can be folded only with them; give "
+            "base_weights, or save it again as a plain LoRA with `path_initial_model_for_weight_conversion`",
+        )
+    found = read_factors(folder, kind, config, base_weights)
+    modules = {}
+    for module, factors in sorted(found.items()):
+        _check_rank(config, kind, module, len(factors.a), folder)
+        weight = _weight(base_weights, kind, module, factors, config, folder)
+        factor = scaling(config, kind, module, len(factors.a))
+        modules[module] = fold(kind, factors, factor, weight, f"{folder}: '{module}'")
+    if not any(factors.b.any() for factors in found.values()) or all(does_nothing(*pair) for pair in modules.values()):
+        raise AdapterError("untrained", f"{folder}: B A is zero, the adapter does nothing; take another one")
     return Expert(name or folder.name, modules, config)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Read adapter_config.json."""
-    path = folder / "adapter_config.json"
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise AdapterError("broken_config", f"{path}: larger than {MAX_CONFIG_BYTES} bytes, no LoRA needs that")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
+def _check_rank(config: Mapping[str, Any], kind: str, module: str, rank: int, folder: Path) -> None:
+    """Refuse a rank that is not the configured one: PEFT could not load it, and the scaling would be a guess."""
+    if kind == "adalora":
+        expected, fits = config.get("init_r", 12), rank <= config.get("init_r", 12)
+    else:
+        expected = expected_rank(config, module)
+        fits = rank == expected
+    if not fits:
         raise AdapterError(
-            "broken_config", f"{path}: cannot be read as JSON ({error}); the folder must be one that PEFT saved"
-        ) from error
-    if not isinstance(config, dict):
-        raise AdapterError("broken_config", f"{path}: expected a JSON object, found {type(config).__name__}")
-    return config
+            "rank_mismatch", f"{folder}: '{module}' has rank {rank}, adapter_config.json says {expected}; A and B may "
+            "be transposed, or the configuration is of another adapter"
+        )  # fmt: skip
 
 
-def _check_config(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse everything that is not a plain LoRA for text generation."""
-    if config.get("peft_type") != "LORA":
+def _weight(
+    base_weights: BaseWeights | None, kind: str, module: str, factors: Factors, config: Mapping[str, Any], folder: Path
+) -> torch.Tensor | None:
+    """Check a module's size against the base; return the base's weight for kinds that need it."""
+    if base_weights is None:
+        return None
+    shape, transposed = (factors.b.shape[0], factors.a.shape[1]), bool(config.get("fan_in_fan_out"))
+    weight = linear_weight(base_weights, module, shape, transposed=transposed, folder=folder)
+    if kind not in MUTATING:
+        return None
+    if weight is None:
         raise AdapterError(
-            "not_lora", f"{folder}: peft_type is {config.get('peft_type')!r}, only LORA adapters can be merged"
+            "needs_base_weights",
+            f"{folder}: {kind} can be folded only with the base weights, and those of '{module}' are quantised or not "
+            "loaded; give those of the original base",
         )
-    if config.get("task_type") not in (None, "CAUSAL_LM"):
-        raise AdapterError("wrong_task", f"{folder}: task_type is {config['task_type']!r}, needed is CAUSAL_LM")
-    if config.get("init_lora_weights") not in PLAIN_INITS:
-        raise AdapterError(
-            "unsupported_init",
-            f"{folder}: init_lora_weights is {config['init_lora_weights']!r}, which changes the base weights; save it "
-            "again with `path_initial_model_for_weight_conversion` to make it a plain LoRA",
-        )
-    for option, value in config.items():
-        if option not in HARMLESS and value:
-            reason = REASONS.get(option, "unsupported_feature")
-            raise AdapterError(reason, f"{folder}: adapter_config.json switches on '{option}', not a plain LoRA")
-
-
-def _scaling(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> float:
-    """Return alpha/r, or alpha/sqrt(r) for rslora, for one module."""
-    pattern = config.get("alpha_pattern") or {}
-    if not isinstance(pattern, dict) or any(len(re.findall(r"[*+?{|]", key)) > 2 for key in pattern):
-        # PEFT matches these keys as regular expressions, and a crafted one can take for ever.
-        raise AdapterError("broken_config", f"{folder}: alpha_pattern must map simple module names to numbers")
-    try:
-        alpha = pattern.get(get_pattern_key(list(pattern), module), config.get("lora_alpha"))
-    except re.error as error:
-        raise AdapterError("broken_config", f"{folder}: alpha_pattern is no regular expression: {error}") from error
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise AdapterError("broken_config", f"{folder}: lora_alpha of '{module}' is {alpha!r}, expected a number")
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _read_pairs(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Read A and B of every module in fp32, unscaled."""
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file():
-        pickled = (folder / "adapter_model.bin").is_file()
-        raise AdapterError(
-            "pickle_only" if pickled else "no_weights",
-            f"{folder}: there is no adapter_model.safetensors"
-            + (
-                ", and pickled weights can run code, so they are never opened; ask for a safetensors copy"
-                if pickled
-                else ""
-            ),
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = _name_tensors(list(file.keys()), folder)
-            tensors = {where: _check_tensor(file, key, folder) for where, key in names.items()}
-    except SafetensorError as error:
-        raise AdapterError("broken_weights", f"{path}: not a safetensors file ({error}); download it again") from error
-    return {module: _pair(tensors, module, folder) for module, _ in tensors}
-
-
-def _name_tensors(keys: list[str], folder: Path) -> dict[tuple[str, str], str]:
-    """Map (module, "A" or "B") to tensor keys, whichever way the adapter was saved."""
-    keys = [key for key in keys if not IGNORED_KEY.search(key)]
-    for pattern, reason in FAULTY_KEYS:
-        for key in keys:
-            if pattern.search(key):
-                raise AdapterError(
-                    reason, f"{folder}: holds the tensor '{key[:200]}', not a plain LoRA of linear modules"
-                )
-    names: dict[tuple[str, str], str] = {}
-    for key in keys:
-        found = LORA_KEY.fullmatch(_strip_wrappers(key)) if len(key) <= 256 else None
-        where = (found["module"], found["side"]) if found else None
-        if where is None or where in names:
-            raise AdapterError(
-                "unknown_keys", f"{folder}: the tensor '{key[:200]}' is not of a plain LoRA, or there twice"
-            )
-        names[where] = key
-    if not names:
-        raise AdapterError("no_weights", f"{folder}: adapter_model.safetensors holds no LoRA tensors")
-    return names
-
-
-def _strip_wrappers(key: str) -> str:
-    """Remove what PEFT, DDP, FSDP and torch.compile put around a module's name in the base model."""
-    key = key.replace("_orig_mod.", "").replace("_fsdp_wrapped_module.", "").removeprefix("module.")
-    while key.startswith("base_model.model."):
-        key = key.removeprefix("base_model.model.")
-    return key
-
-
-def _check_tensor(file: Any, key: str, folder: Path) -> torch.Tensor:
-    """Load one tensor in fp32, after a look at its shape."""
-    shape = file.get_slice(key).get_shape()
-    if len(shape) != 2 or 0 in shape:
-        raise AdapterError(
-            "bad_shape",
-            f"{folder}: '{key}' has shape {shape}, expected two sizes above 0; weights saved from sharded training "
-            "(ZeRO-3, FSDP) must be gathered first",
-        )
-    tensor: torch.Tensor = file.get_tensor(key)
-    if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
-        raise AdapterError("nan_weights", f"{folder}: '{key}' is not all finite numbers; the training diverged")
-    return tensor.float()
-
-
-def _pair(
-    tensors: Mapping[tuple[str, str], torch.Tensor], module: str, folder: Path
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A [r, in] and B [out, r] of one module."""
-    a, b = tensors.get((module, "A")), tensors.get((module, "B"))
-    if a is None or b is None:
-        missing = "A" if a is None else "B"
-        raise AdapterError("missing_partner", f"{folder}: '{module}' has no lora_{missing}; the file is incomplete")
-    if a.shape[0] != b.shape[1]:
-        raise AdapterError(
-            "bad_shape", f"{folder}: '{module}' has A {list(a.shape)} and B {list(b.shape)}, their ranks differ"
-        )
-    return a, b
+    return weight.float()

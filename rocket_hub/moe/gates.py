@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -14,73 +15,153 @@ from torch import nn
 from rocket_hub.moe.layer import RocketMoeLayer
 from rocket_hub.moe.router import Router
 
+CLASSES = ("prompt", "completion", "special")
+
+
+@dataclass(frozen=True)
+class GateStatistics:
+    """What one layer's gates did to one class of tokens.
+
+    Attributes:
+        tokens: Tokens seen.
+        means: Mean gate weight of each expert.
+        active: Share of the tokens for which each expert weighed more than 0.
+        largest: Share of the tokens for which each expert weighed most.
+    """
+
+    tokens: int
+    means: tuple[float, ...]
+    active: tuple[float, ...]
+    largest: tuple[float, ...]
+
 
 class GateRecorder:
-    """Mean gate weights per module and expert, over the tokens seen so far."""
+    """Gate weights per module, class of tokens and expert, over the tokens seen so far."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self._tokens: dict[str, int] = {}
-        self._mask: torch.Tensor | None = None
+    def __init__(self, special_ids: Collection[int] = ()) -> None:
+        self._special = torch.tensor(sorted(special_ids), dtype=torch.long)
+        self._sums: dict[str, torch.Tensor] = {}  # [classes, 3, E]: weight, active, largest
+        self._tokens: dict[str, torch.Tensor] = {}  # [classes]
+        self._classes: torch.Tensor | None = None  # of the running batch, flat; padding is -1
 
     def means(self) -> dict[str, torch.Tensor]:
-        """Return the mean weights.
+        """Return the mean weights over all classes of tokens.
 
         Returns:
             Module name, as in the base model -> [E] in fp64 on the CPU. Modules that saw no token are absent.
         """
-        return {name: total / self._tokens[name] for name, total in self._sums.items() if self._tokens[name]}
+        return {
+            name: sums.sum(0)[0] / self._tokens[name].sum()
+            for name, sums in self._sums.items()
+            if self._tokens[name].any()
+        }
 
-    def _see_mask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the model: the layers below do not get the attention mask."""
-        mask = kwargs.get("attention_mask")
-        self._mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
+    def statistics(self) -> dict[str, dict[str, GateStatistics]]:
+        """Return what the gates did, class by class.
 
-    def _see_gates(self, name: str, router: nn.Module, args: tuple[Any, ...], gates: torch.Tensor) -> None:
-        """Forward hook of a router: add up the gates of the tokens that are not padding."""
-        kept = gates.detach().flatten(0, -2)
-        if self._mask is not None:
-            # During generation the mask also covers the tokens in the cache; the newest come last.
-            mask = self._mask[:, -gates.shape[1] :] if gates.dim() == 3 else self._mask
-            if mask.numel() == len(kept):
-                kept = kept[mask.reshape(-1).bool()]
-        self._sums[name] = self._sums.get(name, 0) + kept.sum(0).cpu().double()
-        self._tokens[name] = self._tokens.get(name, 0) + len(kept)
+        Returns:
+            Module name, as in the base model -> class of tokens (`prompt`, `completion`, `special`) -> statistics.
+            Classes that a module saw no token of are absent.
+        """
+        found: dict[str, dict[str, GateStatistics]] = {}
+        for name, sums in self._sums.items():
+            counts = self._tokens[name].tolist()
+            found[name] = {
+                kind: GateStatistics(count, *(tuple((row / count).tolist()) for row in sums[number]))
+                for number, (kind, count) in enumerate(zip(CLASSES, counts, strict=True))
+                if count
+            }
+        return found
+
+    def _see_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the model: the layers below get neither the mask nor the tokens."""
+        ids, mask, labels = (kwargs.get(name) for name in ("input_ids", "attention_mask", "labels"))
+        ids = args[0] if ids is None and args else ids
+        mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
+        shaped = ids if ids is not None else mask
+        if not isinstance(shaped, torch.Tensor):
+            self._classes = None
+            return
+        cache = kwargs.get("past_key_values")  # what comes after a cache is completion
+        later = cache is not None and cache.get_seq_length() > 0
+        classes = torch.full(shaped.shape, CLASSES.index("completion" if later else "prompt"), device=shaped.device)
+        if isinstance(labels, torch.Tensor) and labels.shape == classes.shape:
+            classes[labels != -100] = CLASSES.index("completion")
+        if ids is not None and len(self._special):
+            classes[torch.isin(ids, self._special.to(ids.device))] = CLASSES.index("special")
+        if mask is not None:  # during generation the mask also covers the tokens in the cache; the newest come last
+            classes[mask[:, -classes.shape[1] :] == 0] = -1
+        self._classes = classes.reshape(-1)
+
+    def _see_gates(self, name: str, gate: nn.Module, args: tuple[Any, ...], gates: torch.Tensor) -> None:
+        """Forward hook of a gate: add up the tokens that are not padding."""
+        kept = gates.detach().reshape(-1, gates.shape[-1])
+        largest = torch.zeros_like(kept).scatter_(1, kept.argmax(1, keepdim=True), 1.0)
+        values = torch.stack([kept, (kept > 0).to(kept.dtype), largest]).double()
+        known = self._classes is not None and len(self._classes) == len(kept)
+        classes = cast(torch.Tensor, self._classes) if known else torch.zeros(len(kept), dtype=torch.long)
+        members = torch.stack([classes == number for number in range(len(CLASSES))]).to(values)
+        # [classes, tokens] x [3, tokens, E] -> [classes, 3, E]
+        sums = torch.einsum("ct,vte->cve", members, values).cpu()
+        self._sums[name] = self._sums.get(name, 0) + sums
+        self._tokens[name] = self._tokens.get(name, 0) + members.sum(1).long().cpu()
 
 
-def routers(model: nn.Module, adapter_name: str | None = None) -> dict[str, Router]:
-    """Map module names, as in the base model, to their routers.
+def layers(model: nn.Module, adapter_name: str | None = None) -> dict[str, Any]:
+    """Map module names, as in the base model, to the ROCKET_MOE layers that hold an adapter.
 
     Args:
         model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
         adapter_name: Name of the adapter; None = the first active one.
     """
-    found: dict[str, Router] = {}
+    return {name: layer for name, (layer, _) in _places(model, adapter_name).items()}
+
+
+def routers(model: nn.Module, adapter_name: str | None = None) -> dict[str, Router]:
+    """Map module names, as in the base model, to their routers; a shared router comes under every name.
+
+    Args:
+        model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
+        adapter_name: Name of the adapter; None = the first active one.
+    """
+    return {name: layer.rocket_moe_router[held] for name, (layer, held) in _places(model, adapter_name).items()}
+
+
+def _places(model: nn.Module, adapter_name: str | None) -> dict[str, tuple[Any, str]]:
+    """Map module names to layers and the name of the adapter to look at."""
+    found: dict[str, tuple[Any, str]] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, RocketMoeLayer):
             for wanted in [adapter_name] if adapter_name else layer.active_adapters[:1]:
-                if wanted in layer.rocket_moe_router:
-                    found[name.removeprefix("base_model.model.")] = cast(Router, layer.rocket_moe_router[wanted])
+                if wanted in layer.ranks:
+                    found[name.removeprefix("base_model.model.")] = (layer, wanted)
     return found
 
 
 @contextmanager
-def collect_gates(model: nn.Module, adapter_name: str | None = None) -> Iterator[GateRecorder]:
-    """Record the mean gate weights of every forward pass inside the block.
+def collect_gates(
+    model: nn.Module, adapter_name: str | None = None, *, special_ids: Collection[int] = ()
+) -> Iterator[GateRecorder]:
+    """Record the gate weights of every forward pass inside the block.
+
+    Tokens are classed by what the model is given by keyword: `attention_mask` tells the padding, which is left out;
+    tokens with a label, or generated after a cache, are `completion`; all others are `prompt`.
 
     Args:
         model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
         adapter_name: Name of the adapter; None = the first active one.
+        special_ids: Token ids of the class `special`, for example `tokenizer.all_special_ids`.
 
     Yields:
-        The recorder. Padding is left out where the model is given a two-dimensional `attention_mask` by keyword.
+        The recorder.
     """
-    recorder = GateRecorder()
+    recorder = GateRecorder(special_ids)
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     with ExitStack() as hooks:
-        hooks.callback(inner.register_forward_pre_hook(recorder._see_mask, with_kwargs=True).remove)
-        for name, router in routers(model, adapter_name).items():
-            hooks.callback(router.register_forward_hook(partial(recorder._see_gates, name)).remove)
+        hooks.callback(inner.register_forward_pre_hook(recorder._see_inputs, with_kwargs=True).remove)
+        for name, (layer, held) in _places(model, adapter_name).items():
+            hook = layer.rocket_moe_gate[held].register_forward_hook(partial(recorder._see_gates, name))
+            hooks.callback(hook.remove)
         yield recorder
 
 
@@ -97,11 +178,12 @@ def fixed_gates(model: nn.Module, gates: Mapping[str, torch.Tensor], adapter_nam
         Nothing.
     """
 
-    def hold(weights: torch.Tensor, router: nn.Module, args: tuple[Any, ...], found: torch.Tensor) -> torch.Tensor:
+    def hold(weights: torch.Tensor, gate: nn.Module, args: tuple[Any, ...], found: torch.Tensor) -> torch.Tensor:
         return weights.to(found).expand_as(found)
 
     with ExitStack() as hooks:
-        for name, router in routers(model, adapter_name).items():
+        for name, (layer, held) in _places(model, adapter_name).items():
             if name in gates:
-                hooks.callback(router.register_forward_hook(partial(hold, gates[name])).remove)
+                hook = layer.rocket_moe_gate[held].register_forward_hook(partial(hold, gates[name]))
+                hooks.callback(hook.remove)
         yield

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import nn
 
 from rocket_hub.errors import AdapterError
 from rocket_hub.moe.config import RocketMoeConfig
-from rocket_hub.moe.router import Router
+from rocket_hub.moe.losses import AuxiliaryLosses
+from rocket_hub.moe.products import add_experts, project
+from rocket_hub.moe.router import Gate, Router
+
+# Below this, stacking router and experts costs more than a second product (measured on a CPU, width 512 and 4096).
+MANY_TOKENS = 256
 
 
 def refuse_merge() -> NoReturn:
@@ -32,14 +38,17 @@ class RocketMoeLayer(BaseTunerLayer):
     """
 
     adapter_layer_names: tuple[str, ...] = ("rocket_moe_A", "rocket_moe_B", "rocket_moe_router")
-    other_param_names: tuple[str, ...] = ("ranks", "rocket_moe_dropout")
+    training: bool  # this and the next belong to nn.Module, which the concrete class is too
+    _modules: dict[str, Any]
+    other_param_names: tuple[str, ...] = ("ranks", "rocket_moe_gate", "rocket_moe_dropout")
 
     def __init__(self, base_layer: nn.Module) -> None:
         self.base_layer = base_layer
         self.rocket_moe_A = nn.ModuleDict()
         self.rocket_moe_B = nn.ModuleDict()
         self.rocket_moe_router = nn.ModuleDict()
-        self.rocket_moe_dropout = nn.ModuleDict()
+        self.rocket_moe_gate = nn.ModuleDict()
+        self.rocket_moe_dropout = nn.ModuleDict()  # holds only adapters that have dropout
         self.ranks: dict[str, tuple[int, ...]] = {}
         # PEFT's default is one dict shared by all layers of all models.
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
@@ -50,7 +59,14 @@ class RocketMoeLayer(BaseTunerLayer):
         self.out_features: int = features[1]
 
     def update_layer(
-        self, adapter_name: str, ranks: Sequence[int], config: RocketMoeConfig, inference_mode: bool = False
+        self,
+        adapter_name: str,
+        ranks: Sequence[int],
+        config: RocketMoeConfig,
+        *,
+        router: Router | None = None,
+        losses: AuxiliaryLosses | None = None,
+        inference_mode: bool = False,
     ) -> None:
         """Add an adapter to this layer.
 
@@ -58,44 +74,74 @@ class RocketMoeLayer(BaseTunerLayer):
             adapter_name: Name of the adapter in the model.
             ranks: Rank of each expert in this layer; 0 = absent.
             config: Configuration of the adapter.
+            router: Router shared with other layers; None = one of its own.
+            losses: Auxiliary losses of the adapter; None = there are none.
             inference_mode: Leave the new weights frozen.
         """
         self.ranks[adapter_name] = tuple(ranks)
-        self.rocket_moe_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        if config.dropout:
+            self.rocket_moe_dropout[adapter_name] = nn.Dropout(config.dropout)
         down = nn.Linear(self.in_features, sum(ranks), bias=False)
         up = nn.Linear(sum(ranks), self.out_features, bias=False)
         nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
         nn.init.zeros_(up.weight)
         self.rocket_moe_A[adapter_name] = down
         self.rocket_moe_B[adapter_name] = up
-        self.rocket_moe_router[adapter_name] = Router(
-            self.in_features, ranks, config.gate, config.gate_start, config.top_k
-        )
+        self.rocket_moe_router[adapter_name] = router or Router(self.in_features, config)
+        self.rocket_moe_gate[adapter_name] = Gate(ranks, config, losses)
         if not config.train_experts:
-            self.frozen_peft_weight_names[adapter_name] = ("rocket_moe_A", "rocket_moe_B")
+            self.freeze_experts(adapter_name)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
-    def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        """Compute what an adapter adds to the layer's output: `B((A x) * (w M))`.
+    def freeze_experts(self, adapter_name: str) -> None:
+        """Train only the router of an adapter from now on; switching and disabling adapters keeps it so."""
+        self.frozen_peft_weight_names[adapter_name] = ("rocket_moe_A", "rocket_moe_B")
+        self._freeze_non_trainable_peft_weights(adapter_name)
+
+    def add_delta(self, result: torch.Tensor, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
+        """Add an adapter to the output of the base layer: `result + B((A x) * (w M))`.
 
         Args:
+            result: Output of the base layer, [..., out].
             x: Input of the layer, [..., in].
             adapter_name: Name of the adapter.
 
         Returns:
-            [..., out], in the dtype of the adapter.
+            [..., out] in the dtype of `result`.
         """
-        down: Any = self.rocket_moe_A[adapter_name]
-        up: Any = self.rocket_moe_B[adapter_name]
-        router: Any = self.rocket_moe_router[adapter_name]
-        dropout: Any = self.rocket_moe_dropout[adapter_name]
+        # Through `_modules`: with one token nn.Module's attribute look-ups cost as much as a product does.
+        held = self._modules
+        down = held["rocket_moe_A"]._modules[adapter_name]
+        up = held["rocket_moe_B"]._modules[adapter_name]
+        gate = held["rocket_moe_gate"]._modules[adapter_name]
+        bare = _bare(up)
+        if bare and (torch.is_grad_enabled() or x.numel() >= MANY_TOKENS * self.in_features):
+            hidden, logits = self._hidden_and_logits(x.reshape(-1, self.in_features), down, adapter_name)
+            flat = result.reshape(-1, self.out_features)
+            return add_experts(flat, hidden, gate(logits), gate.expand, up.weight).view_as(result)
+        hidden, logits = self._hidden_and_logits(x, down, adapter_name)
         # [..., E] x [E, ΣR] -> [..., ΣR]: the gate of each column's expert
-        gates = router(x) @ router.expand
-        # [..., in] -> [..., ΣR]
-        hidden = down(dropout(self._cast_input_dtype(x, down.weight.dtype)))
+        wide = gate(logits) @ gate.expand
+        weighed = hidden * (wide if wide.dtype == hidden.dtype else wide.to(hidden.dtype))
         # [..., ΣR] -> [..., out]
-        return up(hidden * gates.to(hidden.dtype))
+        delta = F.linear(weighed, up.weight) if bare else up(weighed)
+        return result + (delta if delta.dtype == result.dtype else delta.to(result.dtype))
+
+    def _hidden_and_logits(self, x: torch.Tensor, down: Any, adapter_name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute `A x` [..., ΣR] in the adapter's dtype and the router's logits [..., E] in fp32."""
+        router = self._modules["rocket_moe_router"]._modules[adapter_name]
+        dropped = self.training and adapter_name in self._modules["rocket_moe_dropout"]._modules
+        if dropped or not _bare(down) or not _bare(router) or torch.is_autocast_enabled(x.device.type):
+            seen = self._cast_input_dtype(x, down.weight.dtype)
+            return down(self.rocket_moe_dropout[adapter_name](seen) if dropped else seen), router(x)
+        a, r = down.weight, router.weight
+        seen = x if x.dtype == a.dtype else self._cast_input_dtype(x, a.dtype)
+        if seen.dtype == a.dtype == r.dtype:
+            if x.dim() == 2 and len(x) >= MANY_TOKENS:
+                return project(seen, a, r)
+            return F.linear(seen, a), F.linear(seen, r)
+        return F.linear(seen, a), router(x)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: routed experts have no static weights."""
@@ -108,11 +154,13 @@ class RocketMoeLayer(BaseTunerLayer):
 class Linear(nn.Module, RocketMoeLayer):
     """Wraps any linear-like layer: `nn.Linear`, transformers' `Conv1D`, bitsandbytes' 4 and 8 bit layers."""
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, ranks: Sequence[int], config: RocketMoeConfig) -> None:
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, ranks: Sequence[int], config: RocketMoeConfig, **shared: Any
+    ) -> None:
         super().__init__()
         RocketMoeLayer.__init__(self, base_layer)
         self._active_adapter = adapter_name
-        self.update_layer(adapter_name, ranks, config, inference_mode=config.inference_mode)
+        self.update_layer(adapter_name, ranks, config, inference_mode=config.inference_mode, **shared)
 
     # On the concrete class: nn.Module comes first in the method order and would hide a forward of the mixin.
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -121,9 +169,17 @@ class Linear(nn.Module, RocketMoeLayer):
         if self.disable_adapters:
             return result
         for name in self.active_adapters:
-            if name in self.rocket_moe_A:
-                result = result + self.delta(x, name).to(result.dtype)
+            if name in self.ranks:
+                result = self.add_delta(result, x, name)
         return result
 
     def __repr__(self) -> str:
         return "rocket_moe." + super().__repr__()
+
+
+def _bare(module: nn.Module) -> bool:
+    """Tell whether a module's weight may be used without calling the module.
+
+    FSDP wraps it or changes its class; DeepSpeed and accelerate fetch the weight when it is called.
+    """
+    return type(module) in (nn.Linear, Router) and not module._forward_pre_hooks and "_hf_hook" not in module.__dict__

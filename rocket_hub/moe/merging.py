@@ -1,28 +1,25 @@
 """Put LoRA experts together: one routed adapter, or one plain LoRA that holds them all at fixed weights.
 
-Both are exact and need no base model: A_e are stacked as rows, B_e as columns, whatever ranks, scalings and modules
-the experts have. With its routers at 0, the routed adapter equals the stack at weight `gate_start`, and learns like it.
+Both are exact: A_e are stacked as rows, B_e as columns, whatever ranks, scalings and modules the experts have. The
+base model is needed only for experts whose initialisation changes it (PiSSA, OLoRA, KaSA). With its routers at 0, the
+routed adapter equals the stack at weight `gate_start`, and learns like it.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from rocket_hub.errors import AdapterError, NothingLeftError, RecipeError, StorageError
+from rocket_hub.errors import AdapterError, NothingLeftError, RecipeError
+from rocket_hub.moe.base_weights import BaseWeights
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.expert import Expert, read_expert
 from rocket_hub.moe.router import init_router
+from rocket_hub.moe.writing import compact, write_adapter, write_lora
 
-V = TypeVar("V", bound=Hashable)
 Stack = tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]
 
 
@@ -34,9 +31,9 @@ def merge_experts(
     base_revision: str | None = None,
     gate: str = "sigmoid",
     gate_start: float = 0.5,
-    top_k: int | None = None,
-    train_experts: bool = True,
     provenance: Sequence[Mapping[str, Any]] = (),
+    base_weights: BaseWeights | None = None,
+    **routing: Any,
 ) -> Path:
     """Merge LoRA experts into one routed adapter (Section 3.3 of the paper).
 
@@ -48,9 +45,9 @@ def merge_experts(
         base_revision: Commit of the base model.
         gate: `sigmoid` or `softmax`, see `RocketMoeConfig`.
         gate_start: Weight of every expert at the start (`sigmoid`); folded into B, so that experts learn as in a stack.
-        top_k: Experts active per token; None = all.
-        train_experts: Train experts and routers; False = routers alone.
-        provenance: One mapping per expert with `repo_id`, `revision`, `licence`; the folded weight is added to it.
+        provenance: One mapping per expert with `repo_id`, `revision`, `licence`.
+        base_weights: The base model's parameters, to read folders with; see `read_expert`.
+        **routing: Other fields of `RocketMoeConfig` about routers and losses, for example `top_k`.
 
     Returns:
         The folder.
@@ -60,32 +57,48 @@ def merge_experts(
         RecipeError: An option does not fit.
         NothingLeftError: There are no experts.
     """
-    loaded = _load(experts)
+    loaded = _load(experts, base_weights)
     stacks = {name: _stack(loaded, name) for name in _module_names(loaded)}
-    targets, ranks, pattern = _compact({name: stack[2] for name, stack in stacks.items()}, _named_everywhere(loaded))
     weight = gate_start if gate == "sigmoid" else 1.0
     config = RocketMoeConfig(
         base_model_name_or_path=base_model,
         revision=base_revision,
         task_type="CAUSAL_LM",
         inference_mode=True,
-        target_modules=targets,
-        expert_ranks=list(ranks),
-        rank_pattern={key: list(value) for key, value in pattern.items()},
+        **_coverage(stacks, loaded),
         expert_names=[expert.name for expert in loaded],
         gate=gate,
         gate_start=1.0,
-        top_k=top_k,
-        train_experts=train_experts,
-        experts=[{**entry, "weight": weight} for entry in provenance],
+        expert_weight=weight,
+        experts=[dict(entry) for entry in provenance],
+        **routing,
     )
-    tensors = {}
+    weighed = {name: (a, weight * b, ranks) for name, (a, b, ranks) in stacks.items()}
+    return write_adapter(_routed_tensors(weighed, config), config, output)
+
+
+def _coverage(stacks: Mapping[str, Stack], experts: Sequence[Expert]) -> dict[str, Any]:
+    """Say which modules are adapted, and at which ranks, in the configuration's terms."""
+    targets, ranks, pattern = compact({name: stack[2] for name, stack in stacks.items()}, _named_everywhere(experts))
+    return {
+        "target_modules": targets,
+        "expert_ranks": list(ranks),
+        "rank_pattern": {key: list(value) for key, value in pattern.items()},
+    }
+
+
+def _routed_tensors(stacks: Mapping[str, Stack], config: RocketMoeConfig) -> dict[str, torch.Tensor]:
+    """Name the tensors of a routed adapter as PEFT saves them, with routers at their start."""
+    tensors: dict[str, torch.Tensor] = {}
+    shared: dict[int, torch.Tensor] = {}
     for name, (a, b, _) in stacks.items():
-        router = torch.empty(len(loaded), a.shape[1])
-        init_router(router, gate, top_k)
-        for part, tensor in (("A", a), ("B", weight * b), ("router", router)):
+        start = torch.empty(config.num_experts, a.shape[1])
+        init_router(start, config.gate, config.top_k, config.gate_scale)
+        if config.router == "shared":  # it is saved with every layer that asks it
+            start = shared.setdefault(a.shape[1], start).clone()
+        for part, tensor in (("A", a), ("B", b), ("router", start)):
             tensors[f"base_model.model.{name}.rocket_moe_{part}.weight"] = tensor
-    return _write(tensors, config, output)
+    return tensors
 
 
 def stack_experts(
@@ -95,6 +108,7 @@ def stack_experts(
     *,
     base_model: str,
     base_revision: str | None = None,
+    base_weights: BaseWeights | None = None,
 ) -> Path:
     """Write one plain LoRA that holds all experts, each at a fixed weight: `ΔW = Σ_e w_e B_e A_e`.
 
@@ -104,6 +118,7 @@ def stack_experts(
         output: Folder to write; any PEFT loads it.
         base_model: Repository id or folder of the base model.
         base_revision: Commit of the base model.
+        base_weights: The base model's parameters, to read folders with; see `read_expert`.
 
     Returns:
         The folder.
@@ -113,7 +128,7 @@ def stack_experts(
         RecipeError: The number of weights is not the number of experts.
         NothingLeftError: There are no experts.
     """
-    loaded = _load(experts)
+    loaded = _load(experts, base_weights)
     each = [float(weights)] * len(loaded) if isinstance(weights, (int, float)) else [float(w) for w in weights]
     if len(each) != len(loaded):
         raise RecipeError(f"weights: {len(each)} weights for {len(loaded)} experts; give one number, or one each")
@@ -126,51 +141,13 @@ def stack_experts(
     )
 
 
-def write_lora(
-    modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
-    output: Path | str,
-    *,
-    everywhere: Collection[str] = (),
-    base_model: str | None,
-    base_revision: str | None,
-) -> Path:
-    """Write a plain LoRA folder with scaling 1.
-
-    Args:
-        modules: Module name, as in the base model -> (A [r, in], B [out, r]).
-        output: Folder to write.
-        everywhere: Endings of names of which the base has no module beyond `modules`, for a shorter configuration.
-        base_model: Repository id or folder of the base model.
-        base_revision: Commit of the base model.
-
-    Returns:
-        The folder.
-    """
-    targets, rank, pattern = _compact({name: a.shape[0] for name, (a, _) in modules.items()}, everywhere)
-    config = LoraConfig(
-        base_model_name_or_path=base_model,
-        revision=base_revision,
-        task_type="CAUSAL_LM",
-        inference_mode=True,
-        target_modules=targets,
-        r=rank,
-        lora_alpha=rank,
-        rank_pattern=pattern,
-        alpha_pattern=dict(pattern),
-    )
-    config.target_modules = targets  # LoraConfig makes it a set, which would be saved in random order
-    tensors = {}
-    for name, pair in modules.items():
-        for part, tensor in zip("AB", pair, strict=True):
-            tensors[f"base_model.model.{name}.lora_{part}.weight"] = tensor
-    return _write(tensors, config, output)
-
-
-def _load(experts: Sequence[Expert | Path | str]) -> list[Expert]:
+def _load(experts: Sequence[Expert | Path | str], base_weights: BaseWeights | None) -> list[Expert]:
     """Read the experts that are given as folders."""
     if not experts:
         raise NothingLeftError("experts: there are none to merge; give at least one LoRA adapter")
-    return [expert if isinstance(expert, Expert) else read_expert(expert) for expert in experts]
+    return [
+        expert if isinstance(expert, Expert) else read_expert(expert, base_weights=base_weights) for expert in experts
+    ]
 
 
 def _module_names(experts: Sequence[Expert]) -> list[str]:
@@ -201,38 +178,8 @@ def _named_everywhere(experts: Sequence[Expert]) -> set[str]:
     names: set[str] = set()
     for expert in experts:
         targets, layers = expert.config.get("target_modules"), expert.config.get("layers_to_transform")
+        if expert.config.get("peft_type") != "LORA":
+            continue  # AdaLoRA may have pruned modules away
         if isinstance(targets, list) and layers in (None, []) and not expert.config.get("exclude_modules"):
             names.update(target for target in targets if isinstance(target, str) and target)
     return names
-
-
-def _compact(values: Mapping[str, V], everywhere: Collection[str]) -> tuple[list[str], V, dict[str, V]]:
-    """Shorten a value per module to PEFT's target_modules, default value and pattern of exceptions.
-
-    Endings are used where they cover nothing else, full names otherwise.
-    """
-    groups: dict[str, list[str]] = {}
-    shortest_first = sorted(everywhere, key=lambda ending: (len(ending), ending))
-    for name in values:
-        ending = next((e for e in shortest_first if f".{name}".endswith(f".{e}")), name)
-        groups.setdefault(ending, []).append(name)
-    default = Counter(values.values()).most_common(1)[0][0]
-    pattern: dict[str, V] = {}
-    for ending, names in groups.items():
-        agreed = len({values[name] for name in names}) == 1
-        chosen = {ending: values[names[0]]} if agreed else {name: values[name] for name in names}
-        pattern.update({re.escape(key): value for key, value in chosen.items() if value != default})
-    return sorted(groups), default, pattern
-
-
-def _write(tensors: Mapping[str, torch.Tensor], config: PeftConfig, output: Path | str) -> Path:
-    """Write an adapter folder; the configuration last, since without it the folder is no adapter."""
-    folder = Path(output)
-    saved = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(saved, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config.save_pretrained(str(folder))
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{folder}: cannot be written: {error}; free some space and run it again") from error
-    return folder

@@ -1,4 +1,4 @@
-"""The gates: how much each expert counts for each token."""
+"""Routers, which give every expert a logit for each token, and gates, which turn logits into weights."""
 
 from __future__ import annotations
 
@@ -8,82 +8,127 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rocket_hub.moe.config import RocketMoeConfig
+from rocket_hub.moe.losses import AuxiliaryLosses
 
-def init_router(weight: torch.Tensor, gate: str, top_k: int | None) -> None:
+
+def init_router(weight: torch.Tensor, gate: str, top_k: int | None, gate_scale: str | None = None) -> None:
     """Fill a router's weight in place with its start values.
 
-    Dense sigmoid gates start at 0, so that every expert has exactly the weight `gate_start`. The others start random:
-    equal logits would send every token to the same experts, and the rest would never be trained.
+    Dense gates of unit scale start at 0, so that the adapter starts exactly at a static stack of its experts. The
+    others start random: equal logits would send every token to the same experts, and the rest would never be trained.
 
     Args:
         weight: [E, in].
         gate: `sigmoid` or `softmax`.
         top_k: Experts active per token; None = all.
+        gate_scale: `unit` or `renormalised`; None = the gate's own, see `RocketMoeConfig`.
     """
-    if gate == "sigmoid" and top_k in (None, weight.shape[0]):
+    if (gate == "sigmoid" or gate_scale == "unit") and top_k in (None, weight.shape[0]):
         nn.init.zeros_(weight)
     else:
         nn.init.normal_(weight, std=0.02)
 
 
-class Router(nn.Module):
-    """Gate weights from a layer's input, one router per adapted layer.
-
-    The weight and the arithmetic stay in fp32 whatever the model is cast to: in bf16 close logits change places.
-
-    Args:
-        in_features: Width of the layer's input.
-        ranks: Rank of each expert in this layer; 0 = absent.
-        gate: `sigmoid` or `softmax`, see `RocketMoeConfig`.
-        gate_start: Weight of every expert at the start (`sigmoid`).
-        top_k: Experts active per token; None = all.
-    """
-
-    expand: torch.Tensor
-
-    def __init__(self, in_features: int, ranks: Sequence[int], gate: str, gate_start: float, top_k: int | None) -> None:
-        super().__init__()
-        self.gate = gate
-        self.gate_start = gate_start
-        self.top_k = None if top_k == len(ranks) else top_k
-        self.weight = nn.Parameter(torch.empty(len(ranks), in_features, dtype=torch.float32))
-        # [E, ΣR], one 1 per column: which expert a column of the stack belongs to. Not saved, it follows from the
-        # ranks; on the CPU by name, because loading may happen under a meta-device context.
-        columns = torch.tensor(ranks, device="cpu")
-        expand = torch.eye(len(ranks), device="cpu").repeat_interleave(columns, dim=1)
-        self.register_buffer("expand", expand, persistent=False)
-        init_router(self.weight.data, gate, self.top_k)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the gate weights.
-
-        Args:
-            x: Input of the layer, [..., in].
-
-        Returns:
-            [..., E] in fp32. Softmax weights sum to 1 (Eq. 7-9); sigmoid weights lie between 0 and `2 * gate_start`.
-        """
-        with torch.autocast(x.device.type, enabled=False):
-            # [..., in] x [in, E] -> [..., E]
-            logits = F.linear(x.float(), self.weight.float())
-        if self.top_k is None:
-            return self._weigh(logits)
-        # Both gates are monotone in the logit, and softmax over the k largest logits is the renormalised softmax.
-        kept, index = logits.topk(self.top_k, dim=-1)
-        return torch.zeros_like(logits).scatter(-1, index, self._weigh(kept))
-
-    def _weigh(self, logits: torch.Tensor) -> torch.Tensor:
-        """Turn logits into weights of the same shape."""
-        return logits.softmax(-1) if self.gate == "softmax" else logits.sigmoid() * (2 * self.gate_start)
+class _KeepsFp32(nn.Module):
+    """Stays in fp32 whatever the model is cast to: in bf16 close logits change places."""
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
-        """Let `.to()`, `.half()` and the like move the router, but not lower its precision."""
+        """Let `.to()`, `.half()` and the like move the tensors, but not lower their precision."""
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
             return moved if moved.dtype == torch.float32 else tensor.to(moved.device, torch.float32)
 
         return super()._apply(move, recurse)
+
+
+class Router(_KeepsFp32):
+    """Linear map from a layer's input to one logit per expert; of one layer, or shared by layers of one width.
+
+    Args:
+        in_features: Width of the layer's input.
+        config: Configuration of the adapter.
+    """
+
+    def __init__(self, in_features: int, config: RocketMoeConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.num_experts, in_features, dtype=torch.float32))
+        init_router(self.weight.data, config.gate, config.top_k, config.gate_scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits in fp32, [..., in] -> [..., E]."""
+        # Entering a context costs as much as the product itself when there is one token.
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return F.linear(x.float(), self.weight.float())
+        return F.linear(x.float(), self.weight.float())
+
+
+class Gate(_KeepsFp32):
+    """Gate weights of one layer from its router's logits.
+
+    Args:
+        ranks: Rank of each expert in this layer; 0 = absent.
+        config: Configuration of the adapter.
+        losses: Auxiliary losses of the adapter; None = there are none.
+    """
+
+    expand: torch.Tensor
+
+    def __init__(self, ranks: Sequence[int], config: RocketMoeConfig, losses: AuxiliaryLosses | None = None) -> None:
+        super().__init__()
+        experts = len(ranks)
+        self.softmax = config.gate == "softmax"
+        self.absolute = config.router_logits == "absolute"
+        self.top_k = None if config.top_k == experts else config.top_k
+        self.scale = 2 * config.gate_start
+        if self.softmax:
+            self.scale = float(config.top_k or experts) if config.gate_scale == "unit" else 1.0
+        self.hard = self.softmax and self.top_k == 1
+        self.losses = losses
+        # [E, ΣR], one 1 per column: which expert a column of the stack belongs to. Not saved, it follows from the
+        # ranks; on the CPU by name, because loading may happen under a meta-device context.
+        columns = torch.tensor(ranks, device="cpu")
+        expand = torch.eye(experts, device="cpu").repeat_interleave(columns, dim=1)
+        self.register_buffer("expand", expand, persistent=False)
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        """Compute the gate weights.
+
+        Args:
+            logits: [..., E] in fp32.
+
+        Returns:
+            [..., E] in fp32. Softmax weights sum to 1 (`renormalised`, Eq. 7-9) or to the number of active experts
+            (`unit`); sigmoid weights lie between 0 and `2 * gate_start`.
+        """
+        if self.absolute:
+            logits = logits.abs()
+        if self.hard:
+            gates = self._choose_one(logits)
+        elif self.top_k is None:
+            gates = self._weigh(logits)
+        else:
+            # Both gates are monotone in the logit, and softmax over the k largest is the renormalised softmax.
+            kept, index = logits.topk(self.top_k, dim=-1)
+            gates = torch.zeros_like(logits).scatter_(-1, index, self._weigh(kept))
+        if self.losses is not None and self.training and gates.requires_grad:
+            return self.losses.inject(gates, logits)
+        return gates
+
+    def _weigh(self, logits: torch.Tensor) -> torch.Tensor:
+        """Turn logits into weights of the same shape."""
+        weights = logits.softmax(-1) if self.softmax else logits.sigmoid()
+        return weights if self.scale == 1 else weights * self.scale
+
+    def _choose_one(self, logits: torch.Tensor) -> torch.Tensor:
+        """Weigh the likeliest expert 1 and all others 0; the gradient is that of the softmax (straight-through)."""
+        chosen = torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+        if not logits.requires_grad:
+            return chosen
+        soft = logits.softmax(-1)
+        return chosen + (soft - soft.detach())
 
 
 def router_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -93,6 +138,6 @@ def router_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
         model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
 
     Returns:
-        Pairs of full name and parameter, in the model's order.
+        Pairs of full name and parameter, in the model's order; a shared router comes once.
     """
     return [(name, parameter) for name, parameter in model.named_parameters() if ".rocket_moe_router." in name]

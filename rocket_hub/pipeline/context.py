@@ -41,7 +41,7 @@ class Context:
     @cached_property
     def base(self) -> tuple[Any, Any]:
         """The base model and its tokenizer, loaded once."""
-        from rocket_hub.inference import load_base
+        from rocket_hub.base_models import load_base
 
         self.reporter.say(f"loading {self.pinned.repo_id}")
         return load_base(self.pinned.repo_id, self.pinned.revision, self.recipe.train.dtype)

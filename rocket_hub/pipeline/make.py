@@ -33,7 +33,7 @@ def methods(context: Context, results: Results) -> dict[str, Method]:
     experts, pins = chosen_experts(context, results)
     best = results["2-select-experts"]["best_single"]
     folder = adapter_folder(context, ingredients(results)[f"models/{best}"])
-    return all_methods(context.base[0], context.pinned, experts, pins, folder, context.recipe.merge)
+    return all_methods(*context.base, context.examples, context.pinned, experts, pins, folder, context.recipe.merge)
 
 
 def training_rows(context: Context, results: Results) -> list[Example]:

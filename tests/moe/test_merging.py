@@ -74,7 +74,7 @@ def test_configuration_is_compact_and_names_the_ingredients(tiny_model, lora_ban
         "v_proj": [2, 0, 0, 2],
     }
     assert (
-        config["experts"] == [{**entry, "weight": 1.0} for entry in origin]
+        (config["experts"], config["expert_weight"]) == (origin, 1.0)
         and config["revision"] == "1" * 40
         and config["base_model_name_or_path"]
     )
@@ -84,6 +84,19 @@ def test_configuration_is_compact_and_names_the_ingredients(tiny_model, lora_ban
         "base_model.model.model.layers.0.mlp.up_proj.rocket_moe_router.weight"
     ]
     assert router.shape == (4, 16) and 0 < router.std() < 0.1
+
+
+def test_a_shared_router_is_one_in_the_file_too(tiny_model, lora_bank, fresh_base, ids, tmp_path):
+    options = {"router": "shared", "gate": "softmax", "gate_scale": "unit", "top_k": 2}
+    merged = merge_experts(lora_bank, tmp_path / "merged", base_model=str(tiny_model), **options)
+    assert options.items() <= config_of(merged).items()
+    saved = {key: t for key, t in load_file(merged / "adapter_model.safetensors").items() if "router" in key}
+    assert len({(t.shape[1], t.numpy().tobytes()) for t in saved.values()}) == 2 < len(saved)  # widths 16 and 32
+    model = PeftModel.from_pretrained(fresh_base(), merged)
+    assert len(router_parameters(model)) == 2
+    model.save_pretrained(tmp_path / "saved")
+    again = PeftModel.from_pretrained(fresh_base(), tmp_path / "saved")
+    assert torch.equal(logits(model, ids), logits(again, ids))
 
 
 def test_layers_that_no_expert_adapts_stay_unadapted(tiny_model, fresh_base, tmp_path, ids):

@@ -144,7 +144,7 @@ def test_routers_stay_in_fp32(fresh_base, routed, ids):
         assert torch.equal(parameter, exact[name])
     gates = []
     layer = model.base_model.model.model.layers[0].mlp.up_proj
-    layer.rocket_moe_router["default"].register_forward_hook(lambda *call: gates.append(call[2].dtype))
+    layer.rocket_moe_gate["default"].register_forward_hook(lambda *call: gates.append(call[2].dtype))
     with torch.autocast("cpu", torch.bfloat16):
         assert logits(model, ids).dtype == torch.bfloat16
     assert logits(model, ids).isfinite().all()

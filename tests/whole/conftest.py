@@ -120,7 +120,7 @@ def finish(command: list[str], folder: Path, home: Path, **variables: str) -> Do
         env=environment(home, **variables),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
@@ -133,7 +133,7 @@ def stop_when(process: "subprocess.Popen[str]", seen: Any, number: signal.Signal
         time.sleep(0.02)
     if process.poll() is None:
         process.send_signal(number)
-    out, error = process.communicate(timeout=200)
+    out, error = process.communicate(timeout=500)
     return Done(process.returncode, out, error)
 
 

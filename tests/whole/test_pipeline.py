@@ -220,7 +220,7 @@ def checkpoint(place: Workplace) -> bool:
 
 @pytest.mark.timeout(600)
 def test_a_killed_and_then_stopped_build_goes_on(after_selection: Workplace) -> None:
-    place, options = after_selection, ("--max-steps", "120")
+    place, options = after_selection, ("--max-steps", "1000")
     killed = stop_when(place.start("build", *options), lambda: checkpoint(place), signal.SIGKILL)
     assert killed.code == -signal.SIGKILL
     assert not (place.run / "5-train" / "result.json").exists()
@@ -238,7 +238,7 @@ def test_a_killed_and_then_stopped_build_goes_on(after_selection: Workplace) -> 
     assert done.code == 0, done.error
     assert [done.note(stage) for stage in STAGES[:4]] == ["done earlier"] * 4
     assert done.note("5-train") == "goes on where it was stopped"
-    assert place.result("5-train")["training"]["steps"] == 120
+    assert place.result("5-train")["training"]["steps"] == 1000
     assert place.result("7-push")["reload"]["max_difference"] == 0
 
 

@@ -1,0 +1,49 @@
+"""What a trainer has to be told when an adapter has auxiliary losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from rocket_hub.moe.losses import AuxiliaryLosses
+from rocket_hub.moe.router import Gate
+
+
+class AuxiliaryLossCallback(TrainerCallback):
+    """Scales the gradient of the auxiliary losses as the trainer scales its own, and logs their values.
+
+    Give it to any `Trainer` of transformers or TRL, `callbacks=[AuxiliaryLossCallback()]`. The trainer's own loss does
+    not contain the auxiliary ones; they appear beside it as `load_balance_loss`, `entropy_loss` and `z_loss`, without
+    their factors, as means over layers and batches since the last log.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Tell the losses what share of a step one micro-batch is."""
+        for losses in auxiliary_losses(model):
+            losses.scale = 1 / args.gradient_accumulation_steps
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, model: Any = None, **_: Any
+    ) -> None:
+        """Add the values to the log and to the trainer's history."""
+        if logs is None or "loss" not in logs:  # an evaluation, or the summary at the end
+            return
+        for losses in auxiliary_losses(model):
+            values = {f"{name}_loss": value for name, value in losses.pop_means().items()}
+            logs.update(values)
+            state.log_history[-1].update(values)
+
+
+def auxiliary_losses(model: nn.Module) -> list[AuxiliaryLosses]:
+    """List the auxiliary losses of a model's adapters.
+
+    Args:
+        model: A model with ROCKET_MOE layers, wrapped in whatever way.
+
+    Returns:
+        One entry per adapter that has any.
+    """
+    found = [gate.losses for gate in model.modules() if isinstance(gate, Gate) and gate.losses is not None]
+    return list({id(losses): losses for losses in found}.values())

@@ -1,0 +1,109 @@
+"""Write adapter folders: tensors, and a configuration that covers their modules and no others."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from peft import LoraConfig, PeftConfig
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from rocket_hub.errors import StorageError
+
+V = TypeVar("V", bound=Hashable)
+
+
+def write_lora(
+    modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    output: Path | str,
+    *,
+    everywhere: Collection[str] = (),
+    base_model: str | None,
+    base_revision: str | None,
+) -> Path:
+    """Write a plain LoRA folder with scaling 1.
+
+    Args:
+        modules: Module name, as in the base model -> (A [r, in], B [out, r]).
+        output: Folder to write.
+        everywhere: Endings of names of which the base has no module beyond `modules`, for a shorter configuration.
+        base_model: Repository id or folder of the base model.
+        base_revision: Commit of the base model.
+
+    Returns:
+        The folder.
+    """
+    targets, rank, pattern = compact({name: a.shape[0] for name, (a, _) in modules.items()}, everywhere)
+    config = LoraConfig(
+        base_model_name_or_path=base_model,
+        revision=base_revision,
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+        target_modules=targets,
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=pattern,
+        alpha_pattern=dict(pattern),
+    )
+    config.target_modules = targets  # LoraConfig makes it a set, which would be saved in random order
+    tensors = {}
+    for name, pair in modules.items():
+        for part, tensor in zip("AB", pair, strict=True):
+            tensors[f"base_model.model.{name}.lora_{part}.weight"] = tensor
+    return write_adapter(tensors, config, output)
+
+
+def compact(values: Mapping[str, V], everywhere: Collection[str]) -> tuple[list[str], V, dict[str, V]]:
+    """Shorten a value per module to PEFT's target_modules, default value and pattern of exceptions.
+
+    Endings are used where they cover nothing else, full names otherwise.
+
+    Args:
+        values: Module name, as in the base model -> value.
+        everywhere: Endings of names of which the base has no module beyond those in `values`.
+
+    Returns:
+        (target_modules, the most common value, pattern -> the other values).
+    """
+    groups: dict[str, list[str]] = {}
+    shortest_first = sorted(everywhere, key=lambda ending: (len(ending), ending))
+    for name in values:
+        ending = next((e for e in shortest_first if f".{name}".endswith(f".{e}")), name)
+        groups.setdefault(ending, []).append(name)
+    default = Counter(values.values()).most_common(1)[0][0]
+    pattern: dict[str, V] = {}
+    for ending, names in groups.items():
+        agreed = len({values[name] for name in names}) == 1
+        chosen = {ending: values[names[0]]} if agreed else {name: values[name] for name in names}
+        pattern.update({re.escape(key): value for key, value in chosen.items() if value != default})
+    return sorted(groups), default, pattern
+
+
+def write_adapter(tensors: Mapping[str, torch.Tensor], config: PeftConfig, output: Path | str) -> Path:
+    """Write an adapter folder; the configuration last, since without it the folder is no adapter.
+
+    Args:
+        tensors: Key, as PEFT saves it -> tensor.
+        config: The configuration.
+        output: Folder to write.
+
+    Returns:
+        The folder.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    folder = Path(output)
+    saved = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(saved, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(str(folder))
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{folder}: cannot be written: {error}; free some space and run it again") from error
+    return folder

@@ -1,0 +1,189 @@
+import math
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch.utils.checkpoint import checkpoint
+
+import rocket_hub
+from rocket_hub.moe.callback import AuxiliaryLossCallback, auxiliary_losses
+from rocket_hub.moe.config import RocketMoeConfig
+from rocket_hub.moe.losses import AuxiliaryLosses, entropy, load_balance, z_loss
+from rocket_hub.moe.router import Gate, router_parameters
+
+COEFFICIENTS = {"load_balance_coef": 0.3, "entropy_coef": 0.2, "z_coef": 0.1}
+
+
+def small(**options) -> RocketMoeConfig:
+    return RocketMoeConfig(target_modules=["q_proj", "down_proj"], expert_ranks=[2, 3, 1], **options)
+
+
+def routed_model(base, **options):
+    torch.manual_seed(3)
+    model = get_peft_model(base, small(**COEFFICIENTS, **options)).train()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_values_at_the_ends_of_their_ranges():
+    even, one = torch.full((8, 4), 0.25), torch.eye(4)[:1].expand(8, 4)
+    assert load_balance(even, even) == 1 and load_balance(one, one) == 4
+    assert entropy(even) == pytest.approx(1) and entropy(one) == 0
+    assert float(z_loss(torch.zeros(8, 4))) == pytest.approx(math.log(4) ** 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"gate": "softmax", "top_k": 2}, {"top_k": 1}])
+def test_values_are_the_definitions(options):
+    config = small(**COEFFICIENTS, **options)
+    losses = AuxiliaryLosses(config)
+    logits = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    gates = Gate([1, 1, 1], config)(logits)
+    losses.mask = torch.tensor([[0, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
+    found = losses.values(gates, logits)
+    kept = logits[losses.mask.bool()].double()
+    scores = kept.softmax(1) if config.gate == "softmax" else kept.sigmoid() / kept.sigmoid().sum(1, keepdim=True)
+    active = (gates[losses.mask.bool()] > 0).double()
+    shares = scores if config.top_k is None else active / active.sum(1, keepdim=True)
+    assert float(found["load_balance"]) == pytest.approx(3 * float(shares.mean(0) @ scores.mean(0)))
+    assert float(found["entropy"]) == pytest.approx(float(-(scores * scores.log()).sum(1).mean() / math.log(3)))
+    assert float(found["z"]) == pytest.approx(float(kept.exp().sum(1).log().square().mean()))
+
+
+def gradients(model, backward) -> list[torch.Tensor]:
+    model.zero_grad()
+    backward()
+    return [parameter.grad.clone() for _, parameter in router_parameters(model)]
+
+
+@pytest.mark.parametrize("options", [{}, {"gate": "softmax", "top_k": 2}, {"router": "shared"}])
+def test_injected_gradient_is_that_of_the_sum(fresh_base, ids, options):
+    model = routed_model(fresh_base(), **options)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    run = partial(model, input_ids=ids, attention_mask=mask, labels=ids)
+    (losses,) = auxiliary_losses(model)
+    seen, gates = [], [module for module in model.modules() if isinstance(module, Gate)]
+    for gate in gates:
+        gate.register_forward_hook(lambda gate, args, gates: seen.append(losses.values(gates, args[0])))
+
+    def by_hand():
+        for gate in gates:
+            gate.losses = None
+        seen.clear()
+        loss = run().loss
+        extra = sum(losses.coefficients[name] * value for values in seen for name, value in values.items())
+        (loss + 0.5 * extra).backward()
+
+    losses.scale = 0.5
+    injected = gradients(model, lambda: run().loss.backward())
+    expected = gradients(model, by_hand)
+    for ours, theirs in zip(injected, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_changes_no_gradient(fresh_base, ids, reentrant):
+    model = routed_model(fresh_base(), gate="softmax", top_k=2)
+    mask = torch.ones_like(ids)
+    mask[1, :2] = 0
+    plain = gradients(model, lambda: model(input_ids=ids, attention_mask=mask, labels=ids).loss.backward())
+    model.enable_input_require_grads()
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
+    again = gradients(
+        model, lambda: model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss.backward()
+    )
+    for ours, theirs in zip(again, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    (losses,) = auxiliary_losses(model)
+    assert set(losses.pop_means()) == {"load_balance", "entropy", "z"} and losses.pop_means() == {}
+
+
+def test_losses_are_for_training_and_for_routers_that_learn(fresh_base, ids):
+    model = routed_model(fresh_base())
+    (losses,) = auxiliary_losses(model)
+    with torch.no_grad():
+        model(input_ids=ids)
+    model.eval()(input_ids=ids)
+    assert losses.pop_means() == {}
+    model.train()(input_ids=ids, attention_mask=torch.zeros_like(ids))
+    assert losses.pop_means() == {"load_balance": 0, "entropy": 0, "z": 0}  # nothing but padding
+    assert auxiliary_losses(get_peft_model(fresh_base(), small())) == []
+    inner = model.get_base_model()
+    assert len(inner._forward_pre_hooks) == 1
+    model.unload()
+    assert not inner._forward_pre_hooks and model.base_model._losses() == {}
+
+
+def test_the_gradient_passes_a_reentrant_checkpoint_of_one_gate():
+    config = small(**COEFFICIENTS)
+    gate = Gate([1, 1, 1], config, AuxiliaryLosses(config)).train()
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (plain,) = torch.autograd.grad(gate(logits).sum(), logits)
+    checkpoint(gate, logits, use_reentrant=True).sum().backward()
+    assert torch.equal(logits.grad, plain)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_trl_gets_gradients_and_log_whatever_the_accumulation(tiny_model, fresh_base, tmp_path, accumulation):
+    """One step over two equal rows is the same step whether they come at once or one after the other."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    model = routed_model(fresh_base(), gate="softmax", top_k=2)
+    start = [parameter.detach().clone() for _, parameter in router_parameters(model)]
+    rows = [{"prompt": "what is 1 plus 2 ?", "completion": " the answer is 3 ."}] * 2
+    options = {"use_cpu": True, "report_to": "none", "max_steps": 1, "disable_tqdm": True, "bf16": False}
+    options |= {"learning_rate": 1.0, "optim": "sgd", "max_grad_norm": 0.0, "activation_checkpointing": False}
+    options |= {"lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no"}
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=2 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            **options,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(tiny_model),
+        callbacks=[AuxiliaryLossCallback()],
+    )
+    trainer.train()
+    steps = [a.detach() - b for (_, a), b in zip(router_parameters(model), start, strict=True)]
+    logged = trainer.state.log_history[0]
+    assert 1 <= logged["load_balance_loss"] < 3 and 0 < logged["entropy_loss"] < 1 and logged["z_loss"] > 0
+
+    # The same gradient, by hand: TRL's loss is the mean over completion tokens.
+    reference = routed_model(fresh_base(), gate="softmax", top_k=2)
+    batch = {name: value for name, value in next(iter(trainer.get_train_dataloader())).items()}
+    reference(**batch).loss.backward()
+    for step, (_, parameter) in zip(steps, router_parameters(reference), strict=True):
+        torch.testing.assert_close(step, -parameter.grad, atol=2e-6, rtol=1e-4)
+
+
+def test_ddp_averages_the_injected_gradients():
+    script = Path(__file__).with_name("two_ranks_losses.py")
+    environment = {**os.environ, "PYTHONPATH": str(Path(rocket_hub.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0 and "same: 3" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, in its tracer
+def test_compiled_without_graph_breaks():
+    torch._dynamo.reset()
+    config = small(**COEFFICIENTS)
+    logits, found = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_(), []
+    for compiled in (False, True):
+        gate = Gate([1, 1, 1], config, AuxiliaryLosses(config)).train()
+        run = torch.compile(gate, fullgraph=True, backend="aot_eager") if compiled else gate
+        found.append((torch.autograd.grad(run(logits).sum(), logits)[0], gate.losses.pop_means()))
+    torch.testing.assert_close(found[1][0], found[0][0])
+    assert found[1][1] == pytest.approx(found[0][1])

@@ -1,0 +1,224 @@
+"""What users of PEFT and transformers expect of an adapter type: what `test_model.py` leaves open."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    pipeline,
+)
+
+from rocket_hub.errors import AdapterError
+from rocket_hub.moe.config import RocketMoeConfig
+from rocket_hub.moe.gates import routers
+from rocket_hub.moe.router import router_parameters
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits
+
+
+def fresh_config(**options) -> RocketMoeConfig:
+    return RocketMoeConfig(**{"target_modules": ["q_proj", "down_proj"], "expert_ranks": [2, 3], **options})
+
+
+def randomised(model, seed=2):
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture
+def published(routed, tiny_model, tmp_path):
+    """The adapter's folder as it lies on the Hub: with the tokenizer beside it."""
+    folder = shutil.copytree(routed, tmp_path / "published")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+def test_low_memory_loading_leaves_nothing_on_the_meta_device(fresh_base, routed, ids):
+    lean = AutoPeftModelForCausalLM.from_pretrained(routed, low_cpu_mem_usage=True)
+    assert not any(tensor.is_meta for tensor in [*lean.parameters(), *lean.buffers()])
+    assert torch.equal(logits(lean, ids), logits(PeftModel.from_pretrained(fresh_base(), routed), ids))
+    more = PeftModel.from_pretrained(fresh_base(), routed, low_cpu_mem_usage=True)
+    more.load_adapter(str(routed), adapter_name="second", low_cpu_mem_usage=True)
+    more.set_adapter("second")
+    assert torch.equal(logits(more, ids), logits(lean, ids))
+
+
+def test_pipeline_loads_the_adapter_folder(published, fresh_base):
+    prompt = "what is 1 plus 2 ?"
+    options = {"max_new_tokens": 5, "do_sample": False}
+    answer = pipeline("text-generation", model=str(published), device="cpu")(prompt, **options)[0]["generated_text"]
+    tokenizer = AutoTokenizer.from_pretrained(published)
+    model = PeftModel.from_pretrained(fresh_base(), published)
+    expected = model.generate(**tokenizer(prompt, return_tensors="pt"), **options)
+    assert answer == tokenizer.decode(expected[0], skip_special_tokens=True)
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute")  # what the mixin gives PEFT, for LoRA too
+def test_transformers_mixin_holds_several(fresh_base, routed, ids, tmp_path):
+    model = fresh_base()
+    bare = logits(model, ids)
+    model.load_adapter(str(routed), adapter_name="first")
+    first = logits(model, ids)
+    model.add_adapter(fresh_config(), adapter_name="second")
+    model.set_adapter("second")
+    randomised(model)
+    second = logits(model, ids)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(fresh_base(), tmp_path), ids), second)
+    model.set_adapter("first")
+    assert torch.equal(logits(model, ids), first)
+    assert not torch.equal(first, bare) and not torch.equal(first, second)
+    model.set_adapter("second")
+    model.delete_adapter("first")
+    assert torch.equal(logits(model, ids), second)
+    assert not any(".first." in name for name, _ in model.named_parameters())
+    model.disable_adapters()
+    assert torch.equal(logits(model, ids), bare)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": "all-linear", "exclude_modules": ["down_proj", "o_proj"]},
+        {"target_modules": ["q_proj", "down_proj"], "exclude_modules": r".*\.0\.mlp.*", "layers_to_transform": [0, 1]},
+        {"target_modules": r".*\.0\..*(q|down)_proj", "exclude_modules": ["self_attn.q_proj"]},
+        {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": 1, "layers_pattern": "layers"},
+    ],
+)
+def test_the_same_modules_are_adapted_as_with_lora(fresh_base, ids, tmp_path, options):
+    model = randomised(get_peft_model(fresh_base(), fresh_config(**options)))
+    expected = set(get_peft_model(fresh_base(), LoraConfig(**options)).targeted_module_names)
+    assert set(routers(model)) == expected and expected
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(fresh_base(), tmp_path)
+    assert set(routers(again)) == expected
+    assert torch.equal(logits(again, ids), logits(model, ids))
+
+
+def test_two_adapters_at_once_add_up(fresh_base, routed, ids):
+    model = PeftModel.from_pretrained(fresh_base(), routed, adapter_name="first")
+    model.add_adapter("second", fresh_config())
+    model.set_adapter("second")
+    randomised(model)
+    layer, x = model.base_model.model.model.layers[0].mlp.down_proj, torch.randn(2, 3, 32)
+    deltas = {}
+    for names in (["first"], ["second"], ["first", "second"]):
+        model.base_model.set_adapter(names)
+        with torch.no_grad():
+            deltas[tuple(names)] = layer(x) - layer.base_layer(x)
+    both = deltas.pop(("first", "second"))
+    assert all(delta.abs().max() > 1e-3 for delta in deltas.values())
+    torch.testing.assert_close(both, sum(deltas.values()), atol=1e-6, rtol=1e-6)
+    assert logits(model, ids).isfinite().all()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("options", [{}, {"gate": "softmax", "top_k": 2}])
+def test_activation_checkpointing_changes_no_gradient(fresh_base, ids, reentrant, options):
+    found = []
+    for checkpointing in (False, True):
+        base = fresh_base()
+        if checkpointing:
+            base.activation_checkpointing_enable({"use_reentrant": reentrant})
+        config = fresh_config(expert_ranks=[2, 1, 3], **options)
+        model = randomised(get_peft_model(base, config)).train()
+        assert model.get_base_model().is_activation_checkpointing == checkpointing
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        found.append((loss, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}))
+    (plain, expected), (loss, grads) = found
+    assert torch.equal(loss, plain)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, of what it traces
+@pytest.mark.parametrize("options", [{}, {"gate": "softmax", "top_k": 2}])
+def test_compiles_into_one_graph(fresh_base, ids, options):
+    torch._dynamo.reset()
+    model = randomised(get_peft_model(fresh_base(), fresh_config(expert_ranks=[2, 1, 3], **options)))
+    # fullgraph: a graph break is an error
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    batch = ids.repeat(8, 3)  # enough tokens for the layer's form for many
+    losses, grads = [], []
+    for form in (model, compiled):
+        model.zero_grad()
+        loss = form(input_ids=batch, labels=batch, use_cache=False).loss
+        loss.backward()
+        losses.append(loss)
+        grads.append({name: parameter.grad.clone() for name, parameter in router_parameters(model)})
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():  # another form again, the one that decodes
+        one = [form(input_ids=ids[:, :1], use_cache=False).logits for form in (model, compiled)]
+    torch.testing.assert_close(one[1], one[0], atol=1e-6, rtol=1e-6)
+
+
+def test_half_precision_leaves_the_gates_alone(fresh_base, routed, ids):
+    exact = dict(router_parameters(PeftModel.from_pretrained(fresh_base(), routed)))
+    expected = logits(PeftModel.from_pretrained(fresh_base(), routed), ids)
+    models = [
+        (PeftModel.from_pretrained(fresh_base().to(torch.bfloat16), routed), torch.float32),
+        (AutoPeftModelForCausalLM.from_pretrained(routed, dtype=torch.bfloat16), torch.float32),
+        (AutoModelForCausalLM.from_pretrained(routed, dtype=torch.bfloat16), torch.bfloat16),
+    ]
+    for model, experts in models:
+        assert {p.dtype for name, p in model.named_parameters() if "rocket_moe_A" in name} == {experts}
+        for name, router in router_parameters(model):
+            full = name if name in exact else f"base_model.model.{name}"
+            assert router.dtype == torch.float32, type(model)
+            torch.testing.assert_close(router, exact[full], atol=0, rtol=2**-8)
+        found = logits(model, ids)
+        assert found.dtype == torch.bfloat16 and (found - expected).abs().max() < 0.05
+
+
+def test_a_newer_form_is_refused_by_every_loader(published, fresh_base):
+    path = published / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
+    for load in (
+        lambda: PeftModel.from_pretrained(fresh_base(), published),
+        lambda: AutoPeftModelForCausalLM.from_pretrained(published),
+        lambda: AutoModelForCausalLM.from_pretrained(published),
+        lambda: fresh_base().load_adapter(str(published)),
+    ):
+        with pytest.raises(AdapterError, match=r"format_version.*99.*pip install -U rocket-hub"):
+            load()
+
+
+def test_without_the_import_stock_peft_raises_a_bare_key_error(tiny_model, routed):
+    """Nothing can be done about it from inside the adapter: the card's snippet begins with the import."""
+    script = """if True:
+        import sys
+        from peft import AutoPeftModelForCausalLM, PeftModel
+        from transformers import AutoModelForCausalLM
+        base, routed = sys.argv[1:]
+        for load in (
+            lambda: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), routed),
+            lambda: AutoPeftModelForCausalLM.from_pretrained(routed),
+            lambda: AutoModelForCausalLM.from_pretrained(routed),
+        ):
+            try:
+                load()
+            except KeyError as error:
+                print(type(error).__name__, *error.args)
+        assert "rocket_hub" not in sys.modules
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script, tiny_model, routed], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.stdout == "KeyError ROCKET_MOE\n" * 3, done.stderr

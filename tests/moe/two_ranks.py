@@ -1,0 +1,118 @@
+"""Run by `test_peft_training.py` under torchrun, in two gloo processes: every way to train on several devices.
+
+Rank 0 writes what it found as JSON; an exception on any rank fails the launch.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+import rocket_hub  # noqa: F401 (registers the type)
+
+STEPS = 3
+
+
+def load(base: str, adapter: str) -> PeftModel:
+    """The adapter, ready to be trained."""
+    return PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), adapter, is_trainable=True).train()
+
+
+def trainable(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Name -> weight, whole, of everything that is trained."""
+    return {
+        name.removeprefix("module."): (p.full_tensor() if isinstance(p, DTensor) else p).detach()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+def steps(model: nn.Module, batches: Callable[[int], Iterable[torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Train with SGD, on the mean of each step's batches, and return the weights."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        for share in (batch := list(batches(step))):
+            (model(input_ids=share, labels=share).loss / len(batch)).backward()
+        optimizer.step()
+    return trainable(model)
+
+
+def rows(step: int, rank: int) -> torch.Tensor:
+    """What a rank sees at a step, [2, 7]."""
+    return torch.randint(4, 28, (2, 7), generator=torch.Generator().manual_seed(10 * step + rank))
+
+
+def apart(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+    """Largest difference of two sets of weights."""
+    assert weights.keys() == others.keys()
+    return max((weights[name] - others[name]).abs().max().item() for name in weights)
+
+
+def between_ranks(weights: dict[str, torch.Tensor]) -> float:
+    """Largest difference of the ranks' weights."""
+    flat = torch.cat([weights[name].reshape(-1) for name in sorted(weights)])
+    both = [torch.empty_like(flat) for _ in range(2)]
+    dist.all_gather(both, flat)
+    return (both[0] - both[1]).abs().max().item()
+
+
+def with_trainer(base: str, adapter: str, folder: str) -> dict[str, torch.Tensor]:
+    """Let TRL train, which sets up DDP by itself."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    data = [{"prompt": f"what is {n} plus 2 ?", "completion": f" the answer is {n + 2} ."} for n in range(8)]
+    options = {"use_cpu": True, "ddp_backend": "gloo", "report_to": "none", "disable_tqdm": True, "bf16": False}
+    trainer = SFTTrainer(
+        model=load(base, adapter),
+        args=SFTConfig(
+            output_dir=folder, max_steps=2, learning_rate=0.01, per_device_train_batch_size=2, save_strategy="no",
+            activation_checkpointing=True, **options,
+        ),
+        train_dataset=Dataset.from_list(data),
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.args.world_size == 2
+    return trainable(trainer.model)
+
+
+def sharded(base: str, adapter: str) -> nn.Module:
+    """The model under FSDP2, one group of weights per layer."""
+    model = load(base, adapter)
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.get_base_model().model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def main(base: str, adapter: str, idle: str, folder: str) -> None:
+    """Run everything; `idle` is an adapter of which an expert gets no token."""
+    found = {"trainer": between_ranks(with_trainer(base, adapter, folder))}
+    rank = dist.get_rank()
+    start = trainable(load(base, adapter))
+    for name, path in (("ddp", adapter), ("ddp_idle", idle)):
+        weights = steps(DistributedDataParallel(load(base, path)), lambda step: [rows(step, rank)])
+        alone = steps(load(base, path), lambda step: [rows(step, 0), rows(step, 1)])
+        found[name] = {"ranks": between_ranks(weights), "alone": apart(weights, alone)}
+    alone = steps(load(base, adapter), lambda step: [rows(step, 0), rows(step, 1)])
+    weights = steps(sharded(base, adapter), lambda step: [rows(step, rank)])
+    found["fsdp"] = {"ranks": between_ranks(weights), "alone": apart(weights, alone), "moved": apart(weights, start)}
+    if rank == 0:
+        (Path(folder) / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
