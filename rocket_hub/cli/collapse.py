@@ -24,6 +24,7 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
     Every expert is held at its mean gate weight over one half of the examples; the loss of what is written is measured
     on the other.
     """
+    from rocket_hub.cli.running import quiet_libraries
     from rocket_hub.kshot import load_kshot
     from rocket_hub.localhub import connect
     from rocket_hub.tasks import get_task
@@ -31,6 +32,7 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
     found = get_task(task)
     texts = [example.prompt + example.completion for example in map(found.example, load_kshot(kshot))]
     with connect(hub):
+        quiet_libraries()
         from peft import PeftConfig, PeftModel
 
         from rocket_hub.base_models import load_base

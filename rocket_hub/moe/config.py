@@ -39,7 +39,7 @@ class RocketMoeConfig(PeftConfig):
             the strength it was trained at. `unit`: the number of active experts; with `top_k` 1 the likeliest expert
             has weight 1 and the router learns straight-through. None = `renormalised`; sigmoid gates always are `unit`.
         gate_start: Weight of every expert at the start; `sigmoid` only.
-        expert_weight: Weight that is folded into B already: a gate of `1 / expert_weight` gives back an expert as it was.
+        expert_weight: Weight that is folded into B; a gate of `1 / expert_weight` gives back an expert as it was.
         router: `layer`: a router for each adapted layer. `shared`: one for all layers of the same input width
             (Self-MoE); each layer asks it about its own input, so it knows the context and nothing passes between
             layers. It needs the layers it serves on one device, and with DDP non-reentrant gradient checkpointing.
@@ -98,6 +98,7 @@ class RocketMoeConfig(PeftConfig):
         self.rank_pattern = self.rank_pattern or {}
         self._check_format()
         self._check_experts()
+        self._check_layers()
         self._check_gates()
 
     @property
@@ -137,6 +138,14 @@ class RocketMoeConfig(PeftConfig):
         for where, values in [("expert_names", self.expert_names), ("experts", self.experts)]:
             if values and len(values) != self.num_experts:
                 raise RecipeError(f"{where}: {len(values)} entries for {self.num_experts} experts; give one for each")
+
+    def _check_layers(self) -> None:
+        """Refuse layers that PEFT would ignore: it looks at them only where modules are named one by one."""
+        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
+            raise RecipeError(
+                f"layers_to_transform: has no effect beside target_modules {self.target_modules!r}; name the modules "
+                "in a list, or say the layers in the regular expression"
+            )
 
     def _check_gates(self) -> None:
         """Check gates, router and dropout."""

@@ -47,6 +47,8 @@ class RocketMoeModel(BaseTuner):
     def _check_new_adapter_config(self, config: PeftConfig) -> None:
         """Compare an adapter's configuration with the base before anything is changed."""
         super()._check_new_adapter_config(config)
+        if isinstance(config, RocketMoeConfig) and not (config.inference_mode or config.base_quantization):
+            config.base_quantization = quantization_of(self.model)  # a new adapter, or one that is trained on
         warn_other_quantization(self.model, config)
 
     def _create_and_replace(  # type: ignore[override]

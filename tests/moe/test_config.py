@@ -33,6 +33,7 @@ from rocket_hub.moe.config import RocketMoeConfig
         ({"expert_ranks": [0, 0]}, "expert_ranks: expected one rank per expert"),
         ({"expert_ranks": [4, -1]}, "expert_ranks: expected one rank per expert"),
         ({"rank_pattern": {"q_proj": [1, 2]}}, "rank_pattern: 'q_proj' has 2 ranks, expert_ranks has 4"),
+        ({"layers_to_transform": [0], "target_modules": "all-linear"}, "layers_to_transform: has no effect"),
         ({"expert_names": ["a"]}, "expert_names: 1 entries for 4 experts"),
         ({"experts": [{"repo_id": "a/b"}]}, "experts: 1 entries for 4 experts"),
     ],
