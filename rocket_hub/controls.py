@@ -165,6 +165,8 @@ def recommend(evaluations: Sequence[Evaluation]) -> Recommendation:
     Returns:
         The recommendation; the standard error is that of the paired difference.
     """
+    if len(evaluations) == 1:
+        return Recommendation(evaluations[0].method, "no control was measured beside it: run it with --controls all")
     best = max(evaluations, key=lambda evaluation: evaluation.accuracy)
     for candidate in evaluations:
         gap, error = paired_difference(best, candidate)

@@ -55,7 +55,7 @@ def choose(points: Sequence[Setting], shots: Sequence[Example], rows: Sequence[E
     if len(points) == 1 or len(shots) < MIN_SHOTS:
         return Choice(points[0])
     scores = [held_out(number, point, shots, rows, fit) for number, point in enumerate(points)]
-    means = [float(score.mean()) for score in scores]
+    means = [float(score.mean()) if np.isfinite(score).all() else math.inf for score in scores]  # it diverged
     errors = [float(score.std(ddof=1) / math.sqrt(len(shots))) for score in scores]
     return Choice(points[int(np.argmin(means))], tuple(means), tuple(errors))
 

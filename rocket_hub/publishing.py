@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 RELOAD_SECONDS = 900
+MOST_DIFFERENT = 0.5  # of logits; bf16 here against fp32 there explains less, another adapter more
 
 
 def create_model_card(facts: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
@@ -129,19 +130,26 @@ def verify_reload(
     (folder / "prompts.json").write_text(json.dumps(list(prompts)))
     script = str(files("rocket_hub") / "templates" / "reload.py")
     command = [sys.executable, script, base.repo_id, base.revision, repo_id, commit, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RELOAD_SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RELOAD_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise HubError(f"{repo_id}: published, but a fresh process did not load it in {RELOAD_SECONDS} s") from error
     if done.returncode:
         raise HubError(f"{repo_id}: published, but a fresh process cannot load it: {done.stderr[-800:]}")
     theirs, generated = load_file(folder / "logits.safetensors"), json.loads((folder / "generated.json").read_text())
     model = PeftModel.from_pretrained(base_model, str(local)).eval()
     difference, texts = 0.0, []
     for number, prompt in enumerate(prompts):
-        batch = tokenizer(prompt, return_tensors="pt")
+        batch = tokenizer(prompt, return_tensors="pt").to(model.device)
         with torch.no_grad():
-            ours = model(**batch).logits
+            ours = model(**batch).logits.float().cpu()
         difference = max(difference, float((ours - theirs[str(number)]).abs().max()))
         new = model.generate(**batch, max_new_tokens=32, do_sample=False, use_cache=False,
                              pad_token_id=tokenizer.pad_token_id)  # fmt: skip
         texts.append(tokenizer.decode(new[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
     model.unload()
+    if not difference < MOST_DIFFERENT:
+        raise HubError(
+            f"{repo_id}: published, but a fresh process computes other logits: they differ by {difference:g}"
+        )
     return asdict(Reload(difference, tuple(generated), texts == generated))

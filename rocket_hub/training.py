@@ -202,7 +202,8 @@ def _two_stages(optimizer: torch.optim.Optimizer, options: TrainOptions) -> torc
             return max(0, step - start) / warmup
         return (1 + math.cos(math.pi * min(1.0, (step - start - warmup) / max(1, steps - warmup)))) / 2
 
-    waits = round(ROUTER_STAGE * options.max_steps)
+    routed = any(group["routers"] for group in optimizer.param_groups)  # other adapters are trained whole
+    waits = round(ROUTER_STAGE * options.max_steps) if routed else 0
     starts = [0 if group["routers"] else waits for group in optimizer.param_groups]
     return torch.optim.lr_scheduler.LambdaLR(optimizer, [partial(factor, start) for start in starts])
 

@@ -116,6 +116,8 @@ def adjusted(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     recipe = recipe.updated("instructions", max_rows=given["max_rows"])
     recipe = recipe.updated("merge", gate_start=given["gate_grid"])
     recipe = recipe.updated("train", learning_rate=given["lr_grid"], max_steps=given["max_steps"])
+    if given["lr_grid"] or given["gate_grid"]:
+        recipe = recipe.updated("evaluate", settings={})  # the controls choose from the same grid
     recipe = recipe.updated("evaluate", max_rows=given["eval_rows"],
                             controls=tuple(controls.split(",")) if controls else None)  # fmt: skip
     recipe = recipe.updated("push", repo_id=given["push_to"], private=given["private"], publish=given["publish"])

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -93,7 +94,7 @@ def discovered(result: dict[str, Any]) -> Table:
             detail = f"rank {found['rank']}" if kind == "adapters" else found["shape"]
             table.add_row(found["repo_id"], "usable", f"{detail}, {found['licence'] or 'no licence'}")
         for lost in result[kind]["rejected"]:
-            table.add_row(lost["item"], lost["reason"], shorten(lost["detail"], 120, placeholder=" …"))
+            table.add_row(lost["item"], lost["reason"], escape(shorten(lost["detail"], 120, placeholder=" …")))
     return table
 
 
@@ -139,6 +140,6 @@ def pushed(result: dict[str, Any]) -> str:
     checked = result["reload"]
     said = (
         f"; a fresh process loads it: logits differ by {checked['max_difference']:g}, it generates "
-        f"{checked['generated'][0]!r} with the KV cache" if checked else ""
+        f"{escape(repr(checked['generated'][0]))} with the KV cache" if checked else ""
     )  # fmt: skip
     return f"pushed to {result['repo_id']} at {result['commit'][:12]}{said}"

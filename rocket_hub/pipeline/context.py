@@ -50,7 +50,8 @@ class Context:
         """Collect what a stage depends on: groups of the recipe, the K-shot, and results of earlier stages."""
         recipe = to_dict(self.recipe)
         chosen = {f"{group}.{key}": value for group in groups for key, value in recipe[group].items()}
-        fixed = {"hub": self.hub_name, "task": self.task.name, "base": self.recipe.base, "seed": self.recipe.seed}
+        fixed = {"hub": self.hub_name, "task": self.task.name, "base": self.recipe.base, "seed": self.recipe.seed,
+                 "base_revision": self.pinned.revision}  # fmt: skip
         return {**fixed, "kshot": digest([to_dict(shot) for shot in self.shots]), **chosen,
                 **{name: digest(value) for name, value in more.items()}}  # fmt: skip
 

@@ -8,9 +8,16 @@ from typing import Any
 
 from rocket_hub.discovery import discover_adapters, discover_datasets, load_instructions
 from rocket_hub.discovery.files import download
-from rocket_hub.discovery.hub import call
+from rocket_hub.discovery.hub import call, reason_of
 from rocket_hub.discovery.licences import combine
-from rocket_hub.errors import AdapterError, HubError, NothingLeftError
+from rocket_hub.errors import (
+    AdapterError,
+    DatasetError,
+    HubError,
+    HubUnreachableError,
+    KShotError,
+    NothingLeftError,
+)
 from rocket_hub.moe.expert import Expert, read_expert
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import (
@@ -21,7 +28,9 @@ from rocket_hub.records import (
     ExpertSelection,
     Pinned,
     Rejection,
+    Row,
 )
+from rocket_hub.selection.decontamination import contaminated
 from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks import Task
 
@@ -145,8 +154,10 @@ def _read_experts(
             folders[candidate.repo_id] = folder
         except AdapterError as error:
             rejected.append(Rejection(candidate.repo_id, error.reason, str(error)))
+        except HubUnreachableError:
+            raise  # an outage is no verdict
         except HubError as error:
-            rejected.append(Rejection(candidate.repo_id, "unreachable", str(error)))
+            rejected.append(Rejection(candidate.repo_id, reason_of(error), str(error)))
     return experts, folders, rejected
 
 
@@ -175,11 +186,9 @@ def select_data(context: Context, name: str, results: Results) -> Any:
     found = from_dict(DatasetDiscovery, before["datasets"], name)
 
     def make(folder: Path) -> dict[str, Any]:
-        rows = []
-        for number, candidate in enumerate(found.selected, 1):
-            context.reporter.advance("reading data sets", number, len(found.selected))
-            rows += load_instructions(context.api, candidate, max_rows=context.recipe.discover.max_rows_per_dataset)
+        rows, unreadable = _read_rows(context, found)
         problems = evaluation_set(context, from_dict(Pinned, before["evaluation"], name), whole=True)
+        _refuse_leaked_shots(context, problems)
         encoder = load_encoder(before["encoder"]["repo_id"], before["encoder"]["revision"])
         context.reporter.say(f"comparing {len(rows):,} rows with {len(context.shots)} examples")
         usable = [row for row in rows if context.task.example(as_example(row.prompt, row.completion)).answer]
@@ -187,7 +196,8 @@ def select_data(context: Context, name: str, results: Results) -> Any:
             encoder, context.shots, usable, context.recipe.instructions,
             evaluation_questions=questions(context.task, problems),
         )  # fmt: skip
-        return {**to_dict(selection), "read": len(rows), "without_answer": len(rows) - len(usable)}
+        result = {**to_dict(selection), "read": len(rows), "without_answer": len(rows) - len(usable)}
+        return {**result, "rejected": [*result["rejected"], *map(to_dict, unreadable)]}
 
     inputs = context.inputs(
         "instructions",
@@ -197,6 +207,30 @@ def select_data(context: Context, name: str, results: Results) -> Any:
         max_rows=context.recipe.discover.max_rows_per_dataset,
     )
     return context.run.stage(name, inputs, make)
+
+
+def _read_rows(context: Context, found: DatasetDiscovery) -> tuple[list[Row], list[Rejection]]:
+    """Read the data sets; one whose rows turn out to be unreadable is rejected, not fatal."""
+    rows: list[Row] = []
+    rejected: list[Rejection] = []
+    for number, candidate in enumerate(found.selected, 1):
+        context.reporter.advance("reading data sets", number, len(found.selected))
+        try:
+            rows += load_instructions(context.api, candidate, max_rows=context.recipe.discover.max_rows_per_dataset)
+        except DatasetError as error:
+            rejected.append(Rejection(candidate.repo_id, error.reason, str(error)))
+    return rows, rejected
+
+
+def _refuse_leaked_shots(context: Context, problems: list[Example]) -> None:
+    """Refuse a K-shot that holds problems of the evaluation set: every number would be too good."""
+    shots = [Row(shot.prompt, shot.completion, "kshot", number) for number, shot in enumerate(context.shots, 1)]
+    if leaked := contaminated(shots, questions(context.task, problems)):
+        numbers = ", ".join(str(position + 1) for position in sorted(leaked))
+        raise KShotError(
+            f"the K-shot's examples {numbers} are problems of the evaluation set {context.task.dataset} "
+            f"({context.recipe.evaluate.split}); take examples from its train split, or another evaluation set"
+        )
 
 
 def as_example(prompt: str, completion: str) -> Example:

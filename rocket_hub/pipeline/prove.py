@@ -12,9 +12,10 @@ from rocket_hub.crossfit import grid
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.gather import evaluation_set
 from rocket_hub.pipeline.loading import adapted
+from rocket_hub.pipeline.lock import ingredients
 from rocket_hub.pipeline.make import fit_method, methods
 from rocket_hub.records import Evaluation, Example, Pinned
-from rocket_hub.runs import digest, read_json, write_json
+from rocket_hub.runs import read_json, write_json
 from rocket_hub.serialization import from_dict, to_dict
 
 Results = Mapping[str, Any]
@@ -47,7 +48,13 @@ def measure(context: Context, name: str, results: Results) -> Any:
             "labels": {method.name: method.label for method in known.values()},
         }
 
-    inputs = context.inputs("evaluate", "train", trained=results["5-train"], first=results["1-discover"]["evaluation"])
+    inputs = context.inputs(
+        "evaluate",
+        "train",
+        trained=results["5-train"],
+        first=results["1-discover"]["evaluation"],
+        best=ingredients(results)[f"models/{results['2-select-experts']['best_single']}"].revision,
+    )
     return context.run.stage(name, inputs, make)
 
 
@@ -125,5 +132,6 @@ def push(context: Context, name: str, results: Results) -> Any:
             "reload": checked,
         }
 
-    inputs = context.inputs("push", evaluated=digest(results["6-evaluate"]), trained=results["5-train"])
+    before = [results[stage] for stage in ("1-discover", "2-select-experts", "3-select-instructions", "5-train")]
+    inputs = context.inputs("push", evaluated=results["6-evaluate"], before=before, recipe=context.recipe.to_yaml())
     return context.run.stage(name, inputs, make)

@@ -12,13 +12,13 @@ _MARKED = re.compile(r"####\s*(-?[$]?[0-9][0-9,]*(?:\.[0-9]+)?)")
 def marked_number(text: str) -> str:
     r"""Read the number after `####`, without commas, signs of currency or a trailing `.0`; empty when there is none.
 
-    This is the strict-match rule of lm-evaluation-harness (`#### (\\-?[0-9\\.\\,]+)`); the last marked number counts,
-    because a model may write the mark twice.
+    This is the strict-match rule of lm-evaluation-harness (`#### (\\-?[0-9\\.\\,]+)`); the first marked number counts,
+    because a model that does not stop goes on with questions of its own.
     """
     found = _MARKED.findall(text)
     if not found:
         return ""
-    number = found[-1].replace(",", "").replace("$", "")
+    number = found[0].replace(",", "").replace("$", "")
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
