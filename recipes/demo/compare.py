@@ -24,7 +24,7 @@ import numpy as np
 from rocket_hub.localhub import connect
 from rocket_hub.options import Setting
 from rocket_hub.recipe import Recipe
-from rocket_hub.runs import Silent, write_json, write_text
+from rocket_hub.runs import Silent, digest, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE.parents[1] / "runs" / "compare"
@@ -85,7 +85,9 @@ def tune(work: Path, recipe: Recipe, name: str, only: int | None) -> tuple[str, 
     results: dict[str, Any] = {}
     for stage in ("1-discover", "2-select-experts", "3-select-instructions", "4-merge"):
         results[stage] = STAGES[stage](context, stage, results)
-    fit = cross_fit(context, methods(context, results)[name], work / "tuning" / name)  # keeps every fold on disk
+    made_of = digest([recipe.to_yaml(), results["2-select-experts"], results["3-select-instructions"]["selected"]])
+    folds = work / "tuning" / made_of / name  # every finished fold is kept there
+    fit = cross_fit(context, methods(context, results)[name], folds)
     points, rows = points_of(name), training_rows(context, results)
     if only is not None:
         held_out(only, points[only], context.examples, rows, fit)
