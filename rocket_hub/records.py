@@ -83,6 +83,11 @@ def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
     return dict(Counter(rejection.reason for rejection in rejected).most_common())
 
 
+def reasons_in_words(rejected: Iterable[Rejection]) -> str:
+    """Write the counts per reason for a table or a card, for example `2 gated, 1 dora`."""
+    return ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items()) or "none"
+
+
 @dataclass(frozen=True)
 class AdapterCandidate:
     """A LoRA adapter on the Hub that fits the base model.

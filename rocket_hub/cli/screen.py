@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rocket_hub.records import Rejection, count_reasons
+from rocket_hub.records import Rejection, reasons_in_words
 
 if TYPE_CHECKING:
     from rocket_hub.pipeline import Build
@@ -82,8 +82,7 @@ def _table(title: str, *columns: str, text: bool = False) -> Table:
 
 
 def _reasons(entries: list[dict[str, Any]]) -> str:
-    counts = count_reasons(Rejection(**entry) for entry in entries)
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+    return reasons_in_words(Rejection(**entry) for entry in entries)
 
 
 def discovered(result: dict[str, Any]) -> Table:

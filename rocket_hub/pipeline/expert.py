@@ -15,6 +15,7 @@ from rocket_hub.discovery.instructions import discover_datasets
 from rocket_hub.errors import DatasetError, InputError, NothingLeftError
 from rocket_hub.kshot import load_kshot
 from rocket_hub.options import DiscoverOptions, TrainOptions
+from rocket_hub.pipeline.gather import as_example
 from rocket_hub.publishing import push_to_hub
 from rocket_hub.records import Example, Pinned
 from rocket_hub.runs import Reporter, write_text
@@ -109,7 +110,7 @@ def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], 
             raise DatasetError(lost.reason, f"{lost.item}: {lost.reason}: {lost.detail}; give another --dataset")
         candidate = found.selected[0]
         raw = [
-            Example(row.prompt, row.completion, "") for row in load_instructions(api, candidate, max_rows=plan.max_rows)
+            as_example(row.prompt, row.completion) for row in load_instructions(api, candidate, max_rows=plan.max_rows)
         ]
         data = Pinned(candidate.repo_id, candidate.revision, "dataset", candidate.licence)
     rows = [example for example in map(task.example, raw) if example.answer]

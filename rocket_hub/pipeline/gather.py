@@ -9,7 +9,7 @@ from typing import Any
 from rocket_hub.discovery import discover_adapters, discover_datasets, load_instructions
 from rocket_hub.discovery.files import download
 from rocket_hub.discovery.hub import call, reason_of
-from rocket_hub.discovery.licences import combine
+from rocket_hub.discovery.licences import combine, declared
 from rocket_hub.errors import (
     AdapterError,
     DatasetError,
@@ -83,9 +83,7 @@ def discover(context: Context, name: str, results: Results) -> Any:
 def _pin(context: Context, repo_id: str, kind: str) -> Pinned:
     """Pin a repository to its present commit."""
     info = call(repo_id, context.api.repo_info, repo_id, repo_type=kind)
-    card = getattr(info, "card_data", None)
-    licence = card.get("license") if card else None
-    return Pinned(repo_id, str(info.sha), kind, licence if isinstance(licence, str) else "")
+    return Pinned(repo_id, str(info.sha), kind, declared(getattr(info, "card_data", None)))
 
 
 def adapter_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:

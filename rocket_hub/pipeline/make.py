@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rocket_hub.controls import ROUTED, Method, all_methods
-from rocket_hub.crossfit import Choice, choose, grid
+from rocket_hub.crossfit import choose, grid
 from rocket_hub.moe.expert import Expert, read_expert
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.gather import adapter_folder, as_example
@@ -137,6 +137,3 @@ def pin_digest(results: Results) -> str:
     """Name the commits of the chosen experts."""
     pins = ingredients(results)
     return digest([pins[f"models/{name}"].revision for name in results["2-select-experts"]["selected"]])
-
-
-__all__ = ["Choice", "chosen_experts", "fit_method", "merge", "methods", "train", "training_rows"]

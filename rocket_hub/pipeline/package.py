@@ -16,7 +16,7 @@ from rocket_hub.pipeline.gather import evaluation_set
 from rocket_hub.pipeline.loading import adapted
 from rocket_hub.pipeline.lock import used
 from rocket_hub.publishing import create_model_card
-from rocket_hub.records import Evaluation, Pinned, Rejection, count_reasons
+from rocket_hub.records import Evaluation, Pinned, Rejection, reasons_in_words
 from rocket_hub.runs import write_text
 from rocket_hub.serialization import from_dict
 
@@ -160,8 +160,7 @@ def _expert_row(
 
 def _reasons(*rejected: Any) -> str:
     """Count the reasons of several lists of rejections in words."""
-    counts = count_reasons(from_dict(Rejection, entry, "rejected") for entries in rejected for entry in entries)
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+    return reasons_in_words(from_dict(Rejection, entry, "rejected") for entries in rejected for entry in entries)
 
 
 def _version() -> str:
