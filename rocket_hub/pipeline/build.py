@@ -9,18 +9,20 @@ from typing import Any
 from rocket_hub.controls import check_controls
 from rocket_hub.errors import RecipeError
 from rocket_hub.pipeline.context import open_context
-from rocket_hub.pipeline.gather import discover, select_data, select_group
+from rocket_hub.pipeline.discover import discover
 from rocket_hub.pipeline.lock import check_lock, write_lock
 from rocket_hub.pipeline.make import merge, train
 from rocket_hub.pipeline.prove import measure, push
+from rocket_hub.pipeline.select_experts import select_experts
+from rocket_hub.pipeline.select_instructions import select_instructions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Evaluation
 from rocket_hub.runs import Reporter, Silent, write_text
 
 STAGES = {
     "1-discover": discover,
-    "2-select-experts": select_group,
-    "3-select-instructions": select_data,
+    "2-select-experts": select_experts,
+    "3-select-instructions": select_instructions,
     "4-merge": merge,
     "5-train": train,
     "6-evaluate": measure,

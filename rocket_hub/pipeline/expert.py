@@ -15,7 +15,7 @@ from rocket_hub.discovery.instructions import discover_datasets
 from rocket_hub.errors import DatasetError, InputError, NothingLeftError
 from rocket_hub.kshot import load_kshot
 from rocket_hub.options import DiscoverOptions, TrainOptions
-from rocket_hub.pipeline.gather import as_example
+from rocket_hub.pipeline.problems import as_example
 from rocket_hub.publishing import push_to_hub
 from rocket_hub.records import Example, Pinned
 from rocket_hub.runs import Reporter, write_text

@@ -12,8 +12,9 @@ from rocket_hub.controls import ROUTED, Method, all_methods
 from rocket_hub.crossfit import choose, grid
 from rocket_hub.moe.expert import Expert, read_expert
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.gather import adapter_folder, as_example
+from rocket_hub.pipeline.loading import adapter_folder
 from rocket_hub.pipeline.lock import ingredients
+from rocket_hub.pipeline.problems import as_example
 from rocket_hub.records import Example, Pinned
 from rocket_hub.runs import digest
 from rocket_hub.serialization import to_dict

@@ -12,9 +12,9 @@ from rocket_hub.controls import ROUTED
 from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import NothingLeftError, StorageError
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.gather import evaluation_set
 from rocket_hub.pipeline.loading import adapted
 from rocket_hub.pipeline.lock import used
+from rocket_hub.pipeline.problems import evaluation_set
 from rocket_hub.publishing import create_model_card
 from rocket_hub.records import Evaluation, Pinned, Rejection, reasons_in_words
 from rocket_hub.runs import write_text

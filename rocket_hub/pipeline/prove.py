@@ -10,10 +10,10 @@ from typing import Any
 from rocket_hub.controls import ROUTED, Method, check_controls, recommend
 from rocket_hub.crossfit import grid
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.gather import evaluation_set
 from rocket_hub.pipeline.loading import adapted
 from rocket_hub.pipeline.lock import ingredients
 from rocket_hub.pipeline.make import fit_method, methods
+from rocket_hub.pipeline.problems import evaluation_set
 from rocket_hub.records import Evaluation, Example, Pinned
 from rocket_hub.runs import read_json, write_json
 from rocket_hub.serialization import from_dict, to_dict
