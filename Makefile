@@ -13,7 +13,7 @@ demo: .venv/installed  ## the whole method on the demo Hub, with its controls
 	$(BIN)/rocket-hub build --hub demo --task gsm8k --kshot recipes/demo/kshot.jsonl --controls all --out runs/demo
 
 test: .venv/installed  ## every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/installed  ## style and types
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ FLOORS = [  # ground floor first; rooms on one floor do not know each other
     {"discovery", "selection", "moe", "localhub"},
     {"training", "evaluation"},
     {"controls", "crossfit"},
-    {"publishing"},
+    {"publishing", "plots"},
     {"pipeline"},
     {"cli"},
 ]
