@@ -116,7 +116,7 @@ def check_controls(names: Sequence[str], settings: Collection[str] = ()) -> tupl
     """
     for key, given in (("controls", names), ("settings", settings)):
         for name in given:
-            if name not in ("all", *CONTROLS):
+            if name not in CONTROLS and (name != "all" or key == "settings"):
                 raise RecipeError(f"evaluate.{key}: unknown control '{name}'; known: all, {', '.join(CONTROLS)}")
     return CONTROLS if "all" in names else tuple(name for name in CONTROLS if name in names)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from rocket_hub.errors import InputError
+
 MAX_BYTES = 8 * 2**30
 
 
@@ -53,6 +55,8 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
 def _folder(adapter: str) -> Path:
     """Return the adapter's folder; from the Hub, pinned to its newest commit and checked."""
     if Path(adapter).is_dir():
+        if not (Path(adapter) / "adapter_config.json").is_file():
+            raise InputError(f"{adapter}: holds no adapter_config.json; give the folder or id of a routed adapter")
         return Path(adapter)
     from huggingface_hub import HfApi
 

@@ -6,23 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from rocket_hub.cli.options import expert_options, recipe_options
+from rocket_hub.cli.options import adjusted, expert_options, find_recipe, recipe_options
 from rocket_hub.errors import InputError
+
+# What says something to one of the two, and would be ignored by the other.
+EXPERT_ONLY = ("rank", "alpha", "targets", "batch_size", "max_length", "dtype", "quantize")
+BUILD_ONLY = ("kshot", "max_adapters", "num_experts", "gate_grid", "eval_rows", "controls", "publish", "locked")
 
 
 @click.command()
 @recipe_options
 @expert_options
-def train_command(dataset: str | None, **given: Any) -> None:
+@click.pass_context
+def train_command(context: click.Context, /, dataset: str | None, **given: Any) -> None:
     """Fine-tune the merged adapter on the K-shot and the chosen rows; earlier stages run first where they must.
 
     With --dataset instead of --kshot, train one plain LoRA expert on that data and publish it with --push-to.
     """
+    if dataset is None and given["kshot"] is None:
+        raise InputError("give --kshot FILE to train the merged adapter, or --dataset ID to train an expert")
+    strange = [f"--{name.replace('_', '-')}" for name in (EXPERT_ONLY if dataset is None else BUILD_ONLY)
+               if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]  # fmt: skip
+    if strange:
+        what = "the merged adapter: they are" if dataset is None else "an expert: they are not"
+        raise InputError(f"{', '.join(strange)} cannot be used to train {what} for --dataset; leave them out")
     if dataset is not None:
         _expert(dataset, given)
-    elif given["kshot"] is None:
-        raise InputError("give --kshot FILE to train the merged adapter, or --dataset ID to train an expert")
     else:
         from rocket_hub.cli.running import run
 
@@ -34,42 +45,33 @@ def _expert(dataset: str, given: dict[str, Any]) -> None:
     from rocket_hub.cli.running import quiet_libraries
     from rocket_hub.cli.screen import Screen
     from rocket_hub.localhub import connect
-    from rocket_hub.options import TrainOptions
 
-    if not given["base"]:
-        raise InputError("give --base ID: the model that the expert is for")
-    values = {
-        "learning_rate": given["lr_grid"],
-        "max_steps": given["max_steps"],
-        "batch_size": given["batch_size"],
-        "max_length": given["max_length"],
-        "dtype": given["dtype"],
-    }
-    options = TrainOptions(**{key: value for key, value in values.items() if value is not None})
-    with connect(given["hub"]):
+    with connect(given["hub"]) as connection:
+        recipe = adjusted(find_recipe(given["task"], given["recipe"], dict(connection.recipes)), given)
+        recipe = recipe.updated(
+            "train", batch_size=given["batch_size"], max_length=given["max_length"], dtype=given["dtype"]
+        )
+        recipe.check("command line")
         quiet_libraries()
         from huggingface_hub import HfApi
 
         from rocket_hub.pipeline.expert import ExpertPlan, make_expert, push_expert
-        from rocket_hub.tasks import get_task
 
-        task = get_task(given["task"] or "gsm8k")
-        out = given["out"] or Path("runs") / f"expert-{dataset.replace('/', '-')}"
+        out = given["out"] or Path("runs") / f"expert-{Path(dataset).name}"
         plan = ExpertPlan(
             dataset,
-            given["base"],
             rank=given["rank"],
             alpha=given["alpha"] or 2 * given["rank"],
             targets=tuple(given["targets"].split(",")),
             max_rows=given["max_rows"] or ExpertPlan.max_rows,
             quantization=given["quantize"],
-            seed=given["seed"] or 0,
         )
         screen = Screen()
-        screen.say(f"one training of {options.max_steps} steps x {options.batch_size} rows, into {out}")
+        screen.say(f"one training on {recipe.base} of {recipe.train.max_steps} steps x {recipe.train.batch_size} rows "
+                   f"at learning rate {recipe.train.learning_rate[0]:g}, into {out}")  # fmt: skip
         with screen:
-            facts = make_expert(HfApi(), plan, task, options, out, screen)
-        screen.say(f"expert: {out}, last loss {facts['training']['loss']:.3f}")
+            facts = make_expert(HfApi(), plan, recipe, out, screen)
+        screen.say(f"expert: {out}, last loss {facts['training']['loss']:.3f}, licence {facts['licence']}")
         if given["push_to"]:
             commit = push_expert(HfApi(), out, given["push_to"], bool(given["private"]))
             screen.say(f"pushed to {given['push_to']} at {commit[:12]}")

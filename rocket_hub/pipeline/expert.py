@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,55 +11,57 @@ from typing import TYPE_CHECKING, Any
 from rocket_hub.discovery import load_instructions
 from rocket_hub.discovery.hub import call
 from rocket_hub.discovery.instructions import discover_datasets
-from rocket_hub.errors import DatasetError, InputError, NothingLeftError
+from rocket_hub.discovery.licences import combine, declared
+from rocket_hub.errors import DatasetError, InputError, NothingLeftError, StorageError
 from rocket_hub.kshot import load_kshot
-from rocket_hub.options import DiscoverOptions, TrainOptions
-from rocket_hub.pipeline.problems import as_example
+from rocket_hub.options import DiscoverOptions
+from rocket_hub.pipeline.problems import as_example, questions, read_problems
 from rocket_hub.publishing import push_to_hub
-from rocket_hub.records import Example, Pinned
-from rocket_hub.runs import Reporter, write_text
-from rocket_hub.tasks import Task
+from rocket_hub.recipe import Recipe
+from rocket_hub.records import Example, Pinned, Row
+from rocket_hub.runs import Reporter, RunFolder, digest, write_text
+from rocket_hub.selection.decontamination import contaminated
+from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+
 
 @dataclass(frozen=True)
 class ExpertPlan:
-    """What an expert is made of.
+    """What an expert is made of; how it is trained is the recipe's.
 
     Attributes:
         dataset: A data set's id, or a file in any form that `load_kshot` reads.
-        base: Base model, a repository id or a folder.
         rank: Rank of every adapted module.
         alpha: LoRA's alpha; the update counts alpha / rank.
         targets: Endings of module names; `all-linear` = every linear layer but the head.
-        max_rows: At most this many rows are used.
+        max_rows: At most this many rows are read.
         quantization: `4bit` or `8bit` for QLoRA; none = as the base is stored.
-        seed: Seeds initialisation and data order.
     """
 
     dataset: str
-    base: str
     rank: int = 16
     alpha: int = 32
     targets: tuple[str, ...] = ("all-linear",)
     max_rows: int = 20_000
     quantization: str | None = None
-    seed: int = 0
 
 
-def make_expert(
-    api: HfApi, plan: ExpertPlan, task: Task, options: TrainOptions, out: Path, reporter: Reporter
-) -> dict[str, Any]:
-    """Train one LoRA expert and write it with a card; an unfinished training in `out` is resumed.
+def make_expert(api: HfApi, plan: ExpertPlan, recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
+    """Train one LoRA expert and write it with a card.
+
+    Rows without an answer in the task's form, and rows that hold a problem of its evaluation set, are left out. What an
+    earlier run in the same folder finished from the same inputs is kept.
 
     Args:
         api: The Hub.
-        plan: Data, base and shape of the adapter.
-        task: Brings the rows into its form.
-        options: Steps, batch size and the rest.
-        out: Folder of the adapter.
+        plan: Data and shape of the adapter.
+        recipe: Task, base, seed, training options and evaluation set.
+        out: Folder of the adapter; the training itself is in `training` below it.
         reporter: Told how far it is.
 
     Returns:
@@ -68,40 +69,37 @@ def make_expert(
 
     Raises:
         DatasetError: The data set cannot be used.
-        NothingLeftError: No row has an answer in the task's form.
+        NothingLeftError: No row can be trained on.
         HubError: The Hub did not give what was asked for.
     """
-    from transformers import set_seed
-
-    from rocket_hub.base_models import load_base
-    from rocket_hub.training import train_expert
-
+    task = get_task(recipe.task).at(recipe.evaluate.dataset, recipe.evaluate.config)
     rows, data = read_rows(api, plan, task)
-    base = _pin_base(api, plan.base)
-    reporter.say(f"{len(rows):,} rows of {data.repo_id}; loading {base.repo_id}")
-    model, tokenizer = load_base(base.repo_id, base.revision or None, options.dtype, quantization=plan.quantization)
-    set_seed(plan.seed)
-    start = _start(model, plan, out / "start", base)
-    training = train_expert(
-        model,
-        tokenizer,
-        start,
-        rows,
-        options,
-        out,
-        seed=plan.seed,
-        progress=lambda step, steps, loss: reporter.advance("training", step, steps),
-    )
-    shutil.rmtree(start)
-    facts = {"training": asdict(training), "base": asdict(base), "data": asdict(data), "rows": len(rows)}
-    write_text(out / "README.md", _card(facts, plan, task, options))
+    rows, held_out = without_problems(rows, task, recipe.evaluate.split)
+    base = _pin_base(api, recipe.base)
+    reporter.say(f"{len(rows):,} rows of {data.repo_id}, {held_out:,} left out that hold problems of {task.dataset}")
+    inputs = {"plan": to_dict(plan), "train": to_dict(recipe.train), "seed": recipe.seed, "task": task.name,
+              "base": to_dict(base), "rows": digest([to_dict(row) for row in rows])}  # fmt: skip
+
+    def make(folder: Path) -> dict[str, Any]:
+        return {"training": _train(plan, recipe, rows, base, folder, reporter)}
+
+    done = RunFolder(out, reporter).stage("training", inputs, make)
+    ledger = combine([base, data], [data.licence])
+    facts = {**done, "base": to_dict(base), "data": to_dict(data), "rows": len(rows), "held_out": held_out,
+             "licence": ledger.result, "licence_notes": "; ".join(ledger.restrictions)}  # fmt: skip
+    try:
+        for name in ADAPTER:
+            shutil.copyfile(out / "training" / "adapter" / name, out / name)
+    except OSError as error:
+        raise StorageError(f"{out}: cannot be written: {error}; free some space and run it again") from error
+    write_text(out / "README.md", _card(facts, plan, task, recipe))
     return facts
 
 
 def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], Pinned]:
     """Read the data, from a file or from the Hub, in the task's form; rows without an answer are left out."""
     if Path(plan.dataset).is_file():
-        raw: Sequence[Example] = load_kshot(plan.dataset)[: plan.max_rows]
+        raw = list(load_kshot(plan.dataset)[: plan.max_rows])
         data = Pinned(Path(plan.dataset).name, "", "dataset")
     else:
         found = discover_datasets(api, options=DiscoverOptions(datasets=(plan.dataset,)), task=task)
@@ -109,9 +107,8 @@ def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], 
             lost = found.rejected[0]
             raise DatasetError(lost.reason, f"{lost.item}: {lost.reason}: {lost.detail}; give another --dataset")
         candidate = found.selected[0]
-        raw = [
-            as_example(row.prompt, row.completion) for row in load_instructions(api, candidate, max_rows=plan.max_rows)
-        ]
+        read = load_instructions(api, candidate, max_rows=plan.max_rows)
+        raw = [as_example(row.prompt, row.completion) for row in read]
         data = Pinned(candidate.repo_id, candidate.revision, "dataset", candidate.licence)
     rows = [example for example in map(task.example, raw) if example.answer]
     if not rows:
@@ -119,11 +116,50 @@ def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], 
     return rows, data
 
 
+def without_problems(rows: list[Example], task: Task, split: str) -> tuple[list[Example], int]:
+    """Leave out the rows that hold a problem of the task's evaluation set; returns the others, and how many it were."""
+    asked = [Row(question, row.completion, "", i) for i, (question, row) in
+             enumerate(zip(questions(task, rows), rows, strict=True))]  # fmt: skip
+    held = contaminated(asked, questions(task, read_problems(task, split, None)))
+    kept = [row for position, row in enumerate(rows) if position not in held]
+    if not kept:
+        raise NothingLeftError(f"all {len(rows)} rows hold problems of {task.dataset} ({split}); take its train split")
+    return kept, len(held)
+
+
 def _pin_base(api: HfApi, base: str) -> Pinned:
     """Pin the base to its commit; a folder has none."""
     if Path(base).is_dir():
         return Pinned(base, "")
-    return Pinned(base, str(call(base, api.model_info, base).sha))
+    info = call(base, api.model_info, base)
+    return Pinned(info.id, str(info.sha), "model", declared(info.card_data))
+
+
+def _train(
+    plan: ExpertPlan, recipe: Recipe, rows: list[Example], base: Pinned, folder: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """Train a fresh LoRA in the stage's folder; an unfinished training there goes on."""
+    from transformers import set_seed
+
+    from rocket_hub.base_models import load_base
+    from rocket_hub.training import train_expert
+
+    reporter.say(f"loading {base.repo_id}")
+    model, tokenizer = load_base(
+        base.repo_id, base.revision or None, recipe.train.dtype, quantization=plan.quantization
+    )
+    set_seed(recipe.seed)
+    training = train_expert(
+        model,
+        tokenizer,
+        _start(model, plan, folder / "start", base),
+        rows,
+        recipe.train,
+        folder / "adapter",
+        seed=recipe.seed,
+        progress=lambda step, steps, loss: reporter.advance("training", step, steps),
+    )
+    return {key: value for key, value in asdict(training).items() if key != "adapter"}
 
 
 def _start(model: Any, plan: ExpertPlan, folder: Path, base: Pinned) -> Path:
@@ -148,13 +184,25 @@ def _start(model: Any, plan: ExpertPlan, folder: Path, base: Pinned) -> Path:
     return folder
 
 
-def _card(facts: dict[str, Any], plan: ExpertPlan, task: Task, options: TrainOptions) -> str:
+def _card(facts: dict[str, Any], plan: ExpertPlan, task: Task, recipe: Recipe) -> str:
     """Write the expert's card: discovery reads it again."""
     import jinja2
+    import yaml
 
+    base, data = from_dict(Pinned, facts["base"], "base"), from_dict(Pinned, facts["data"], "data")
+    metadata = {
+        "base_model": base.repo_id,
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "license": facts["licence"],
+        "datasets": [data.repo_id] if data.revision else [],
+        "tags": ["lora", "rocket-hub"],
+    }
+    header = yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False).strip()
     text = (files("rocket_hub") / "templates" / "expert_card.md").read_text(encoding="utf-8")
     template = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return template.render(**facts, plan=asdict(plan), task=task, options=asdict(options))
+    return template.render(**facts, metadata=header, plan=to_dict(plan), task=task, options=to_dict(recipe.train))
 
 
 def push_expert(api: HfApi, out: Path, repo_id: str, private: bool) -> str:
@@ -162,6 +210,6 @@ def push_expert(api: HfApi, out: Path, repo_id: str, private: bool) -> str:
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:
-        for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
+        for name in (*ADAPTER, "README.md"):
             shutil.copyfile(out / name, Path(folder) / name)
         return push_to_hub(api, Path(folder), repo_id, private=private, message="Publish an expert with rocket_hub")

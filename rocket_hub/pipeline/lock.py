@@ -51,7 +51,12 @@ def check_lock(path: Path, first: Mapping[str, Any]) -> None:
     lock = read_json(path)
     if not isinstance(lock, dict) or lock.get("format_version") != 1 or not isinstance(lock.get("ingredients"), dict):
         raise LockError(f"{path}: not a lock file of format 1; use the lock.json of an earlier run folder")
-    wanted = {key: entry.get("revision") for key, entry in lock["ingredients"].items()}
+    entries = lock["ingredients"].items()
+    if broken := next((key for key, entry in entries if not isinstance(entry, dict)), None):
+        raise LockError(
+            f"{path}: ingredients: {broken}: expected a mapping; use the lock.json of an earlier run folder"
+        )
+    wanted = {key: entry.get("revision") for key, entry in entries}
     found = {key: pin.revision for key, pin in ingredients({"1-discover": first}).items()}
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) != found.get(key):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rocket_hub.discovery.hub import call
+from rocket_hub.errors import HubError, TaskError
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import Example, Pinned
 from rocket_hub.tasks import Task
@@ -10,15 +13,39 @@ from rocket_hub.tasks import Task
 
 def evaluation_set(context: Context, pinned: Pinned, *, whole: bool = False) -> list[Example]:
     """Read the evaluation set in the task's form, at its commit; `whole` ignores `evaluate.max_rows`."""
+    options = context.recipe.evaluate
+    return read_problems(context.task, options.split, pinned.revision, max_rows=None if whole else options.max_rows)
+
+
+def read_problems(task: Task, split: str, revision: str | None, *, max_rows: int | None = None) -> list[Example]:
+    """Read an evaluation set in the task's form.
+
+    Args:
+        task: The task; names the data set and its configuration.
+        split: Which split.
+        revision: Commit hash; none = the newest.
+        max_rows: At most this many problems; none = all.
+
+    Raises:
+        TaskError: There is no such split or configuration, or a row is not in the task's form.
+        HubError: The data set cannot be had.
+    """
     from datasets import load_dataset
 
-    options, task = context.recipe.evaluate, context.task
-    rows = call(task.dataset, load_dataset, task.dataset, task.config, split=options.split, revision=pinned.revision)
-    kept = rows.select(range(min(options.max_rows, len(rows)))) if options.max_rows and not whole else rows
-    return task.examples(kept, task.dataset)
+    try:
+        rows = call(task.dataset, load_dataset, task.dataset, task.config, split=split, revision=revision)
+    except HubError as error:
+        if not isinstance(error.__cause__, ValueError):
+            raise
+        detail = str(error.__cause__).strip().splitlines()[0]
+        raise TaskError(
+            f"{task.dataset}: configuration {task.config or '(the only one)'}, split '{split}': {detail}; name what "
+            "the data set has in evaluate.config and evaluate.split"
+        ) from error
+    return task.examples(rows.select(range(min(max_rows, len(rows)))) if max_rows else rows, task.dataset)
 
 
-def questions(task: Task, examples: list[Example]) -> list[str]:
+def questions(task: Task, examples: Sequence[Example]) -> list[str]:
     """Return the bare questions of problems in the task's form, for comparison with rows of data."""
     frame = task.prompt("\0").partition("\0")
     return [example.prompt.removeprefix(frame[0]).removesuffix(frame[2]) for example in examples]

@@ -7,7 +7,7 @@ from rocket_hub.localhub import LocalHub
 
 from .conftest import COMMAND, Workplace, finish
 
-SHAPE = ["--base", "rocket-demo/tiny-llama", "--rank", "2", "--max-steps", "3", "--batch-size", "4"]
+SHAPE = ["--task", "gsm8k", "--rank", "2", "--max-steps", "3", "--batch-size", "4"]
 
 
 def test_an_expert_is_made_published_and_found(place: Workplace) -> None:
@@ -18,7 +18,8 @@ def test_an_expert_is_made_published_and_found(place: Workplace) -> None:
     config = json.loads((place.folder / "expert" / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 2, 4)
     assert config["base_model_name_or_path"] == "rocket-demo/tiny-llama"
-    assert not (place.folder / "expert" / "start").exists()
+    changed = finish([*command[:-1], "5", "--out", "expert"], place.folder, place.home)
+    assert changed.code == 0 and "training  again, because of train" in changed.out, changed.error
     with LocalHub(place.store) as hub:
         from huggingface_hub import HfApi
 
@@ -31,7 +32,7 @@ def test_an_expert_is_made_published_and_found(place: Workplace) -> None:
         }  # fmt: skip
         found = discover_adapters(api, "rocket-demo/tiny-llama", options=DiscoverOptions())
     (mine,) = [candidate for candidate in found.selected if candidate.repo_id == "local/my-expert"]
-    assert (mine.rank, mine.licence, mine.datasets) == (2, "mit", ("rocket-demo/first-steps",))
+    assert (mine.rank, mine.licence, mine.datasets) == (2, "apache-2.0", ("rocket-demo/first-steps",))
 
 
 def test_an_expert_from_a_file_and_what_is_wrong(place: Workplace, tmp_path: Path) -> None:
@@ -42,8 +43,10 @@ def test_an_expert_from_a_file_and_what_is_wrong(place: Workplace, tmp_path: Pat
     assert done.code == 0, done.error
     assert f"rows of `{place.kshot.name}`" in (place.folder / "e" / "README.md").read_text().replace("\n", " ")
     wrong = {
-        "no base": (["--dataset", "rocket-demo/first-steps"], "give --base ID"),
-        "no data": (["--base", "rocket-demo/tiny-llama"], "--kshot FILE to train the merged adapter, or --dataset ID"),
+        "no task": (["--dataset", "rocket-demo/first-steps"], "give --task NAME"),
+        "no data": (["--task", "gsm8k"], "--kshot FILE to train the merged adapter, or --dataset ID"),
+        "not for experts": (["--dataset", "x/y", "--task", "gsm8k", "--controls", "all"], "--controls cannot be used"),
+        "only for experts": (["--kshot", "x.jsonl", "--task", "gsm8k", "--rank", "4"], "--rank cannot be used"),
         "gated": (["--dataset", "rocket-demo/members-only", *SHAPE], "gated"),
         "nowhere": (["--dataset", "rocket-demo/nowhere", *SHAPE], "not found on the Hub"),
         "targets": (["--dataset", str(place.kshot), *SHAPE, "--targets", "no_such"], "--targets no_such"),
