@@ -90,7 +90,10 @@ def _adapter(context: Context, results: Results, method: Method, folder: Path) -
     recipe = context.recipe
     fixed = recipe.evaluate.settings.get(method.name)
     points = (fixed,) if fixed else grid(recipe.train.learning_rate, recipe.merge.gate_start, method.weighted)
-    stage = fit_method(context, results, method, points, folder)
+    trained = folder / "training.json"  # a run that was stopped while it measured does not train again
+    if (stage := read_json(trained)) is None:
+        stage = fit_method(context, results, method, points, folder)
+        write_json(trained, stage)
     return context.run.absolute(stage["training"]["adapter"]), _details(stage)
 
 

@@ -1,0 +1,173 @@
+"""Ask a teacher: within a budget, again where that may help, and nothing twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rocket_hub.errors import InputError, StorageError
+from rocket_hub.generation.teacher import AGAIN, Reply, Teacher
+from rocket_hub.runs import digest
+
+TRIES = 4
+LONGEST_WAIT = 60.0
+"""Seconds."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a teacher may cost.
+
+    Attributes:
+        calls: At most this many attempts, those that fail included; none = no limit.
+        tokens: At most this many tokens, in and out; what a call will use is known only after it, so the last calls
+            may go over it; none = no limit.
+    """
+
+    calls: int | None = None
+    tokens: int | None = None
+
+
+@dataclass
+class Bill:
+    """What a teacher has cost.
+
+    Attributes:
+        calls: Attempts that were made.
+        tokens_in: Prompt tokens, as the teacher told them.
+        tokens_out: Answer tokens, as the teacher told them.
+        unmetered: Attempts that told no tokens: they failed, or the teacher does not count.
+        cached: Prompts that were answered from the cache, for nothing.
+        faults: Attempts that failed, by fault.
+    """
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    unmetered: int = 0
+    cached: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def add(self, reply: Reply) -> None:
+        """Note one attempt."""
+        self.calls += 1
+        self.tokens_in += reply.tokens_in
+        self.tokens_out += reply.tokens_out
+        self.unmetered += not reply.metered
+        if reply.fault:
+            self.faults[reply.fault] = self.faults.get(reply.fault, 0) + 1
+
+    def room(self, budget: Budget) -> float:
+        """Say how many more calls the budget allows."""
+        if budget.tokens is not None and self.tokens_in + self.tokens_out >= budget.tokens:
+            return 0
+        return float("inf") if budget.calls is None else max(budget.calls - self.calls, 0)
+
+
+class AnswerCache:
+    """Answers by what was asked, one JSON line each, appended; a line that a kill cut short is not read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, Reply] = {}
+        try:
+            lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+            if lines[-1]:  # the last line was cut: the next one must not be glued to it
+                with path.open("ab") as file:
+                    file.write(b"\n")
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error}; delete it or choose another folder") from error
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self._known[entry["key"]] = Reply(**entry["reply"])
+            except (ValueError, TypeError, KeyError):
+                continue
+
+    def get(self, key: str) -> Reply | None:
+        """Return the answer to what has been asked before."""
+        return self._known.get(key)
+
+    def put(self, key: str, reply: Reply) -> None:
+        """Keep an answer; it is on disk when this returns."""
+        self._known[key] = reply
+        line = json.dumps({"key": key, "reply": asdict(reply)}) + "\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be written: {error}; free some space and run it again") from error
+
+
+def ask(
+    teacher: Teacher,
+    prompts: Sequence[str],
+    *,
+    cache: AnswerCache,
+    bill: Bill,
+    budget: Budget,
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Reply]:
+    """Ask a teacher, and nothing twice: not an equal prompt, and not what an earlier run has an answer to.
+
+    Args:
+        teacher: Who is asked.
+        prompts: What is asked.
+        cache: Answers so far; every new one is kept at once.
+        bill: Added to.
+        budget: What the bill may come to.
+        max_tokens: Longest answer.
+        temperature: 0 = greedy.
+        seed: Seeds sampling.
+        progress: Called with (prompts settled, prompts in all).
+        sleep: Waits; replaced in tests.
+
+    Returns:
+        One reply a prompt, in their order. Where there is a fault after `TRIES` attempts, it says which; `over_budget`
+        where the budget did not allow an attempt.
+
+    Raises:
+        InputError: The teacher refuses the request itself, as it would every other (a wrong key or model).
+        StorageError: The cache cannot be written.
+    """
+    asked = {"teacher": teacher.name, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    keys = [digest({**asked, "prompt": prompt}) for prompt in prompts]
+    replies = {key: known for key in keys if (known := cache.get(key))}
+    bill.cached += sum(key in replies for key in keys)
+    waiting = [(key, prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items() if key not in replies]
+    tries: dict[str, int] = {}
+    while waiting:
+        room = bill.room(budget)
+        batch = waiting[: int(min(teacher.at_once, room))]
+        if not batch:
+            replies |= {key: Reply(fault="over_budget") for key, _ in waiting}
+            break
+        found = teacher.answer([p for _, p in batch], max_tokens=max_tokens, temperature=temperature, seed=seed)
+        waiting, again = waiting[len(batch) :], []
+        for (key, prompt), reply in zip(batch, found, strict=True):
+            bill.add(reply)
+            tries[key] = tries.get(key, 0) + 1
+            if reply.fault == "refused":
+                raise InputError(
+                    f"teacher {teacher.name}: it refuses to answer ({reply.detail}); check its key and model"
+                )
+            if reply.fault in AGAIN and tries[key] < TRIES:
+                again.append((key, prompt, reply.wait or float(2 ** (tries[key] - 1))))
+                continue
+            replies[key] = reply
+            if reply.fault not in AGAIN:  # an outage is no answer
+                cache.put(key, reply)
+        if again:
+            waiting += [(key, prompt) for key, prompt, _ in again]
+            sleep(min(max(wait for *_, wait in again), LONGEST_WAIT))
+        if progress:
+            progress(len(keys) - len(waiting), len(keys))
+    return [replies[key] for key in keys]

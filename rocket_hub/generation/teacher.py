@@ -1,0 +1,223 @@
+"""Who answers prompts: a local model, any OpenAI-compatible endpoint, or Hugging Face Inference.
+
+A teacher makes one attempt a prompt and says what came of it; `asking.py` tries again, keeps the bill and the cache.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
+
+# The library re-exports its HTTP client lazily, which mypy cannot see.
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+from rocket_hub.errors import InputError
+from rocket_hub.inference import generate
+
+TIMEOUT = 120.0
+"""Seconds without a byte."""
+LONGEST = 900.0
+"""Seconds for one answer, however steadily it drips."""
+MAX_REPLY_BYTES = 4 * 2**20
+AGAIN = ("rate_limited", "server_error", "timeout", "no_answer", "unreadable")
+"""Faults that another try may mend."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one attempt.
+
+    Attributes:
+        text: The answer; empty where there is a fault.
+        fault: One word: `rate_limited`, `server_error`, `timeout`, `no_answer`, `unreadable` (not what the protocol
+            says), `cut_off` (longer than was allowed), `empty`, `refused` (the request is wrong); empty = none.
+        wait: Seconds that the teacher asks to wait before the next attempt.
+        tokens_in: Prompt tokens, as the teacher counts them.
+        tokens_out: Answer tokens, as the teacher counts them.
+        metered: Whether it told the tokens.
+        detail: What was found, for messages; never a key.
+    """
+
+    text: str = ""
+    fault: str = ""
+    wait: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    metered: bool = True
+    detail: str = ""
+
+
+class Teacher(Protocol):
+    """Anything that answers prompts.
+
+    Attributes:
+        name: Who it is, for the bill, the cache and the card; never a key.
+        at_once: How many prompts it likes to be given together.
+    """
+
+    name: str
+    at_once: int
+
+    def answer(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[Reply]:
+        """Make one attempt at each prompt, and never raise over what a teacher answers.
+
+        Args:
+            prompts: What is asked, each on its own.
+            max_tokens: Longest answer.
+            temperature: 0 = greedy.
+            seed: Seeds sampling where the teacher can.
+
+        Returns:
+            One reply a prompt, in their order.
+        """
+        ...
+
+
+class LocalTeacher:
+    """A causal language model on this machine; it answers greedily."""
+
+    at_once = 32
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        self.name = name
+        self._model, self._tokenizer = model, tokenizer
+
+    def answer(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[Reply]:
+        """Answer in one batch; see `Teacher.answer`."""
+        if temperature > 0:
+            raise InputError("a local teacher answers greedily; ask it with temperature 0")
+        texts = generate(self._model, self._tokenizer, prompts, max_new_tokens=max_tokens, batch_size=self.at_once)
+        return [self._reply(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+
+    def _reply(self, prompt: str, text: str) -> Reply:
+        used = [len(self._tokenizer(text=part, verbose=False)["input_ids"]) if part else 0 for part in (prompt, text)]
+        fault = "" if text.strip() else "empty"
+        return Reply(text.strip(), fault, tokens_in=used[0], tokens_out=used[1])
+
+
+class EndpointTeacher:
+    """Any server that speaks OpenAI's chat completions."""
+
+    at_once = 8
+
+    def __init__(self, url: str, model: str, key: str = "", timeout: float = TIMEOUT) -> None:
+        if not url.startswith(("https://", "http://")):
+            raise InputError(f"teacher {url!r}: expected the http(s) address of an OpenAI-compatible API, up to /v1")
+        self.name = f"{model} at {httpx.URL(url).host}"
+        self._url, self._model = f"{url.rstrip('/')}/chat/completions", model
+        # A client of its own: the Hub's would send the Hub's token along. Redirects are not followed: the key stays.
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.Client(headers=headers, timeout=timeout, follow_redirects=False)
+
+    def answer(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[Reply]:
+        """Ask all prompts at once; see `Teacher.answer`."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        fixed: dict[str, Any] = {
+            "model": self._model,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": seed,
+        }
+        with ThreadPoolExecutor(self.at_once) as pool:
+            return list(pool.map(lambda prompt: self._ask(fixed | {"messages": _message(prompt)}), prompts))
+
+    def _ask(self, body: dict[str, Any]) -> Reply:
+        data, last = bytearray(), time.monotonic() + LONGEST
+        try:
+            with self._client.stream("POST", self._url, json=body) as response:
+                for piece in response.iter_bytes():
+                    data += piece
+                    if time.monotonic() > last:
+                        return Reply(fault="timeout", metered=False)
+                    if len(data) > MAX_REPLY_BYTES:
+                        return Reply(fault="unreadable", metered=False, detail=f"more than {MAX_REPLY_BYTES:,} bytes")
+        except httpx.TimeoutException:
+            return Reply(fault="timeout", metered=False)
+        except httpx.HTTPError as error:
+            return Reply(fault="no_answer", metered=False, detail=type(error).__name__)
+        if response.status_code != 200:
+            return of_status(response.status_code, response.headers)
+        try:
+            return of_completion(json.loads(data))
+        except (ValueError, RecursionError):
+            return Reply(fault="unreadable", metered=False, detail="not JSON")
+
+
+class InferenceTeacher:
+    """A model behind Hugging Face Inference; the Hub's own sign-in pays."""
+
+    at_once = 8
+
+    def __init__(self, model: str, provider: str | None = None, timeout: float = TIMEOUT) -> None:
+        self.name = f"{model} at {provider or 'Hugging Face Inference'}"
+        self._client = InferenceClient(model, provider=provider, timeout=timeout)  # type: ignore[arg-type]
+
+    def answer(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[Reply]:
+        """Ask all prompts at once; see `Teacher.answer`."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        fixed = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        with ThreadPoolExecutor(self.at_once) as pool:
+            return list(pool.map(lambda prompt: self._ask(prompt, fixed), prompts))
+
+    def _ask(self, prompt: str, fixed: Mapping[str, Any]) -> Reply:
+        try:
+            found = self._client.chat_completion(_message(prompt), **fixed)
+        except InferenceTimeoutError:
+            return Reply(fault="timeout", metered=False)
+        except HfHubHTTPError as error:
+            return of_status(error.response.status_code, error.response.headers)
+        except httpx.HTTPError as error:
+            return Reply(fault="no_answer", metered=False, detail=type(error).__name__)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return Reply(fault="unreadable", metered=False, detail="not a chat completion")
+        return of_completion(found)
+
+
+def _message(prompt: str) -> list[dict[str, str]]:
+    """Put a prompt into the one message of a chat."""
+    return [{"role": "user", "content": prompt}]
+
+
+def of_status(status: int, headers: Mapping[str, str]) -> Reply:
+    """Say what an HTTP status other than 200 means."""
+    told = headers.get("Retry-After", "").strip()
+    wait = float(told) if told.isdecimal() and len(told) < 6 else 0.0
+    fault = "rate_limited" if status == 429 else "server_error" if status >= 500 or status == 408 else "refused"
+    return Reply(fault=fault, wait=wait, metered=False, detail=f"status {status}")
+
+
+def of_completion(data: Any) -> Reply:
+    """Read a chat completion, which may hold anything.
+
+    Args:
+        data: What the JSON of the answer held.
+
+    Returns:
+        The first choice, or the fault in it.
+    """
+    counts = [_at(_at(data, "usage"), key) for key in ("prompt_tokens", "completion_tokens")]
+    metered = all(type(count) is int and 0 <= count < 10**9 for count in counts)
+    paid = Reply(tokens_in=counts[0], tokens_out=counts[1]) if metered else Reply(metered=False)
+    choices = _at(data, "choices")
+    if not isinstance(choices, list) or not choices:
+        return replace(paid, fault="unreadable", detail="no choices")
+    text = _at(_at(choices[0], "message"), "content")
+    if _at(choices[0], "finish_reason") == "length":
+        return replace(paid, fault="cut_off")
+    if text is not None and not isinstance(text, str):
+        return replace(paid, fault="unreadable", detail="content is no text")
+    text = (text or "").strip()
+    return replace(paid, text=text, fault="" if text else "empty")
+
+
+def _at(data: Any, key: str) -> Any:
+    """Look a key up in what may be no mapping."""
+    return data.get(key) if isinstance(data, Mapping) else None

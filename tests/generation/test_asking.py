@@ -1,0 +1,162 @@
+"""A teacher that fails in every way: no answer lost, none invented, nothing asked twice, the bill right."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from rocket_hub.errors import InputError, StorageError
+from rocket_hub.generation.asking import TRIES, AnswerCache, Bill, Budget, ask
+from rocket_hub.generation.teacher import EndpointTeacher, InferenceTeacher, LocalTeacher, Reply
+
+from .conftest import Script
+
+KEY = "sk-very-secret"
+
+
+def teacher(script: Script, **more: float) -> EndpointTeacher:
+    return EndpointTeacher(script.url, "wise", key=KEY, **more)
+
+
+def put(script: Script, prompts: list[str], folder: Path, **more: object) -> tuple[list[Reply], Bill, list[float]]:
+    bill, waits = Bill(), []
+    cache = AnswerCache(folder / "answers.jsonl")
+    options = {"budget": Budget(), "max_tokens": 50, "sleep": waits.append} | more
+    return ask(teacher(script, timeout=0.4), prompts, cache=cache, bill=bill, **options), bill, waits  # type: ignore[arg-type]
+
+
+FAULTS = {
+    "429": "rate_limited", "500": "server_error", "503": "server_error", "hang": "timeout", "cut": "no_answer",
+    "not json": "unreadable", "no choices": "unreadable", "list": "unreadable", "number": "unreadable",
+    "deep": "unreadable",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_passing_fault_costs_a_call_and_loses_nothing(script: Script, tmp_path: Path, fault: str) -> None:
+    script.faults = {"two": [fault]}
+    replies, bill, waits = put(script, ["one", "two", "three"], tmp_path)
+    assert [reply.text for reply in replies] == ["answer to one", "answer to two", "answer to three"]
+    assert (bill.calls, bill.faults) == (len(script.seen), {FAULTS[fault]: 1}) == (4, {FAULTS[fault]: 1})
+    assert bill.tokens_in + bill.tokens_out == script.tokens
+    assert waits == [3.0 if fault == "429" else 1.0]
+
+
+def test_a_lasting_outage_is_no_answer_and_is_asked_again_later(script: Script, tmp_path: Path) -> None:
+    script.faults = {"two": ["500"] * TRIES}
+    replies, bill, waits = put(script, ["one", "two"], tmp_path)
+    assert [reply.fault for reply in replies] == ["", "server_error"]
+    assert (bill.calls, len(waits)) == (1 + TRIES, TRIES - 1)
+    again, bill, _ = put(script, ["one", "two"], tmp_path)
+    assert [reply.text for reply in again] == ["answer to one", "answer to two"]
+    assert (bill.calls, bill.cached) == (1, 1)
+
+
+@pytest.mark.parametrize(("fault", "named"), [("empty", "empty"), ("length", "cut_off")])
+def test_an_answer_that_is_none_is_kept_as_none(script: Script, tmp_path: Path, fault: str, named: str) -> None:
+    script.faults = {"two": [fault]}
+    replies, bill, _ = put(script, ["two"], tmp_path)
+    assert (replies[0].text, replies[0].fault, bill.calls) == ("", named, 1)
+    again, bill, _ = put(script, ["two"], tmp_path)
+    assert (again, bill.calls) == (replies, 0)
+
+
+@pytest.mark.parametrize("status", ["400", "401", "404", "redirect"])
+def test_a_refusal_stops_at_once_and_names_no_key(script: Script, tmp_path: Path, status: str) -> None:
+    script.faults = {"one": [status]}
+    with pytest.raises(InputError, match="refuses to answer") as raised:
+        put(script, ["one"], tmp_path)
+    assert KEY not in str(raised.value)
+    assert len(script.seen) == 1
+
+
+def test_without_a_count_of_tokens_the_call_is_unmetered(script: Script, tmp_path: Path) -> None:
+    script.faults = {"two": ["no usage"]}
+    replies, bill, _ = put(script, ["one", "two"], tmp_path)
+    assert [reply.text for reply in replies] == ["answer to one", "answer to two"]
+    assert (bill.calls, bill.unmetered, bill.tokens_in + bill.tokens_out) == (2, 1, script.tokens)
+
+
+def test_nothing_is_asked_twice(script: Script, tmp_path: Path) -> None:
+    replies, bill, _ = put(script, ["one", "one", "two"], tmp_path)
+    assert [reply.text for reply in replies] == ["answer to one", "answer to one", "answer to two"]
+    assert sorted(script.prompts()) == ["one", "two"]
+    put(script, ["two", "three"], tmp_path)
+    assert sorted(script.prompts()) == ["one", "three", "two"]
+    put(script, ["two"], tmp_path, max_tokens=60)  # another question
+    assert script.prompts().count("two") == 2
+    assert bill.calls == 2
+
+
+def test_a_line_that_a_kill_cut_short_is_asked_again(script: Script, tmp_path: Path) -> None:
+    put(script, ["one"], tmp_path)
+    put(script, ["two"], tmp_path)
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(path.read_bytes()[:-10])
+    replies, bill, _ = put(script, ["one", "two", "three"], tmp_path)
+    assert [reply.text for reply in replies] == ["answer to one", "answer to two", "answer to three"]
+    assert (bill.calls, bill.cached) == (2, 1)
+    _, bill, _ = put(script, ["one", "two", "three"], tmp_path)
+    assert (bill.calls, bill.cached) == (0, 3)
+
+
+def test_the_budget_holds(script: Script, tmp_path: Path) -> None:
+    prompts = [f"question {number}" for number in range(20)]
+    script.faults = {"question 0": ["500"]}
+    replies, bill, _ = put(script, prompts, tmp_path, budget=Budget(calls=10))
+    assert (bill.calls, len(script.seen)) == (10, 10)
+    assert sum(reply.fault == "over_budget" for reply in replies) == sum(not reply.text for reply in replies) == 11
+    few, bill, _ = put(script, prompts, tmp_path / "other", budget=Budget(tokens=1))
+    assert bill.calls == EndpointTeacher.at_once  # what a call uses is known only after it
+    assert sum(bool(reply.text) for reply in few) == EndpointTeacher.at_once
+
+
+def test_the_key_is_sent_and_never_kept(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_token_of_the_hub")
+    with caplog.at_level(logging.DEBUG):
+        put(script, ["one"], tmp_path)
+        AnswerCache(tmp_path / "x.jsonl")
+        unsigned = EndpointTeacher(script.url, "wise")
+        unsigned.answer(["two"], max_tokens=5, temperature=0.0, seed=0)
+    assert script.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert "Authorization" not in script.headers[1]
+    kept = (tmp_path / "answers.jsonl").read_text() + teacher(script).name + caplog.text
+    assert KEY not in kept and "hf_token" not in str(script.headers) + kept
+
+
+def test_hugging_face_inference_answers_and_fails_alike(script: Script, tmp_path: Path) -> None:
+    script.faults = {"two": ["429"], "three": ["number"], "four": ["not json"], "five": ["hang"]}
+    wise = InferenceTeacher(script.url, timeout=0.4)
+    bill, waits = Bill(), []
+    prompts = ["one", "two", "three", "four", "five"]
+    replies = ask(wise, prompts, cache=AnswerCache(tmp_path / "a"), bill=bill, budget=Budget(), max_tokens=9,
+                  sleep=waits.append)  # fmt: skip
+    assert [reply.text for reply in replies] == [f"answer to {prompt}" for prompt in prompts]
+    assert bill.calls == len(script.seen) == 9
+    assert bill.faults == {"rate_limited": 1, "unreadable": 2, "timeout": 1}
+
+
+def test_a_local_model_teaches(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+    wise = LocalTeacher(model.eval(), tokenizer, "tiny")
+    bill = Bill()
+    prompts = ["what is 1 plus 2 ?", "what is 3 plus 4 ?"]
+    cache = AnswerCache(tmp_path / "a.jsonl")
+    replies = ask(wise, prompts, cache=cache, bill=bill, budget=Budget(), max_tokens=6)
+    assert all(reply.text for reply in replies)
+    assert (bill.calls, bill.tokens_in) == (2, sum(len(tokenizer(prompt)["input_ids"]) for prompt in prompts))
+    assert 0 < bill.tokens_out <= 14
+    with pytest.raises(InputError, match="greedily"):
+        wise.answer(prompts, max_tokens=6, temperature=1.0, seed=0)
+
+
+def test_wrong_addresses_and_files_are_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="http"):
+        EndpointTeacher("localhost:8000", "m")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match="cannot be read"):
+        AnswerCache(tmp_path / "folder")
