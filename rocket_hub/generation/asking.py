@@ -151,23 +151,26 @@ def ask(
             replies |= {key: Reply(fault="over_budget") for key, _ in waiting}
             break
         found = teacher.answer([p for _, p in batch], max_tokens=max_tokens, temperature=temperature, seed=seed)
-        waiting, again = waiting[len(batch) :], []
+        waiting, pause = waiting[len(batch) :], 0.0
         for (key, prompt), reply in zip(batch, found, strict=True):
             bill.add(reply)
             tries[key] = tries.get(key, 0) + 1
-            if reply.fault == "refused":
-                raise InputError(
-                    f"teacher {teacher.name}: it refuses to answer ({reply.detail}); check its key and model"
-                )
             if reply.fault in AGAIN and tries[key] < TRIES:
-                again.append((key, prompt, reply.wait or float(2 ** (tries[key] - 1))))
-                continue
-            replies[key] = reply
-            if reply.fault not in AGAIN:  # an outage is no answer
-                cache.put(key, reply)
-        if again:
-            waiting += [(key, prompt) for key, prompt, _ in again]
-            sleep(min(max(wait for *_, wait in again), LONGEST_WAIT))
+                waiting.append((key, prompt))
+                pause = max(pause, reply.wait or float(2 ** (tries[key] - 1)))
+            else:
+                replies[key] = reply
+                _keep(teacher, cache, key, reply)
+        if pause:
+            sleep(min(pause, LONGEST_WAIT))
         if progress:
             progress(len(keys) - len(waiting), len(keys))
     return [replies[key] for key in keys]
+
+
+def _keep(teacher: Teacher, cache: AnswerCache, key: str, reply: Reply) -> None:
+    """Cache what is an answer, or a lasting lack of one; an outage is neither, and a refusal is everybody's."""
+    if reply.fault == "refused":
+        raise InputError(f"teacher {teacher.name}: it refuses to answer ({reply.detail}); check its key and model")
+    if reply.fault not in AGAIN:
+        cache.put(key, reply)
