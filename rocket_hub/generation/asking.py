@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -142,35 +143,35 @@ def ask(
     keys = [digest({**asked, "prompt": prompt}) for prompt in prompts]
     replies = {key: known for key in keys if (known := cache.get(key))}
     bill.cached += sum(key in replies for key in keys)
-    waiting = [(key, prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items() if key not in replies]
-    tries: dict[str, int] = {}
+    prompt_of = dict(zip(keys, prompts, strict=True))
+    waiting = [key for key in prompt_of if key not in replies]
+    tries: Counter[str] = Counter()
     while waiting:
-        room = bill.room(budget)
-        batch = waiting[: int(min(teacher.at_once, room))]
+        batch = waiting[: int(min(teacher.at_once, bill.room(budget)))]
         if not batch:
-            replies |= {key: Reply(fault="over_budget") for key, _ in waiting}
+            replies |= {key: Reply(fault="over_budget") for key in waiting}
             break
-        found = teacher.answer([p for _, p in batch], max_tokens=max_tokens, temperature=temperature, seed=seed)
+        texts = [prompt_of[key] for key in batch]
+        found = teacher.answer(texts, max_tokens=max_tokens, temperature=temperature, seed=seed)
         waiting, pause = waiting[len(batch) :], 0.0
-        for (key, prompt), reply in zip(batch, found, strict=True):
+        for key, reply in zip(batch, found, strict=True):
             bill.add(reply)
-            tries[key] = tries.get(key, 0) + 1
+            tries[key] += 1
             if reply.fault in AGAIN and tries[key] < TRIES:
-                waiting.append((key, prompt))
+                waiting.append(key)
                 pause = max(pause, reply.wait or float(2 ** (tries[key] - 1)))
             else:
-                replies[key] = reply
-                _keep(teacher, cache, key, reply)
-        if pause:
-            sleep(min(pause, LONGEST_WAIT))
+                replies[key] = _kept(teacher, cache, key, reply)
+        sleep(min(pause, LONGEST_WAIT))
         if progress:
             progress(len(keys) - len(waiting), len(keys))
     return [replies[key] for key in keys]
 
 
-def _keep(teacher: Teacher, cache: AnswerCache, key: str, reply: Reply) -> None:
+def _kept(teacher: Teacher, cache: AnswerCache, key: str, reply: Reply) -> Reply:
     """Cache what is an answer, or a lasting lack of one; an outage is neither, and a refusal is everybody's."""
     if reply.fault == "refused":
         raise InputError(f"teacher {teacher.name}: it refuses to answer ({reply.detail}); check its key and model")
     if reply.fault not in AGAIN:
         cache.put(key, reply)
+    return reply

@@ -21,7 +21,7 @@ def teacher(script: Script, **more: float) -> EndpointTeacher:
 def put(script: Script, prompts: list[str], folder: Path, **more: object) -> tuple[list[Reply], Bill, list[float]]:
     bill, waits = Bill(), []
     cache = AnswerCache(folder / "answers.jsonl")
-    options = {"budget": Budget(), "max_tokens": 50, "sleep": waits.append} | more
+    options = {"budget": Budget(), "max_tokens": 50, "sleep": lambda wait: waits.append(wait) if wait else None} | more
     return ask(teacher(script, timeout=0.4), prompts, cache=cache, bill=bill, **options), bill, waits  # type: ignore[arg-type]
 
 
