@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rocket_hub.errors import InputError, StorageError
-from rocket_hub.generation.teacher import AGAIN, Reply, Teacher
+from rocket_hub.generation.teacher import AGAIN, Decoding, Reply, Teacher
 from rocket_hub.runs import digest
 
 TRIES = 4
@@ -107,13 +107,11 @@ class AnswerCache:
 def ask(
     teacher: Teacher,
     prompts: Sequence[str],
+    how: Decoding,
     *,
     cache: AnswerCache,
     bill: Bill,
     budget: Budget,
-    max_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Reply]:
@@ -122,12 +120,10 @@ def ask(
     Args:
         teacher: Who is asked.
         prompts: What is asked.
+        how: Longest answer, temperature and seed.
         cache: Answers so far; every new one is kept at once.
         bill: Added to.
         budget: What the bill may come to.
-        max_tokens: Longest answer.
-        temperature: 0 = greedy.
-        seed: Seeds sampling.
         progress: Called with (prompts settled, prompts in all).
         sleep: Waits; replaced in tests.
 
@@ -139,7 +135,7 @@ def ask(
         InputError: The teacher refuses the request itself, as it would every other (a wrong key or model).
         StorageError: The cache cannot be written.
     """
-    asked = {"teacher": teacher.name, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    asked = {"teacher": teacher.name, **asdict(how)}
     keys = [digest({**asked, "prompt": prompt}) for prompt in prompts]
     replies = {key: known for key in keys if (known := cache.get(key))}
     bill.cached += sum(key in replies for key in keys)
@@ -151,8 +147,7 @@ def ask(
         if not batch:
             replies |= {key: Reply(fault="over_budget") for key in waiting}
             break
-        texts = [prompt_of[key] for key in batch]
-        found = teacher.answer(texts, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        found = teacher.answer([prompt_of[key] for key in batch], how)
         waiting, pause = waiting[len(batch) :], 0.0
         for key, reply in zip(batch, found, strict=True):
             bill.add(reply)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from huggingface_hub import InferenceClient
@@ -53,6 +53,21 @@ class Reply:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are written.
+
+    Attributes:
+        max_tokens: Longest answer.
+        temperature: 0 = greedy.
+        seed: Seeds sampling where the teacher can.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+
 class Teacher(Protocol):
     """Anything that answers prompts.
 
@@ -64,14 +79,12 @@ class Teacher(Protocol):
     name: str
     at_once: int
 
-    def answer(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[Reply]:
+    def answer(self, prompts: Sequence[str], how: Decoding) -> list[Reply]:
         """Make one attempt at each prompt, and never raise over what a teacher answers.
 
         Args:
             prompts: What is asked, each on its own.
-            max_tokens: Longest answer.
-            temperature: 0 = greedy.
-            seed: Seeds sampling where the teacher can.
+            how: Longest answer, temperature and seed.
 
         Returns:
             One reply a prompt, in their order.
@@ -88,11 +101,11 @@ class LocalTeacher:
         self.name = name
         self._model, self._tokenizer = model, tokenizer
 
-    def answer(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[Reply]:
+    def answer(self, prompts: Sequence[str], how: Decoding) -> list[Reply]:
         """Answer in one batch; see `Teacher.answer`."""
-        if temperature > 0:
+        if how.temperature > 0:
             raise InputError("a local teacher answers greedily; ask it with temperature 0")
-        texts = generate(self._model, self._tokenizer, prompts, max_new_tokens=max_tokens, batch_size=self.at_once)
+        texts = generate(self._model, self._tokenizer, prompts, max_new_tokens=how.max_tokens, batch_size=self.at_once)
         return [self._reply(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
 
     def _reply(self, prompt: str, text: str) -> Reply:
@@ -115,7 +128,7 @@ class EndpointTeacher:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(headers=headers, timeout=timeout, follow_redirects=False)
 
-    def answer(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[Reply]:
+    def answer(self, prompts: Sequence[str], how: Decoding) -> list[Reply]:
         """Ask all prompts at once; see `Teacher.answer`."""
         from concurrent.futures import ThreadPoolExecutor
 
@@ -159,11 +172,11 @@ class InferenceTeacher:
         self.name = f"{model} at {provider or 'Hugging Face Inference'}"
         self._client = InferenceClient(model, provider=provider, timeout=timeout)  # type: ignore[arg-type]
 
-    def answer(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[Reply]:
+    def answer(self, prompts: Sequence[str], how: Decoding) -> list[Reply]:
         """Ask all prompts at once; see `Teacher.answer`."""
         from concurrent.futures import ThreadPoolExecutor
 
-        fixed = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        fixed = asdict(how)
         with ThreadPoolExecutor(self.at_once) as pool:
             return list(pool.map(lambda prompt: self._ask(prompt, fixed), prompts))
 

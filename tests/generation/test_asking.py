@@ -7,7 +7,7 @@ import pytest
 
 from rocket_hub.errors import InputError, StorageError
 from rocket_hub.generation.asking import TRIES, AnswerCache, Bill, Budget, ask
-from rocket_hub.generation.teacher import EndpointTeacher, InferenceTeacher, LocalTeacher, Reply
+from rocket_hub.generation.teacher import Decoding, EndpointTeacher, InferenceTeacher, LocalTeacher, Reply
 
 from .conftest import Script
 
@@ -21,8 +21,9 @@ def teacher(script: Script, **more: float) -> EndpointTeacher:
 def put(script: Script, prompts: list[str], folder: Path, **more: object) -> tuple[list[Reply], Bill, list[float]]:
     bill, waits = Bill(), []
     cache = AnswerCache(folder / "answers.jsonl")
-    options = {"budget": Budget(), "max_tokens": 50, "sleep": lambda wait: waits.append(wait) if wait else None} | more
-    return ask(teacher(script, timeout=0.4), prompts, cache=cache, bill=bill, **options), bill, waits  # type: ignore[arg-type]
+    how = Decoding(int(more.pop("max_tokens", 50)))  # type: ignore[call-overload]
+    options = {"budget": Budget(), "sleep": lambda wait: waits.append(wait) if wait else None} | more
+    return ask(teacher(script, timeout=0.4), prompts, how, cache=cache, bill=bill, **options), bill, waits  # type: ignore[arg-type]
 
 
 FAULTS = {
@@ -119,7 +120,7 @@ def test_the_key_is_sent_and_never_kept(
         put(script, ["one"], tmp_path)
         AnswerCache(tmp_path / "x.jsonl")
         unsigned = EndpointTeacher(script.url, "wise")
-        unsigned.answer(["two"], max_tokens=5, temperature=0.0, seed=0)
+        unsigned.answer(["two"], Decoding(5))
     assert script.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert "Authorization" not in script.headers[1]
     kept = (tmp_path / "answers.jsonl").read_text() + teacher(script).name + caplog.text
@@ -131,7 +132,7 @@ def test_hugging_face_inference_answers_and_fails_alike(script: Script, tmp_path
     wise = InferenceTeacher(script.url, timeout=0.4)
     bill, waits = Bill(), []
     prompts = ["one", "two", "three", "four", "five"]
-    replies = ask(wise, prompts, cache=AnswerCache(tmp_path / "a"), bill=bill, budget=Budget(), max_tokens=9,
+    replies = ask(wise, prompts, Decoding(9), cache=AnswerCache(tmp_path / "a"), bill=bill, budget=Budget(),
                   sleep=waits.append)  # fmt: skip
     assert [reply.text for reply in replies] == [f"answer to {prompt}" for prompt in prompts]
     assert bill.calls == len(script.seen) == 9
@@ -146,12 +147,12 @@ def test_a_local_model_teaches(tiny_model: Path, tmp_path: Path) -> None:
     bill = Bill()
     prompts = ["what is 1 plus 2 ?", "what is 3 plus 4 ?"]
     cache = AnswerCache(tmp_path / "a.jsonl")
-    replies = ask(wise, prompts, cache=cache, bill=bill, budget=Budget(), max_tokens=6)
+    replies = ask(wise, prompts, Decoding(6), cache=cache, bill=bill, budget=Budget())
     assert all(reply.text for reply in replies)
     assert (bill.calls, bill.tokens_in) == (2, sum(len(tokenizer(prompt)["input_ids"]) for prompt in prompts))
     assert 0 < bill.tokens_out <= 14
     with pytest.raises(InputError, match="greedily"):
-        wise.answer(prompts, max_tokens=6, temperature=1.0, seed=0)
+        wise.answer(prompts, Decoding(6, temperature=1.0))
 
 
 def test_wrong_addresses_and_files_are_said(tmp_path: Path) -> None:
