@@ -132,12 +132,7 @@ class EndpointTeacher:
         """Ask all prompts at once; see `Teacher.answer`."""
         from concurrent.futures import ThreadPoolExecutor
 
-        fixed: dict[str, Any] = {
-            "model": self._model,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": seed,
-        }
+        fixed: dict[str, Any] = {"model": self._model, **asdict(how)}
         with ThreadPoolExecutor(self.at_once) as pool:
             return list(pool.map(lambda prompt: self._ask(fixed | {"messages": _message(prompt)}), prompts))
 
