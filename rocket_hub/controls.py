@@ -16,7 +16,7 @@ from rocket_hub.moe.merging import merge_experts, stack_experts
 from rocket_hub.options import MergeOptions
 from rocket_hub.records import Evaluation, Example, Pinned
 
-ROUTED = "routed"
+ROUTED, FRESH = "routed", "fresh_lora"
 Start = Callable[[float, Path], Path]  # (weight, folder to write) -> adapter folder to start from
 
 
@@ -91,7 +91,7 @@ def all_methods(
         Method("base", "base model", False, False, None),
         Method("best_single", "best single expert", False, False, single),
         Method("best_single_trained", "single expert, trained", True, False, single),
-        Method("fresh_lora", "fresh LoRA, trained", True, False, fresh),
+        Method(FRESH, "fresh LoRA, trained", True, False, fresh),
         Method("uniform_merge", "uniform merge", False, False, uniform),
         Method("stack_trained", "stacked experts, trained", True, True, stack),
         Method(ROUTED, "routed experts, trained", True, True, routed),
@@ -105,7 +105,7 @@ def _routing(merge: MergeOptions) -> dict[str, Any]:
     return {name: getattr(merge, name) for name in names}
 
 
-CONTROLS = ("base", "best_single", "best_single_trained", "fresh_lora", "uniform_merge", "stack_trained")
+CONTROLS = ("base", "best_single", "best_single_trained", FRESH, "uniform_merge", "stack_trained")
 
 
 def check_controls(names: Sequence[str], settings: Collection[str] = ()) -> tuple[str, ...]:

@@ -11,13 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rocket_hub.discovery.hub import call
+from rocket_hub.discovery.access.hub import call
 from rocket_hub.errors import HubError, InputError
 from rocket_hub.records import Pinned
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+STATIC = "static-lora"  # folder of the form that stock PEFT loads
 RELOAD_SECONDS = 900
 MOST_DIFFERENT = 0.5  # of logits; bf16 here against fp32 there explains less, another adapter more
 
@@ -52,6 +53,9 @@ def push_to_hub(
 ) -> str:
     """Upload a folder to a model repository in one commit.
 
+    Files that the repository has beside those stay, but for an earlier stock-LoRA form: that would be one of another
+    adapter.
+
     Args:
         api: The Hub.
         folder: What to upload, whole.
@@ -65,14 +69,16 @@ def push_to_hub(
     Raises:
         HubError: The Hub refused; nothing was published, since a commit is all or nothing.
     """
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     call(repo_id, api.create_repo, repo_id, private=private, exist_ok=True)
     parent = call(repo_id, api.repo_info, repo_id).sha
-    operations = [
-        CommitOperationAdd(path.relative_to(folder).as_posix(), path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    before = call(repo_id, api.list_repo_files, repo_id, revision=parent)
+    stale = [path for path in before if path.startswith(f"{STATIC}/") and path not in files]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationDelete(path) for path in stale),
+        *(CommitOperationAdd(name, path) for name, path in files.items()),
     ]
     try:
         # parent_commit: where the reply of a commit was lost, the next try is refused instead of made twice

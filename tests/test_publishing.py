@@ -1,6 +1,7 @@
 """Publishing: a card that lacks nothing, and one commit, whatever happens on the wire."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ FACTS: dict[str, Any] = {
     "title": "sums",
     "summary": "An adapter for sums.",
     "routed": True,
+    "trained": True,
     "repo_id": "local/sums",
     "base": PIN,
-    "collapse": {"loss": 0.0125, "collapsed_nll": 1.5125, "routed_nll": 1.5, "tokens": 640},
+    "collapse": {"loss": 0.0125, "collapsed_nll": 1.5125, "routed_nll": 1.5, "tokens": 640, "rank": 64, "energy": 1.0},
     "prompt": "Question: …\nAnswer:",
     "evaluation_note": "Exact match on 20 problems.",
     "results": [
@@ -75,6 +77,25 @@ def test_the_card_says_what_is_in_the_result_and_how_to_load_it() -> None:
     compile(code, "card", "exec")
     assert "import rocket_hub" in code
     assert f'revision="{PIN["revision"]}"' in code
+
+
+def test_a_form_that_was_cut_says_what_it_keeps() -> None:
+    _, whole = split(create_model_card(FACTS, METADATA))
+    assert "cut to rank" not in whole
+    _, text = split(create_model_card({**FACTS, "collapse": {**FACTS["collapse"], "energy": 0.97654}}, METADATA))
+    assert "It is cut to rank 64 and keeps 97.65% of the energy" in text
+    assert "\n\n\n" not in text
+
+
+def test_what_was_not_trained_has_no_data() -> None:
+    facts = {**FACTS, "routed": False, "trained": False, "collapse": None, "experts": FACTS["experts"][:1]}
+    _, text = split(create_model_card(facts, METADATA))
+    assert "1 expert, chosen by 40 verified examples" in text
+    assert "It was not trained: no data is in it." in text
+    assert "acme/rows" not in text and "Group diversity" not in text and "mean weight" not in text
+    assert "\n\n\n" not in text
+    tables = [line for line in text.splitlines() if "acme/e" in line or line.startswith("| expert")]
+    assert len(tables) == 2 and {line.count("|") for line in tables} == {6}
 
 
 def test_a_plain_lora_needs_no_rocket_hub() -> None:
@@ -188,6 +209,16 @@ def test_the_same_content_again_is_no_new_commit(api: HfApi, content: Path) -> N
     before = commits(api)
     assert push_to_hub(api, content, REPO) == oid
     assert commits(api) == before
+
+
+def test_the_stock_form_of_an_earlier_adapter_goes_in_the_same_commit(api: HfApi, content: Path) -> None:
+    push_to_hub(api, content, REPO)
+    api.upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id=REPO)
+    before = commits(api)
+    shutil.rmtree(content / "static-lora")
+    oid = push_to_hub(api, content, REPO)
+    assert commits(api) == [oid, *before]
+    assert files(api, oid) == paths(content) | {"notes.txt"}
 
 
 @pytest.mark.parametrize("match", [r"^POST .*/commit/", r"^POST .*/preupload/", r"^PUT "])

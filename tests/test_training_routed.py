@@ -61,6 +61,31 @@ def test_experts_wait_for_the_routers(tiny_model, merged, tmp_path):
     assert changed(merged, tmp_path / "early") == {"router": True, "A": False, "B": False}
 
 
+@pytest.mark.parametrize(("schedule", "stop"), [("router_only", 3), ("two_stage", 3), ("two_stage", 7)])
+def test_a_stopped_schedule_ends_like_a_straight_one(tiny_model, merged, tmp_path, schedule, stop):
+    """Stopped at the first checkpoint, where the routers' stage ends, or at the last one."""
+    base, tokenizer = world(tiny_model)
+    settings = options(schedule, steps=8)
+    steps = []
+
+    def until(last):
+        def progress(step, of, loss):
+            steps.append(step)
+            if step == last:
+                raise KeyboardInterrupt
+
+        return progress
+
+    straight = train_expert(base, tokenizer, merged, ROWS, settings, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        train_expert(base, tokenizer, merged, ROWS, settings, tmp_path / "out", progress=until(stop))
+    resumed = train_expert(base, tokenizer, merged, ROWS, settings, tmp_path / "out", progress=until(None))
+    assert steps == [*range(1, stop + 1), *range(stop, 9)]
+    assert changed(tmp_path / "straight", tmp_path / "out") == {"router": False, "A": False, "B": False}
+    assert changed(merged, tmp_path / "out")["B"] == (schedule == "two_stage")
+    assert resumed.loss == straight.loss
+
+
 def test_each_stage_warms_up_and_falls():
     model = torch.nn.ModuleDict({"x": torch.nn.Linear(2, 2)})
     settings = options("two_stage", steps=40)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
+from rocket_hub.errors import RecipeError
 from rocket_hub.moe.losses import AuxiliaryLosses
 from rocket_hub.moe.router import Gate
 
@@ -19,10 +20,26 @@ class AuxiliaryLossCallback(TrainerCallback):
     their factors, as means over layers and batches since the last log.
     """
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Tell the losses what share of a step one micro-batch is."""
-        for losses in auxiliary_losses(model):
-            losses.scale = 1 / args.gradient_accumulation_steps
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+    ) -> None:
+        """Tell the losses what share of a step one micro-batch is, times what fp16 training scales its loss by.
+
+        Raises:
+            RecipeError: The training is in fp16 and does not say its scale, as with DeepSpeed.
+        """
+        found = auxiliary_losses(model)
+        if not found:
+            return
+        scaler = getattr(optimizer, "scaler", None)  # accelerate's wrapper has it
+        if args.fp16 and scaler is None and args.device.type != "cpu":
+            raise RecipeError(
+                "fp16: this trainer does not say how it scales its loss, so the auxiliary losses would get lost in it; "
+                "train in bf16, or set their factors (load_balance_coef, entropy_coef, z_coef) to 0"
+            )
+        loss_scale = 1.0 if scaler is None else scaler.get_scale()
+        for losses in found:
+            losses.scale = loss_scale / args.gradient_accumulation_steps
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, model: Any = None, **_: Any

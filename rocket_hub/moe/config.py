@@ -23,6 +23,10 @@ CHOICES = {
 class RocketMoeConfig(PeftConfig):
     """Describe a routed mixture of LoRA experts.
 
+    Routers compute in fp32 whatever the model's dtype is. One thing gets past that: on a quantised base (QLoRA), TRL's
+    SFTTrainer casts all that is trained to bf16, routers too. `train_expert` casts them back; with a trainer of your
+    own, do so once it is made: `for _, p in router_parameters(model): p.data = p.data.float()`.
+
     Args:
         target_modules: Module names (or endings of names), or one regular expression, or `"all-linear"`.
         exclude_modules: Module names, or one regular expression, that stay unadapted.

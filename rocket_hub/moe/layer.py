@@ -119,13 +119,13 @@ class RocketMoeLayer(BaseTunerLayer):
         if bare and (torch.is_grad_enabled() or x.numel() >= MANY_TOKENS * self.in_features):
             hidden, logits = self._hidden_and_logits(x.reshape(-1, self.in_features), down, adapter_name)
             flat = result.reshape(-1, self.out_features)
-            return add_experts(flat, hidden, gate(logits), gate.expand, up.weight).view_as(result)
+            return add_experts(flat, hidden, gate(logits), gate.expand, up._parameters["weight"]).view_as(result)
         hidden, logits = self._hidden_and_logits(x, down, adapter_name)
         # [..., E] x [E, ΣR] -> [..., ΣR]: the gate of each column's expert
         wide = gate(logits) @ gate.expand
         weighed = hidden * (wide if wide.dtype == hidden.dtype else wide.to(hidden.dtype))
         # [..., ΣR] -> [..., out]
-        delta = F.linear(weighed, up.weight) if bare else up(weighed)
+        delta = F.linear(weighed, up._parameters["weight"]) if bare else up(weighed)
         return result + (delta if delta.dtype == result.dtype else delta.to(result.dtype))
 
     def _hidden_and_logits(self, x: torch.Tensor, down: Any, adapter_name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,7 +135,7 @@ class RocketMoeLayer(BaseTunerLayer):
         if dropped or not _bare(down) or not _bare(router) or torch.is_autocast_enabled(x.device.type):
             seen = self._cast_input_dtype(x, down.weight.dtype)
             return down(self.rocket_moe_dropout[adapter_name](seen) if dropped else seen), router(x)
-        a, r = down.weight, router.weight
+        a, r = down._parameters["weight"], router._parameters["weight"]
         seen = x if x.dtype == a.dtype else self._cast_input_dtype(x, a.dtype)
         if seen.dtype == a.dtype == r.dtype:
             if x.dim() == 2 and len(x) >= MANY_TOKENS:

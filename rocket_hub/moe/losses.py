@@ -3,7 +3,8 @@
 A trainer that builds its own loss (TRL does) never sees what a layer would like to add to it. So a layer adds nothing:
 it passes its gates through a function that is the identity forwards and adds the gradient of the losses backwards. This
 also holds with gradient checkpointing of both kinds and with DDP. The losses do not show in the trainer's loss; their
-values are collected for the log. The gradient knows nothing of a loss scaler: train in fp32 or bf16, not in fp16.
+values are collected for the log. Whoever multiplies the loss (by the share of a micro-batch, by the scale of fp16
+training) must set `scale` to the same; for trainers of transformers and TRL `AuxiliaryLossCallback` does.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class AuxiliaryLosses:
 
     Attributes:
         coefficients: Name of the loss -> factor.
-        scale: Factor of all gradients; the trainer's share of one micro-batch in a step.
+        scale: Factor of all gradients; the trainer's share of one micro-batch in a step, times its loss scale.
         mask: Attention mask of the running batch, [batch, length], None where it is not known. It stays until the next
             forward pass, because gradient checkpointing runs the layers again during the backward pass.
     """

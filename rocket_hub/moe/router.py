@@ -75,6 +75,7 @@ class Gate(_KeepsFp32):
     """
 
     expand: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, ranks: Sequence[int], config: RocketMoeConfig, losses: AuxiliaryLosses | None = None) -> None:
         super().__init__()
@@ -82,9 +83,10 @@ class Gate(_KeepsFp32):
         self.softmax = config.gate == "softmax"
         self.absolute = config.router_logits == "absolute"
         self.top_k = None if config.top_k == experts else config.top_k
-        self.scale = 2 * config.gate_start
+        scale = 2 * config.gate_start
         if self.softmax:
-            self.scale = float(config.top_k or experts) if config.gate_scale == "unit" else 1.0
+            scale = float(config.top_k or experts) if config.gate_scale == "unit" else 1.0
+        self.scaled = scale != 1
         self.hard = self.softmax and self.top_k == 1
         self.losses = losses
         # [E, ΣR], one 1 per column: which expert a column of the stack belongs to. Not saved, it follows from the
@@ -92,6 +94,8 @@ class Gate(_KeepsFp32):
         columns = torch.tensor(ranks, device="cpu")
         expand = torch.eye(experts, device="cpu").repeat_interleave(columns, dim=1)
         self.register_buffer("expand", expand, persistent=False)
+        # A tensor: with one token, wrapping a number costs more than the product.
+        self.register_buffer("scale", torch.tensor(scale, device="cpu"), persistent=False)
 
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
         """Compute the gate weights.
@@ -120,7 +124,7 @@ class Gate(_KeepsFp32):
     def _weigh(self, logits: torch.Tensor) -> torch.Tensor:
         """Turn logits into weights of the same shape."""
         weights = logits.softmax(-1) if self.softmax else logits.sigmoid()
-        return weights if self.scale == 1 else weights * self.scale
+        return weights * self.scale if self.scaled else weights
 
     def _choose_one(self, logits: torch.Tensor) -> torch.Tensor:
         """Weigh the likeliest expert 1 and all others 0; the gradient is that of the softmax (straight-through)."""

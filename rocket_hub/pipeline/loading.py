@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import rocket_hub.moe  # noqa: F401  registers the routed adapter type with PEFT
-from rocket_hub.discovery.files import download
+from rocket_hub.discovery.access.files import download
+from rocket_hub.moe.adapter_config import check_config, read_config
+from rocket_hub.moe.expert import Expert, read_expert
+from rocket_hub.moe.writing import write_lora
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import AdapterCandidate, Pinned
+from rocket_hub.runs import digest
 
 MAX_ADAPTER_BYTES = 2 * 2**30
 
@@ -38,3 +42,39 @@ def adapter_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Pa
         for file in ("adapter_model.safetensors", "adapter_config.json")
     ]
     return paths[-1].parent
+
+
+def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:
+    """Return a folder from which stock PEFT loads an adapter without changing the base model.
+
+    PEFT subtracts from the base's weights when it loads a PiSSA, OLoRA or KaSA adapter, and every later adapter would
+    stand on what is left. Such an adapter is folded once and kept in the run folder as a plain LoRA of twice the rank.
+
+    Args:
+        context: The build; its base model must carry no adapter.
+        candidate: Which adapter, at its commit.
+
+    Returns:
+        The adapter's own folder, or that of the plain LoRA.
+
+    Raises:
+        AdapterError: It cannot be written as a plain LoRA; see `read_expert`.
+        HubError: It cannot be downloaded.
+        StorageError: The run folder cannot be written.
+    """
+    folder = adapter_folder(context, candidate)
+    config = read_config(folder)
+    if check_config(config, folder) == "lora" and config.get("bias", "none") == "none":
+        return folder
+    base = context.pinned
+    key = digest([candidate.revision, base.repo_id, base.revision, context.recipe.train.dtype])
+    plain = context.run.path / "folded" / f"{candidate.repo_id.replace('/', '--')}-{key}"
+    if not (plain / "adapter_config.json").is_file():  # written last
+        expert = read_expert(folder, candidate.repo_id, context.base[0].get_parameter)
+        write_lora(expert.modules, plain, base_model=base.repo_id, base_revision=base.revision)
+    return plain
+
+
+def read_adapter(context: Context, candidate: AdapterCandidate | Pinned) -> Expert:
+    """Download an adapter and read it as an expert, checked against the base model's weights; see `stock_folder`."""
+    return read_expert(stock_folder(context, candidate), candidate.repo_id, context.base[0].get_parameter)

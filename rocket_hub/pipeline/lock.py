@@ -6,11 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rocket_hub.controls import FRESH, ROUTED
+from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import LockError
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import Pinned
 from rocket_hub.runs import read_json, write_json
 from rocket_hub.serialization import from_dict, to_dict
+
+UNTRAINED = ("base", "best_single", "uniform_merge")  # methods that see no rows
+
+
+def made(results: Mapping[str, Any]) -> str:
+    """Name the method that the build makes: the routed experts, or a fresh LoRA where no expert helps."""
+    return ROUTED if results["2-select-experts"]["selected"] else FRESH
 
 
 def ingredients(results: Mapping[str, Any]) -> dict[str, Pinned]:
@@ -25,21 +34,37 @@ def ingredients(results: Mapping[str, Any]) -> dict[str, Pinned]:
     return {f"{pin.kind}s/{pin.repo_id}": pin for pin in pins}
 
 
-def used(results: Mapping[str, Any]) -> list[Pinned]:
-    """List what is in the result itself: the base, the chosen experts, the data sets that rows were taken from."""
-    pins = ingredients(results)
-    base = results["1-discover"]["adapters"]["base"]["repo_id"]
-    experts = results["2-select-experts"]["selected"]
-    sources = [source for source, count in results["3-select-instructions"]["per_source"].items() if count]
-    keys = [f"models/{name}" for name in (base, *experts)] + [f"datasets/{name}" for name in sources]
-    return [pins[key] for key in keys]
+def used(results: Mapping[str, Any], method: str) -> list[Pinned]:
+    """List what is in an adapter itself.
+
+    Args:
+        results: What the first three stages left.
+        method: How the adapter was made, see `all_methods`.
+
+    Returns:
+        The base, then the experts whose weights it holds, then the data sets with rows that it was trained on.
+    """
+    pins, selection = ingredients(results), results["2-select-experts"]
+    base, best = results["1-discover"]["adapters"]["base"]["repo_id"], selection["best_single"]
+    experts = {"best_single": [best], "best_single_trained": [best], FRESH: []}.get(method, selection["selected"])
+    counts = results["3-select-instructions"]["per_source"] if method not in UNTRAINED else {}
+    keys = [f"models/{name}" for name in (base, *experts)]
+    return [pins[key] for key in keys + [f"datasets/{name}" for name, count in counts.items() if count]]
+
+
+def lock_file(context: Context, results: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Say what `lock.json` holds: all that could be used, which of it is in the adapter, and what licences allow."""
+    pins = used(results, method)
+    ledger = combine(pins, context.recipe.discover.allow_licences)
+    inside = {f"{pin.kind}s/{pin.repo_id}" for pin in pins}
+    entries = {key: {**to_dict(pin), "used": key in inside} for key, pin in sorted(ingredients(results).items())}
+    licence = {"result": ledger.result, "restrictions": list(ledger.restrictions)}
+    return {"format_version": 1, "licence": licence, "ingredients": entries}
 
 
 def write_lock(context: Context, results: Mapping[str, Any]) -> None:
-    """Write `lock.json`: all that was looked at and could be used, and which of it is in the result."""
-    inside = {f"{pin.kind}s/{pin.repo_id}" for pin in used(results)}
-    entries = {key: {**to_dict(pin), "used": key in inside} for key, pin in sorted(ingredients(results).items())}
-    write_json(context.run.path / "lock.json", {"format_version": 1, "ingredients": entries})
+    """Write the build's `lock.json`."""
+    write_json(context.run.path / "lock.json", lock_file(context, results, made(results)))
 
 
 def check_lock(path: Path, first: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Stages 4 and 5: the experts become one routed adapter, which is fine-tuned."""
+"""Stages 4 and 5: the experts become one routed adapter, which is fine-tuned; a fresh LoRA where no expert helps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rocket_hub.controls import ROUTED, Method, all_methods
+from rocket_hub.controls import Method, all_methods
 from rocket_hub.crossfit import choose, grid
-from rocket_hub.moe.expert import Expert, read_expert
+from rocket_hub.moe.expert import Expert
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.loading import adapter_folder
-from rocket_hub.pipeline.lock import ingredients
+from rocket_hub.pipeline.loading import adapted, read_adapter, stock_folder
+from rocket_hub.pipeline.lock import ingredients, made
 from rocket_hub.pipeline.problems import as_example
 from rocket_hub.records import Example, Pinned
 from rocket_hub.runs import digest
@@ -23,17 +23,17 @@ Results = Mapping[str, Any]
 
 
 def chosen_experts(context: Context, results: Results) -> tuple[list[Expert], list[Pinned]]:
-    """Read the chosen experts from the Hub's cache."""
-    pins = ingredients(results)
-    chosen = [pins[f"models/{name}"] for name in results["2-select-experts"]["selected"]]
-    return [read_expert(adapter_folder(context, pin), pin.repo_id) for pin in chosen], chosen
+    """Read the chosen experts from the Hub's cache; where none helps, the group, whose shape a fresh LoRA takes."""
+    pins, selection = ingredients(results), results["2-select-experts"]
+    chosen = [pins[f"models/{name}"] for name in selection["selected"] or selection["group"]]
+    return [read_adapter(context, pin) for pin in chosen], chosen
 
 
 def methods(context: Context, results: Results) -> dict[str, Method]:
     """List the result and its controls; see `all_methods`."""
     experts, pins = chosen_experts(context, results)
     best = results["2-select-experts"]["best_single"]
-    folder = adapter_folder(context, ingredients(results)[f"models/{best}"])
+    folder = stock_folder(context, ingredients(results)[f"models/{best}"])
     return all_methods(*context.base, context.examples, context.pinned, experts, pins, folder, context.recipe.merge)
 
 
@@ -44,25 +44,25 @@ def training_rows(context: Context, results: Results) -> list[Example]:
 
 
 def merge(context: Context, name: str, results: Results) -> Any:
-    """Merge the chosen experts into one routed adapter."""
+    """Merge the chosen experts into one routed adapter; where none helps, make a fresh LoRA."""
 
     def make(folder: Path) -> dict[str, Any]:
         seed_everything(context.recipe.seed)
-        start = methods(context, results)[ROUTED].start
+        start = methods(context, results)[made(results)].start
         weight = context.recipe.merge.gate_start[0]
         adapter = start(weight, folder / "adapter") if start else folder
         size = (adapter / "adapter_model.safetensors").stat().st_size
-        return {"adapter": context.run.relative(adapter), "weight": weight, "bytes": size}
+        return {"method": made(results), "adapter": context.run.relative(adapter), "weight": weight, "bytes": size}
 
     inputs = context.inputs("merge", experts=results["2-select-experts"]["selected"], pins=pin_digest(results))
     return context.run.stage(name, inputs, make)
 
 
 def train(context: Context, name: str, results: Results) -> Any:
-    """Choose the settings, if there is a choice, and fine-tune the routed adapter on K-shot and selected rows."""
+    """Choose the settings, if there is a choice, and fine-tune the adapter on K-shot and selected rows."""
 
     def make(folder: Path) -> dict[str, Any]:
-        method = methods(context, results)[ROUTED]
+        method = methods(context, results)[made(results)]
         recipe = context.recipe
         points = grid(recipe.train.learning_rate, recipe.merge.gate_start, method.weighted)
         return fit_method(context, results, method, points, folder)
@@ -90,7 +90,6 @@ def cross_fit(context: Context, method: Method, folder: Path) -> Callable[..., n
 
     def run(setting: Any, examples: Sequence[Example], judges: Sequence[Example], label: str) -> np.ndarray:
         from rocket_hub.inference import completion_nll
-        from rocket_hub.pipeline.loading import adapted
         from rocket_hub.runs import read_json, write_json
 
         kept = folder / "tuning" / f"{method.name}-{label}.json"

@@ -13,11 +13,11 @@ from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import NothingLeftError, StorageError
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.loading import adapted
-from rocket_hub.pipeline.lock import used
+from rocket_hub.pipeline.lock import UNTRAINED, lock_file, made, used
 from rocket_hub.pipeline.problems import evaluation_set
-from rocket_hub.publishing import create_model_card
+from rocket_hub.publishing import STATIC, create_model_card
 from rocket_hub.records import Evaluation, Pinned, Rejection, reasons_in_words
-from rocket_hub.runs import write_text
+from rocket_hub.runs import write_json, write_text
 from rocket_hub.serialization import from_dict
 
 Results = Mapping[str, Any]
@@ -35,7 +35,7 @@ def package(context: Context, results: Results, content: Path) -> Path:
     shutil.rmtree(content, ignore_errors=True)
     evaluations = [from_dict(Evaluation, entry, "6-evaluate") for entry in results["6-evaluate"]["evaluations"]]
     recommended = results["6-evaluate"]["recommendation"]["method"]
-    method = recommended if context.recipe.push.publish == "best" else ROUTED
+    method = recommended if context.recipe.push.publish == "best" else made(results)
     source = next((e.details.get("adapter") for e in evaluations if e.method == method), None)
     if source is None:
         raise NothingLeftError(f"'{method}' is recommended and has no adapter of its own; nothing is published")
@@ -44,9 +44,9 @@ def package(context: Context, results: Results, content: Path) -> Path:
         for name in FILES:
             shutil.copyfile(context.run.absolute(source) / name, content / name)
         collapse = _static(context, results, content) if method == ROUTED else None
-        shutil.copyfile(context.run.path / "lock.json", content / "lock.json")
     except OSError as error:
         raise StorageError(f"{content}: cannot be written: {error}; free some space and run it again") from error
+    write_json(content / "lock.json", lock_file(context, results, method))
     write_text(content / "recipe.yaml", context.recipe.to_yaml())
     write_text(content / "README.md", card(context, results, evaluations, method, collapse))
     return content
@@ -62,7 +62,7 @@ def _static(context: Context, results: Results, content: Path) -> dict[str, Any]
     held_out = [example.prompt + example.completion for example in problems]
     model, tokenizer = context.base
     with adapted(model, content) as routed:
-        found = collapse_to_lora(routed, tokenizer, texts, content / "static-lora", held_out=held_out)
+        found = collapse_to_lora(routed, tokenizer, texts, content / STATIC, held_out=held_out)
     return {**asdict(found), "loss": found.loss}
 
 
@@ -70,7 +70,7 @@ def card(
     context: Context, results: Results, evaluations: list[Evaluation], method: str, collapse: dict[str, Any] | None
 ) -> str:
     """Gather the card's facts and write it."""
-    recipe, pins = context.recipe, used(results)
+    recipe, pins = context.recipe, used(results, method)
     ledger = combine(pins, recipe.discover.allow_licences)
     experts = [pin for pin in pins if pin.kind == "model"][1:]
     sources = results["3-select-instructions"]["per_source"]
@@ -81,8 +81,9 @@ def card(
     start = results["5-train"]["choice"]["setting"]["weight"]
     facts = {
         "title": repo_id.split("/")[-1],
-        "summary": _summary(context, experts, method),
+        "summary": _summary(context, experts, method, labels[method]),
         "routed": method == ROUTED,
+        "trained": method not in UNTRAINED,
         "repo_id": repo_id,
         "base": pins[0],
         "collapse": collapse,
@@ -100,7 +101,7 @@ def card(
         "rows": len(results["3-select-instructions"]["selected"]),
         "considered": f"{results['3-select-instructions']['considered']:,}",
         "datasets": [{**asdict(pin), "rows": sources[pin.repo_id]} for pin in rows],
-        "rows_rejected": _reasons(results["3-select-instructions"]["rejected"]),
+        "rows_rejected": _in_words(results["3-select-instructions"]["reasons"]),
         "datasets_rejected": _reasons(results["1-discover"]["datasets"]["rejected"]),
         "licence": ledger.result,
         "licence_notes": "; ".join(ledger.restrictions),
@@ -119,11 +120,11 @@ def card(
     return create_model_card(facts, metadata)
 
 
-def _summary(context: Context, experts: list[Pinned], method: str) -> str:
-    what = f"{len(experts)} LoRA experts merged into one routed adapter" if method == ROUTED else f"`{method}`"
+def _summary(context: Context, experts: list[Pinned], method: str, label: str) -> str:
+    what = f"{len(experts)} LoRA experts merged into one routed adapter" if method == ROUTED else label
     return (
         f"An adapter of `{context.pinned.repo_id}` for the task `{context.task.name}` "
-        f"({context.task.description.rstrip('.').lower()}): {what}, made from {len(context.shots)} verified examples."
+        f"({context.task.description.rstrip('.').lower()}): {what}, made with {len(context.shots)} verified examples."
     )
 
 
@@ -161,6 +162,11 @@ def _expert_row(
 def _reasons(*rejected: Any) -> str:
     """Count the reasons of several lists of rejections in words."""
     return reasons_in_words(from_dict(Rejection, entry, "rejected") for entries in rejected for entry in entries)
+
+
+def _in_words(reasons: Mapping[str, int]) -> str:
+    """Write the counts per reason of a list too long to be in the results."""
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none"
 
 
 def _version() -> str:

@@ -24,18 +24,18 @@ class Ratio:
         return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float], resamples: int = 4000) -> Ratio:
+def ratio(ours: Sequence[float | None], theirs: Sequence[float | None], resamples: int = 4000) -> Ratio:
     """Compare costs measured in the same rounds.
 
     Args:
-        ours: One cost per round.
+        ours: One cost per round; None where it did not take part.
         theirs: The same of the other variant, in the same order.
         resamples: Bootstrap resamples of the rounds.
 
     Returns:
         Median of the rounds' ratios, with the 2.5 and 97.5 percentiles of the resampled medians.
     """
-    ratios = np.asarray(ours) / np.asarray(theirs)
+    ratios = np.array([one / other for one, other in zip(ours, theirs, strict=True) if one and other])
     drawn = np.random.default_rng(0).integers(len(ratios), size=(resamples, len(ratios)))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
     return Ratio(float(np.median(ratios)), float(low), float(high))

@@ -22,7 +22,7 @@ BARS = {
     "loop": {"forward": 0.82, "train": 0.87, "decode": 0.70, "saved": 0.30},
 }
 
-Costs = dict[str, dict[str, list[float]]]
+Costs = dict[str, dict[str, list[float | None]]]  # column -> variant -> one a round, None where it took no part
 Ratios = dict[str, dict[str, dict[str, Ratio]]]
 
 
@@ -67,6 +67,6 @@ def medians(costs: Costs) -> list[str]:
     lines = [f"{'':<30}" + "".join(f"{t:>14}" for t in ("forward s", "f+b s", "decode ms", "saved MiB", "GFLOP"))]
     scales = dict(zip(COLUMNS, (1, 1, 1e3, 2**-20, 1e-9), strict=True))
     for name, label in NAMES.items():
-        cells = [np.median(costs[column][name]) * scale for column, scale in scales.items()]
+        cells = [np.median([c for c in costs[column][name] if c]) * scale for column, scale in scales.items()]
         lines.append(f"{label:<30}" + "".join(f"{cell:>14.4g}" for cell in cells))
     return lines

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from peft import get_peft_model
 from torch.utils.checkpoint import checkpoint
 
 import rocket_hub
+from rocket_hub.errors import RecipeError
 from rocket_hub.moe.callback import AuxiliaryLossCallback, auxiliary_losses
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.losses import AuxiliaryLosses, entropy, load_balance, z_loss
@@ -130,9 +132,9 @@ def test_the_gradient_passes_a_reentrant_checkpoint_of_one_gate():
     assert torch.equal(logits.grad, plain)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_trl_gets_gradients_and_log_whatever_the_accumulation(tiny_model, fresh_base, tmp_path, accumulation):
-    """One step over two equal rows is the same step whether they come at once or one after the other."""
+@pytest.mark.parametrize(("accumulation", "loss_scale"), [(1, None), (2, None), (2, 1024.0)])
+def test_trl_gets_gradients_and_log_whatever_the_scale(tiny_model, fresh_base, tmp_path, accumulation, loss_scale):
+    """One step over two equal rows is the same step at once, one after the other, and with the loss scale of fp16."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -155,7 +157,10 @@ def test_trl_gets_gradients_and_log_whatever_the_accumulation(tiny_model, fresh_
         processing_class=AutoTokenizer.from_pretrained(tiny_model),
         callbacks=[AuxiliaryLossCallback()],
     )
+    if loss_scale:  # accelerate makes one for fp16 on a GPU
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=loss_scale)
     trainer.train()
+    assert auxiliary_losses(model)[0].scale == (loss_scale or 1) / accumulation
     steps = [a.detach() - b for (_, a), b in zip(router_parameters(model), start, strict=True)]
     logged = trainer.state.log_history[0]
     assert 1 <= logged["load_balance_loss"] < 3 and 0 < logged["entropy_loss"] < 1 and logged["z_loss"] > 0
@@ -166,6 +171,14 @@ def test_trl_gets_gradients_and_log_whatever_the_accumulation(tiny_model, fresh_
     reference(**batch).loss.backward()
     for step, (_, parameter) in zip(steps, router_parameters(reference), strict=True):
         torch.testing.assert_close(step, -parameter.grad, atol=2e-6, rtol=1e-4)
+
+
+def test_a_loss_scale_that_cannot_be_seen_is_refused(fresh_base):
+    args = SimpleNamespace(fp16=True, device=torch.device("cuda"), gradient_accumulation_steps=1)
+    callback, optimizer = AuxiliaryLossCallback(), torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(RecipeError, match=r"fp16: this trainer does not say.*train in bf16"):
+        callback.on_step_begin(args, None, None, model=routed_model(fresh_base()), optimizer=optimizer)
+    callback.on_step_begin(args, None, None, model=get_peft_model(fresh_base(), small()), optimizer=optimizer)
 
 
 def test_ddp_averages_the_injected_gradients():

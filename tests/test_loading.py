@@ -1,0 +1,96 @@
+"""Adapters of a build: read with the base's weights, and loaded by stock PEFT without harm to the base."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.config import KasaConfig
+
+from rocket_hub.base_models import load_base
+from rocket_hub.errors import AdapterError
+from rocket_hub.localhub import LocalHub
+from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.loading import adapted, adapter_folder, read_adapter, stock_folder
+from rocket_hub.recipe import Recipe
+from rocket_hub.records import Pinned
+from rocket_hub.runs import RunFolder, Silent
+from rocket_hub.tasks import get_task
+
+# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
+KINDS = {"pissa": {"init_lora_weights": "pissa"}, "olora": {"init_lora_weights": "olora"},
+         "kasa": {"kasa_config": KasaConfig()}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HfApi]:
+    with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
+        yield HfApi(endpoint=hub.url, token="hf_local")
+
+
+@pytest.fixture
+def context(api: HfApi, tiny_model: Path, tmp_path: Path) -> Context:
+    recipe, base = Recipe("gsm8k", str(tiny_model)), Pinned(str(tiny_model), "")
+    return Context(recipe, get_task("gsm8k"), (), (), RunFolder(tmp_path, Silent()), api, "", Silent(), base)
+
+
+def push(api: HfApi, folder: Path, name: str) -> Pinned:
+    """Publish an adapter."""
+    repo = api.create_repo(f"local/{name}", exist_ok=True).repo_id
+    commit = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=["adapter_*"])
+    return Pinned(repo, commit.oid)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_that_change_the_base_are_folded(
+    kind: str, context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(
+        load_base(str(tiny_model), None, "float32")[0],
+        LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **KINDS[kind]),
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "made")
+    ids = torch.arange(4, 20)[None]
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids).logits
+    pin = push(context.api, tmp_path / "made", kind)
+
+    base, _ = context.base
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    folder = stock_folder(context, pin)
+    with adapted(base, folder) as tuned, torch.no_grad():
+        torch.testing.assert_close(tuned(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+
+    expert = read_adapter(context, pin)
+    assert expert.name == f"local/{kind}"
+    assert {len(a) for a, _ in expert.modules.values()} == {4}
+    assert folder.is_relative_to(context.run.path)
+    written = (folder / "adapter_model.safetensors").stat().st_mtime_ns
+    assert stock_folder(context, pin) == folder
+    assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_plain_lora_is_used_as_it_is(context: Context, lora_bank: list[Path]) -> None:
+    pin = push(context.api, lora_bank[0], "plain")
+    assert stock_folder(context, pin) == adapter_folder(context, pin)
+    assert len(read_adapter(context, pin).modules) == 4
+
+
+def test_an_adapter_of_another_base(context: Context, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=28)
+    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(LlamaForCausalLM(config), lora).save_pretrained(tmp_path / "other")
+    with pytest.raises(AdapterError, match="made for another base") as caught:
+        read_adapter(context, push(context.api, tmp_path / "other", "other"))
+    assert caught.value.reason == "shape_mismatch"

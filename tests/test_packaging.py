@@ -1,0 +1,101 @@
+"""What is said to be in a published adapter, for every method that can be recommended."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rocket_hub.controls import CONTROLS
+from rocket_hub.errors import NothingLeftError
+from rocket_hub.options import PushOptions
+from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.lock import used
+from rocket_hub.pipeline.package import FILES, package
+from rocket_hub.recipe import Recipe
+from rocket_hub.records import Example, Pinned
+from rocket_hub.runs import RunFolder, Silent
+from rocket_hub.tasks import get_task
+
+COMMIT = "a" * 40
+BASE = {"repo_id": "acme/base", "revision": COMMIT, "kind": "model", "licence": "mit"}
+INSIDE = {
+    "best_single": {"models/acme/best"},
+    "best_single_trained": {"models/acme/best", "datasets/acme/rows"},
+    "fresh_lora": {"datasets/acme/rows"},
+    "uniform_merge": {"models/acme/one", "models/acme/two"},
+    "stack_trained": {"models/acme/one", "models/acme/two", "datasets/acme/rows"},
+}
+
+
+def found(name: str, licence: str) -> dict[str, Any]:
+    return {"repo_id": f"acme/{name}", "revision": COMMIT, "licence": licence}
+
+
+def results(method: str) -> dict[str, Any]:
+    """What the stages before left: the best single expert is not in the group, and has a licence of its own."""
+    adapters = [found("one", "mit"), found("two", "mit"), found("best", "gpl-3.0"), found("unused", "mit")]
+    datasets = [found("rows", "cc-by-sa-4.0"), found("nothing-taken", "mit")]
+    scores = [{"repo_id": each["repo_id"], "perplexity": 2.0, "accuracy": 0.5} for each in adapters]
+    measured = [
+        {"method": name, "accuracy": 0.5, "low": 0.4, "high": 0.6, "correct": [0, 1], "seconds": 1.0,
+         "details": {} if name == "base" else {"adapter": f"made/{name}"}}
+        for name in (*CONTROLS, "routed")
+    ]  # fmt: skip
+    return {
+        "1-discover": {"encoder": found("encoder", "mit"), "evaluation": {**found("test", "mit"), "kind": "dataset"},
+                       "adapters": {"base": BASE, "selected": adapters, "rejected": []},
+                       "datasets": {"selected": datasets, "rejected": []}},
+        "2-select-experts": {"selected": ["acme/one", "acme/two"], "rejected": [], "scores": scores, "diversity": 1.0,
+                             "best_single": "acme/best"},
+        "3-select-instructions": {"selected": [{}], "rejected": [], "reasons": {}, "considered": 9,
+                                  "per_source": {"acme/rows": 1, "acme/nothing-taken": 0}},
+        "5-train": {"choice": {"setting": {"weight": 0.5}}},
+        "6-evaluate": {"evaluations": measured, "differences": {}, "labels": {n: n for n in (*CONTROLS, "routed")},
+                       "recommendation": {"method": method, "reason": "it is cheap"}},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    """A build that publishes only the best; every method's adapter lies in its run folder."""
+    for name in CONTROLS:
+        (tmp_path / "made" / name).mkdir(parents=True)
+        for file in FILES:
+            (tmp_path / "made" / name / file).write_text(name)
+    recipe = Recipe("gsm8k", "acme/base", push=PushOptions(publish="best"))
+    shots = (Example("1 + 1?", "2", "2"),)
+    api: Any = None  # nothing is asked of it
+    return Context(recipe, get_task("gsm8k"), shots, shots, RunFolder(tmp_path, Silent()), api, "", Silent(),
+                   Pinned("acme/base", COMMIT))  # fmt: skip
+
+
+@pytest.mark.parametrize("method", INSIDE)
+def test_card_licence_and_lock_name_what_is_inside(method: str, context: Context, tmp_path: Path) -> None:
+    content = package(context, results(method), tmp_path / "content")
+    assert {path.name for path in content.iterdir()} == {*FILES, "lock.json", "recipe.yaml", "README.md"}
+    assert (content / FILES[0]).read_text() == method
+    lock = json.loads((content / "lock.json").read_text())["ingredients"]
+    assert {key for key, pin in lock.items() if pin["used"]} == {"models/acme/base", *INSIDE[method]}
+    assert len(lock) == 9
+    _, header, card = (content / "README.md").read_text().split("---\n", 2)
+    metadata = yaml.safe_load(header)
+    trained = "datasets/acme/rows" in INSIDE[method]
+    assert metadata.get("datasets") == (["acme/rows"] if trained else None)
+    licences = {"best_single": "gpl-3.0", "best_single_trained": "other", "uniform_merge": "mit"}
+    assert metadata["license"] == licences.get(method, "cc-by-sa-4.0")
+    assert ("It was not trained" in card) != trained
+    for name in ("one", "two", "best"):
+        assert (f"[acme/{name}]" in card) == (f"models/acme/{name}" in INSIDE[method])
+
+
+def test_of_the_routed_adapter_the_group_is_used() -> None:
+    names = [pin.repo_id for pin in used(results("routed"), "routed")]
+    assert names == ["acme/base", "acme/one", "acme/two", "acme/rows"]
+
+
+def test_the_bare_base_is_not_published(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(NothingLeftError, match="'base' is recommended"):
+        package(context, results("base"), tmp_path / "content")
+    assert not (tmp_path / "content").exists()
