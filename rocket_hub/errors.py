@@ -10,6 +10,7 @@ Every message says what went wrong, where, what was found and what to do next.
     │   ├── AdapterError             an adapter that cannot be used; has a `reason`
     │   ├── DatasetError             a data set that cannot be used; has a `reason`
     │   ├── LicenceError             ingredients whose licences forbid what was asked
+    │   ├── SandboxError             model-written code may not, or cannot safely, be run here
     │   ├── LockError                a locked build met something that is not in its lock file
     │   └── NothingLeftError         a stage rejected every candidate
     ├── HubError                     the Hub did not do what was asked; exit code 3
@@ -67,6 +68,10 @@ class DatasetError(InputError):
 
 class LicenceError(InputError):
     """The licences of the ingredients forbid what was asked."""
+
+
+class SandboxError(InputError):
+    """Model-written code may not be run, or this machine cannot isolate it."""
 
 
 class LockError(InputError):

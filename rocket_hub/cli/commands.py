@@ -9,11 +9,11 @@ import click
 # name -> (module, one line for --help)
 COMMANDS = {
     "build": ("rocket_hub.cli.build", "Build an adapter for a task: every stage below, in order."),
-    "discover": ("rocket_hub.cli.stages", "List adapters and data on the Hub that fit, and why the rest do not."),
-    "select": ("rocket_hub.cli.stages", "Let the K-shot choose: `select experts`, `select instructions`."),
+    "discover": ("rocket_hub.cli.discover", "List adapters and data on the Hub that fit, and why the rest do not."),
+    "select": ("rocket_hub.cli.stages", "Let the K-shot choose: `select experts`, `select data`."),
     "merge": ("rocket_hub.cli.stages", "Merge the chosen experts into one routed adapter."),
     "train": ("rocket_hub.cli.train", "Fine-tune the merged adapter; or, with --dataset, an expert of your own."),
-    "evaluate": ("rocket_hub.cli.stages", "Measure the result and its controls."),
+    "evaluate": ("rocket_hub.cli.evaluate", "Measure any model or adapter on a task; or a build and its controls."),
     "collapse": ("rocket_hub.cli.collapse", "Turn a routed adapter into one plain LoRA, with the measured loss."),
     "push": ("rocket_hub.cli.stages", "Publish the result with its card."),
     "hub": ("rocket_hub.cli.hub", "A small Hub in a folder: `hub serve`, `hub import`."),

@@ -22,9 +22,7 @@ def _command(name: str, stage: str, text: str) -> click.Command:
     return click.command(name, help=text + "\n\nEarlier stages run first where they are not done yet.")(described)
 
 
-discover_command = _command("discover", "1-discover", "List adapters and data on the Hub that fit, with reasons.")
 merge_command = _command("merge", "4-merge", "Merge the chosen experts into one routed adapter.")
-evaluate_command = _command("evaluate", "6-evaluate", "Measure the result and its controls.")
 push_command = _command("push", "7-push", "Publish the result with its card.")
 
 
@@ -34,4 +32,7 @@ def select_command() -> None:
 
 
 select_command.add_command(_command("experts", "2-select-experts", "Score adapters on the K-shot, choose the group."))
-select_command.add_command(_command("instructions", "3-select-instructions", "Choose the rows nearest to the K-shot."))
+for name in ("data", "instructions"):  # the second is what it was called before
+    command = _command(name, "3-select-instructions", "Choose the rows nearest to the K-shot, and draw the map.")
+    command.hidden = name == "instructions"
+    select_command.add_command(command)

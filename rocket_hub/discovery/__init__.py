@@ -1,8 +1,8 @@
 """What is out there on the Hub: adapters that fit a base model, instruction data, and what their licences allow."""
 
-from rocket_hub.discovery.adapters import discover_adapters
-from rocket_hub.discovery.files import download
-from rocket_hub.discovery.hub import call
+from rocket_hub.discovery.access.files import download
+from rocket_hub.discovery.access.hub import call
+from rocket_hub.discovery.adapters import discover_adapters, plan_adapters
 from rocket_hub.discovery.instructions import discover_datasets, load_instructions
 from rocket_hub.discovery.licences import LicenceLedger, combine
 
@@ -14,4 +14,5 @@ __all__ = [
     "discover_datasets",
     "download",
     "load_instructions",
+    "plan_adapters",
 ]

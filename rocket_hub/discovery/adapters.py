@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from typing import TYPE_CHECKING
 
-from rocket_hub.discovery.bases import BaseShapes, read_base
-from rocket_hub.discovery.compatibility import MAX_CONFIG_BYTES, check_config, check_header, parse_config
-from rocket_hub.discovery.files import read_part
-from rocket_hub.discovery.headers import read_header
-from rocket_hub.discovery.hub import call, reason_of
-from rocket_hub.discovery.licences import declared
-from rocket_hub.errors import AdapterError, HubError, HubUnreachableError
+from rocket_hub.discovery.lora.bases import Described, describe, read_shapes
+from rocket_hub.discovery.lora.crawl import by_configuration, by_weights
+from rocket_hub.discovery.lora.listing import Listed, check_listed, closed_names, list_adapters
+from rocket_hub.discovery.lora.mirrors import known_copies
+from rocket_hub.discovery.lora.plan import CrawlPlan, plan_crawl
+from rocket_hub.discovery.lora.prior import prior
+from rocket_hub.discovery.lora.verdicts import Verdicts
 from rocket_hub.options import DiscoverOptions
-from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Rejection
+from rocket_hub.records import AdapterDiscovery
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelInfo
+    from huggingface_hub import HfApi
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-PICKLE = "adapter_model.bin"
+    from rocket_hub.encoder import Encoder
+
 MAX_ADAPTER_BYTES = 2 * 2**30
-MAX_CARD_BYTES = 50_000
-DESCRIPTION = 500
-"""Characters of a card that are kept."""
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What the list pass found.
+
+    Attributes:
+        model: The base model.
+        likely: Ids that may be copies of it.
+        listed: The adapters of all of them.
+        date: When they were listed (seconds since 1970), if that was an earlier run; else 0.
+    """
+
+    model: Described
+    likely: tuple[str, ...]
+    listed: tuple[Listed, ...]
+    date: float
+
+
+def plan_adapters(api: HfApi, base: str, *, options: DiscoverOptions, closed: Collection[str] = ()) -> CrawlPlan:
+    """Say what `discover_adapters` would cost; asks for the list pages and one record of the base model only.
+
+    Args:
+        api: Where the Hub is, and who asks.
+        base: The base model's repository id.
+        options: As for `discover_adapters`.
+        closed: As for `discover_adapters`.
+
+    Returns:
+        The plan.
+
+    Raises:
+        HubError: The base model or a list cannot be read.
+    """
+    survey = _survey(api, base, options)
+    alive = _by_list(survey, options, closed, Verdicts(len(survey.listed)))
+    return plan_crawl(api, [item for item, _ in alive], len(survey.listed), options)
 
 
 def discover_adapters(
@@ -34,119 +70,81 @@ def discover_adapters(
     options: DiscoverOptions,
     progress: Callable[[int, int], None] | None = None,
     max_bytes: int = MAX_ADAPTER_BYTES,
+    shots: Sequence[str] = (),
+    encoder: Encoder | None = None,
+    closed: Collection[str] = (),
+    planned: Callable[[CrawlPlan], None] | None = None,
+    verdict: Callable[[str, str], None] | None = None,
 ) -> AdapterDiscovery:
     """Find the LoRA adapters on the Hub that fit a base model.
 
-    An adapter costs one read of its configuration, one of the header of its weights and, if it fits, one of its card;
-    no weights are downloaded.
+    Besides the list pages, an adapter costs one read of its configuration and, while the budget lasts, one of the
+    header of its weights; no weights are downloaded. What was read once is not asked for again. The verdicts do not
+    depend on the timing of the threads.
 
     Args:
         api: Where the Hub is, and who asks.
         base: The base model's repository id.
-        options: How many adapters may go on.
-        progress: Called with (adapters looked at, adapters listed).
+        options: How many adapters may go on, which licences are accepted, known copies of the base.
+        progress: Called with (adapters with a verdict, adapters listed).
         max_bytes: Adapters whose weights are larger are rejected.
+        shots: Texts of the K-shot, for the order of the adapters.
+        encoder: Compares them with what the cards say; it is asked only if more adapters fit than may go on.
+        closed: The task's own data sets: adapters trained on them are flagged, or rejected if the options say so.
+        planned: Called with what the crawl will cost, after the list pass and before anything else is read.
+        verdict: Called with (repository id, reason or `usable`), as soon as it is final.
 
     Returns:
-        The candidates, most downloaded first, and everything else that was looked at with the reason why not.
+        The candidates, likeliest first (see `prior`), and everything else that was listed with the reason why not,
+        sorted by id.
 
     Raises:
         InputError: The base model cannot be used.
-        HubError: The base model or the list cannot be read; what is wrong with one adapter only rejects that one.
+        HubError: The base model or a list cannot be read; what is wrong with one adapter only rejects that one.
         HubUnreachableError: The Hub does not answer.
     """
-    pinned, shapes = read_base(api, base)
-    found = _list(api, pinned.repo_id)
-    selected: list[AdapterCandidate] = []
-    rejected: list[Rejection] = []
-    for number, info in enumerate(found, start=1):
-        try:
-            _check_files(info)
-            if len(selected) >= options.max_adapters:
-                raise AdapterError("over_budget", f"{options.max_adapters} adapters with more downloads fit")
-            selected.append(_examine(api, info, shapes, max_bytes))
-        except HubUnreachableError:
-            raise
-        except (AdapterError, HubError) as error:
-            reason = error.reason if isinstance(error, AdapterError) else reason_of(error)
-            rejected.append(Rejection(info.id, reason, str(error)))
-        if progress:
-            progress(number, len(found))
-    return AdapterDiscovery(pinned, tuple(selected), tuple(rejected))
-
-
-def _list(api: HfApi, base: str) -> list[ModelInfo]:
-    """List everything that may be an adapter of the base model, each once, most downloaded first."""
-    found: dict[str, ModelInfo] = {}
-    # No single filter finds them all: cards are written by hand, and the Hub infers the relation from them.
-    for tags in ([f"base_model:adapter:{base}"], [f"base_model:{base}", "peft"], [f"base_model:{base}", "lora"]):
-        page = call(f"adapters of {base}", _list_once, api, tags)
-        found |= {info.id: info for info in page}
-    return sorted(found.values(), key=lambda info: (-(info.downloads or 0), info.id))
-
-
-def _list_once(api: HfApi, tags: list[str]) -> list[ModelInfo]:
-    """List all pages for one filter."""
-    return list(api.list_models(filter=tags, expand=["sha", "siblings", "cardData", "downloads"]))
-
-
-def _check_files(info: ModelInfo) -> None:
-    """Refuse, by the names of its files alone, what cannot be a safe LoRA adapter."""
-    files = {sibling.rfilename for sibling in info.siblings or ()}
-    if CONFIG not in files:
-        raise AdapterError("not_an_adapter", f"there is no {CONFIG} at the root of the repository")
-    if WEIGHTS not in files:
-        if PICKLE in files:
-            raise AdapterError(
-                "pickle_only", f"only {PICKLE}, which can run code when it is read; nobody opens it here"
-            )
-        raise AdapterError("no_weights", f"there is no {WEIGHTS} at the root of the repository")
-    if not info.sha:
-        raise AdapterError("unpinned", "the Hub does not tell its commit")
-
-
-def _examine(api: HfApi, info: ModelInfo, base: BaseShapes, max_bytes: int) -> AdapterCandidate:
-    """Read configuration, header and card of one adapter.
-
-    Raises:
-        AdapterError: It does not fit.
-        HubError: A file cannot be read.
-    """
-    revision = str(info.sha)
-    data, _ = read_part(api, info.id, revision, CONFIG, length=MAX_CONFIG_BYTES + 1)
-    config = parse_config(data)
-    flags = check_config(config, base)
-    header, size = read_header(api, info.id, revision, WEIGHTS)
-    if size > max_bytes:
-        raise AdapterError("too_large", f"{WEIGHTS} has {size:,} bytes, more than {max_bytes:,}")
-    facts = check_header(header, config, base, verified="base_unverified" not in flags)
-    return AdapterCandidate(
-        repo_id=info.id,
-        revision=revision,
-        licence=declared(info.card_data),
-        rank=facts.rank,
-        target_modules=facts.target_modules,
-        size=size,
-        downloads=info.downloads or 0,
-        datasets=_datasets(info.card_data),
-        flags=flags,
-        description=_description(api, info, revision),
+    survey = _survey(api, base, options)
+    verdicts = Verdicts(len(survey.listed), progress, verdict)
+    alive = _by_list(survey, options, closed, verdicts)
+    if planned:
+        planned(plan_crawl(api, [item for item, _ in alive], len(survey.listed), options))
+    survivors, shapes = by_configuration(
+        api, survey.model, read_shapes(api, survey.model), alive, survey.likely, options.workers, verdicts
     )
+    contested = len(survivors) > options.max_adapters
+    scores = prior([survivor.item for survivor in survivors], shots, encoder if contested else None)
+    ranked = sorted(zip(survivors, scores, strict=True), key=lambda entry: (-entry[1], entry[0].item.repo_id))
+    selected = by_weights(api, ranked, shapes, options.max_adapters, max_bytes, options.workers, verdicts)
+    rejected = tuple(rejection for _, rejection in sorted(verdicts.rejected.items()))
+    return AdapterDiscovery(survey.model.pinned, tuple(selected), rejected, _note(survey.date))
 
 
-def _datasets(card: Any) -> tuple[str, ...]:
-    """Return the training data that a card declares."""
-    value = card.get("datasets") if card else None
-    names = value if isinstance(value, list) else [value]
-    return tuple(name[:200] for name in names[:100] if isinstance(name, str))
+def _survey(api: HfApi, base: str, options: DiscoverOptions) -> _Survey:
+    """Pin the base model and list the adapters of it and of everything that may be a copy of it."""
+    model = describe(api, base)
+    own = model.pinned.repo_id
+    others = dict.fromkeys((base, *known_copies(own), *options.mirrors))
+    likely = tuple(name for name in others if name.lower() != own.lower())
+    listed, date = list_adapters(api, (own, *likely), options.workers)
+    return _Survey(model, likely, listed, date or model.asked)
 
 
-def _description(api: HfApi, info: ModelInfo, revision: str) -> str:
-    """Read the text of a card, without its metadata."""
-    if "README.md" not in {sibling.rfilename for sibling in info.siblings or ()}:
+def _by_list(
+    survey: _Survey, options: DiscoverOptions, closed: Collection[str], verdicts: Verdicts
+) -> list[tuple[Listed, tuple[str, ...]]]:
+    """Judge adapters by what the list says; return those that are left, with their flags."""
+    names = closed_names(tuple(closed))
+    alive = []
+    for item in survey.listed:
+        flags = verdicts.attempt(item.repo_id, partial(check_listed, item, options, names))
+        if flags is not None:
+            alive.append((item, flags))
+    return alive
+
+
+def _note(date: float) -> str:
+    """Say of what day a list is that was not asked for now."""
+    if not date:
         return ""
-    data, _ = read_part(api, info.id, revision, "README.md", length=MAX_CARD_BYTES)
-    text = data.decode("utf-8", "replace").lstrip("\ufeff").replace("\r\n", "\n")
-    if text.startswith("---\n"):
-        text = text.partition("\n---\n")[2]
-    return " ".join(text.split())[:DESCRIPTION]
+    day = datetime.fromtimestamp(date, timezone.utc).strftime("%Y-%m-%d %H:%M")
+    return f"offline (HF_HUB_OFFLINE): the list of adapters is that of {day} UTC"

@@ -2,79 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 from huggingface_hub.hf_api import RepoFile
 
-from rocket_hub.discovery.datafiles import read_rows, train_files
-from rocket_hub.discovery.hub import call, reason_of
-from rocket_hub.discovery.licences import declared
-from rocket_hub.discovery.shapes import detect_shape, to_prompt_completion
-from rocket_hub.errors import DatasetError, HubError, HubUnreachableError
+from rocket_hub.discovery.access.cache import recall, remember
+from rocket_hub.discovery.access.hub import call, reason_of
+from rocket_hub.discovery.access.pool import collect
+from rocket_hub.discovery.data.choices import first_number
+from rocket_hub.discovery.data.datafiles import MAX_FILES, read_rows
+from rocket_hub.discovery.data.listing import ListedDataset
+from rocket_hub.discovery.data.probes import is_bearable, probe
+from rocket_hub.discovery.data.reading import Reading
+from rocket_hub.discovery.data.search import DatasetSearch, search_datasets
+from rocket_hub.discovery.data.shapes import detect_shape, is_read, to_prompt_completion
+from rocket_hub.discovery.data.unnesting import flat_rows
+from rocket_hub.discovery.lora.verdicts import GIVE_UP, OUTAGES
+from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import DatasetCandidate, DatasetDiscovery, Rejection, Row
 from rocket_hub.tasks.task import Task
 
 if TYPE_CHECKING:
-    from huggingface_hub import DatasetInfo, HfApi
-    from huggingface_hub.hf_api import ExpandDatasetProperty_T
+    from huggingface_hub import HfApi
 
-FILTERS = ("task_categories:text-generation", "task_categories:question-answering", "instruction-tuning")
-EXPAND: list[ExpandDatasetProperty_T] = ["sha", "siblings", "cardData", "tags", "downloads"]
-PER_FILTER = 10
-"""How many data sets are listed per filter for each one that may be taken."""
-PROBED_ROWS = 3
-MAX_FILES = 200
+    from rocket_hub.encoder import Encoder
+
+SAMPLE = 256
+"""Rows after which it is decided whether the numbers of options start with 0 or with 1."""
 
 
 def discover_datasets(
-    api: HfApi, *, options: DiscoverOptions, task: Task, exclude: Collection[str] = ()
+    api: HfApi,
+    *,
+    options: DiscoverOptions,
+    task: Task | None,
+    exclude: Collection[str] = (),
+    shots: Sequence[str] = (),
+    encoder: Encoder | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> DatasetDiscovery:
     """Find instruction data on the Hub.
 
+    Besides the list pages, a data set that passes what its card says costs one to four reads of parts of its first
+    file; nothing is downloaded. What was read once is not asked for again.
+
     Args:
         api: Where the Hub is, and who asks.
-        options: Which data sets, or how many.
-        task: The task; its evaluation set is never taken.
+        options: Which data sets, or how many; languages and words to search for.
+        task: The task; its evaluation set is never taken. None = none in particular.
         exclude: Further ids that are never taken, for example other evaluation sets.
+        shots: Prompts of the K-shot, for the search and for the order of the data sets.
+        encoder: Compares them with what the cards say.
+        progress: Called with (data sets with a verdict, data sets listed).
 
     Returns:
-        The data sets, most downloaded first (in the given order if the options name them), and everything else that was
-        looked at with the reason why not.
+        The data sets, likeliest first (in the given order if the options name them), and everything else that was
+        listed with the reason why not.
 
     Raises:
         DatasetError: `not_found`: a data set that the options name does not exist.
         HubError: The list cannot be read.
         HubUnreachableError: The Hub does not answer.
     """
-    found = [_named(api, name) for name in options.datasets] if options.datasets else _list(api, options.max_datasets)
-    held_out = {name.lower() for name in (task.dataset, *exclude)}
-    closed = {name.lower() for name in task.closed} if options.leave_task_out else set()
-    selected: list[DatasetCandidate] = []
-    rejected: list[Rejection] = []
-    for info in found:
-        try:
-            files = _check_card(info, held_out, closed)
-            if len(selected) >= options.max_datasets:
-                raise DatasetError("over_budget", f"{options.max_datasets} data sets before this one fit")
-            selected.append(_examine(api, info, files))
-        except HubUnreachableError:
-            raise
-        except (DatasetError, HubError) as error:
-            reason = error.reason if isinstance(error, DatasetError) else reason_of(error)
-            rejected.append(Rejection(info.id, reason, str(error)))
-    return DatasetDiscovery(tuple(selected), tuple(rejected))
+    found = search_datasets(api, options=options, task=task, exclude=exclude, shots=shots, encoder=encoder)
+    total = len(found.candidates) + len(found.rejected)
+
+    def told(done: int) -> None:
+        if progress:
+            progress(len(found.rejected) + done, total)
+
+    selected, rejected = _examine_all(api, found, options, told)
+    return DatasetDiscovery(tuple(selected), (*found.rejected, *rejected))
 
 
-def load_instructions(api: HfApi, candidate: DatasetCandidate, *, max_rows: int) -> list[Row]:
+def load_instructions(
+    api: HfApi,
+    candidate: DatasetCandidate,
+    *,
+    max_rows: int,
+    max_bytes: int = DiscoverOptions.max_bytes_per_dataset,
+    reading: Reading | None = None,
+) -> list[Row]:
     """Read the rows of one data set.
 
     Args:
         api: Where the Hub is, and who asks.
         candidate: What `discover_datasets` selected.
         max_rows: At most this many rows are read.
+        max_bytes: When so many bytes are read, no further row is.
+        reading: Filled with what was read and dropped, and which budget ended it; its own bytes count then.
 
     Returns:
         The rows that have a prompt and a completion, in the order of the files.
@@ -83,81 +103,124 @@ def load_instructions(api: HfApi, candidate: DatasetCandidate, *, max_rows: int)
         DatasetError: A file cannot be read.
         HubError: The Hub did not give the bytes.
     """
-    files = _sizes(api, candidate.repo_id, candidate.revision, candidate.files)
-    rows = read_rows(api, candidate.repo_id, candidate.revision, files)
-    pairs = ((index, to_prompt_completion(candidate.shape, row)) for index, row in enumerate(islice(rows, max_rows)))
-    return [Row(*pair, source=candidate.repo_id, index=index) for index, pair in pairs if pair]
+    return list(iter_instructions(api, candidate, max_rows=max_rows, max_bytes=max_bytes, reading=reading))
 
 
-def _named(api: HfApi, name: str) -> DatasetInfo:
-    """Look up a data set that the user named."""
-    try:
-        return call(f"data set {name}", api.dataset_info, name, expand=EXPAND)
-    except HubError as error:
-        if reason_of(error) != "not_found":
-            raise
-        raise DatasetError("not_found", f"{error}; it is named in discover.datasets") from error
+def iter_instructions(
+    api: HfApi,
+    candidate: DatasetCandidate,
+    *,
+    max_rows: int,
+    max_bytes: int = DiscoverOptions.max_bytes_per_dataset,
+    reading: Reading | None = None,
+) -> Iterator[Row]:
+    """Read the rows of one data set one by one, and nothing before it is due; otherwise as `load_instructions`."""
+    reading = reading or Reading(max_bytes)
+    sizes = candidate.sizes or _sizes(api, candidate.repo_id, candidate.revision, candidate.files)
+    files = list(zip(candidate.files, sizes, strict=True))
+    records = read_rows(api, candidate.repo_id, candidate.revision, files, reading=reading, wanted=is_read)
+    rows = (row for record in records for row in flat_rows(record))
+    sample = list(islice(rows, min(SAMPLE, max_rows))) if candidate.shape == "multiple_choice" else []
+    first = first_number(sample)
+    for index, row in enumerate(chain(sample, rows)):
+        if index >= max_rows:
+            reading.stopped = "max_rows"
+            return
+        reading.rows += 1
+        if not is_bearable(row):
+            reading.too_long += 1
+        elif pair := to_prompt_completion(candidate.shape, row, candidate.label_names, first=first):
+            yield Row(*pair, source=candidate.repo_id, index=index)
+        else:
+            reading.unused += 1
 
 
-def _list(api: HfApi, wanted: int) -> list[DatasetInfo]:
-    """List data sets that may hold instructions, each once, most downloaded first."""
-    found: dict[str, DatasetInfo] = {}
-    for tag in FILTERS:
-        page = call(f"data sets with the tag {tag}", _list_once, api, tag, wanted * PER_FILTER)
-        found |= {info.id: info for info in page}
-    return sorted(found.values(), key=lambda info: (-(info.downloads or 0), info.id))
+def _examine_all(
+    api: HfApi, search: DatasetSearch, options: DiscoverOptions, told: Callable[[int], None]
+) -> tuple[list[DatasetCandidate], list[Rejection]]:
+    """Examine data sets in their order until enough fit, as many at once as are still needed.
+
+    Raises:
+        HubError: Many in a row failed, and not because of the data sets.
+        HubUnreachableError: None of them could be reached.
+    """
+
+    def examine(item: ListedDataset) -> DatasetCandidate | DatasetError | HubError:
+        try:
+            return _examine(api, item, options, own=item.repo_id in search.task_data)
+        except (DatasetError, HubError) as error:
+            return error
+
+    candidates = search.candidates
+    selected: list[DatasetCandidate] = []
+    rejected: list[Rejection] = []
+    done = in_a_row = 0
+    while done < len(candidates) and len(selected) < options.max_datasets:
+        wave = candidates[done : done + min(options.workers, options.max_datasets - len(selected))]
+        for item, result in zip(wave, collect(examine, wave, options.workers), strict=True):
+            if isinstance(result, DatasetCandidate):
+                selected.append(result)
+                in_a_row = 0
+                continue
+            reason = result.reason if isinstance(result, DatasetError) else reason_of(result)
+            in_a_row = in_a_row + 1 if reason in OUTAGES else 0
+            if in_a_row >= (min(GIVE_UP, len(candidates)) if reason == "unreachable" else GIVE_UP):
+                raise result  # an outage is no verdict
+            rejected.append(Rejection(item.repo_id, reason, str(result)))
+        done += len(wave)
+        told(done)
+    detail = f"{options.max_datasets} data sets before this one fit"
+    rejected += [Rejection(item.repo_id, "over_budget", detail) for item in candidates[done:]]
+    told(len(candidates))
+    return selected, rejected
 
 
-def _list_once(api: HfApi, tag: str, limit: int) -> list[DatasetInfo]:
-    """List the most downloaded data sets with one tag."""
-    return list(api.list_datasets(filter=tag, sort="downloads", limit=limit, expand=EXPAND))
-
-
-def _check_card(info: DatasetInfo, held_out: Collection[str], closed: Collection[str]) -> tuple[str, ...]:
-    """Refuse what must not be trained on, by what the list tells; returns the train split's files."""
-    if info.id.lower() in held_out:
-        raise DatasetError("evaluation_set", "the task is evaluated on it")
-    if "benchmark:official" in (info.tags or ()):
-        raise DatasetError("benchmark", "the Hub lists it as a benchmark")
-    if origin := next((name for name in (info.id.lower(), *_sources(info)) if name in closed), None):
-        raise DatasetError("leave_task_out", f"made from {origin}, the task's own training data")
-    if not info.sha:
-        raise DatasetError("unpinned", "the Hub does not tell its commit")
-    files = train_files([sibling.rfilename for sibling in info.siblings or ()], info.card_data)
-    if not files:
-        raise DatasetError("no_data_files", "no parquet, JSON or CSV file of a train split")
-    return files[:MAX_FILES]
-
-
-def _sources(info: DatasetInfo) -> list[str]:
-    """Return the ids of the data sets that a data set says it was made from, in lower case."""
-    value: Any = info.card_data.get("source_datasets") if info.card_data else None
-    names = value if isinstance(value, list) else [value]
-    tagged = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("source_datasets:")]
-    return [name.lower().removeprefix("extended|") for name in [*names, *tagged] if isinstance(name, str)]
-
-
-def _examine(api: HfApi, info: DatasetInfo, files: tuple[str, ...]) -> DatasetCandidate:
-    """Read the first rows of a data set and see whether its columns are understood.
+def _examine(api: HfApi, item: ListedDataset, options: DiscoverOptions, *, own: bool) -> DatasetCandidate:
+    """Look at the first rows of a data set and see whether its columns are understood.
 
     Raises:
         DatasetError: They are not, or the file cannot be read.
         HubError: The file cannot be had, for example because it is gated.
     """
-    sized = _sizes(api, info.id, str(info.sha), files)
-    rows = list(islice(read_rows(api, info.id, str(info.sha), sized), PROBED_ROWS))
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    shape = detect_shape(columns)
+    seen = probe(api, item)
+    if seen.fault:
+        raise DatasetError(*seen.fault)
+    if not seen.rows and not seen.columns:
+        raise DatasetError("no_rows", f"{item.files[0]} holds no row")
+    names = seen.names or item.names
+    shape = detect_shape(seen.rows, names)
     if shape is None:
-        raise DatasetError("unknown_columns", f"columns {', '.join(map(str, columns))[:300] or 'none'}")
-    total = sum(size for _, size in sized)
-    return DatasetCandidate(info.id, str(info.sha), declared(info.card_data), shape, files, total)
+        raise DatasetError("unknown_columns", f"columns {_listed(seen.columns)}")
+    single = len(item.files) == 1
+    sizes = (seen.size,) if single else tuple(_sizes(api, item.repo_id, item.revision, item.files))
+    flags = {
+        "task_data": own,
+        "language_undeclared": not item.languages,
+        "languages_mixed": len(item.languages) > 1 or item.languages == ("mul",),
+        "over_bytes": sum(sizes) > options.max_bytes_per_dataset,
+        "files_cut": len(item.files) == MAX_FILES,
+    }
+    return DatasetCandidate(
+        item.repo_id, item.revision, item.licence, shape, item.files, sum(sizes), sizes, item.rows, item.downloads,
+        item.languages, names, tuple(flag for flag, found in flags.items() if found), item.text,
+    )  # fmt: skip
 
 
-def _sizes(api: HfApi, repo_id: str, revision: str, files: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Pair the data files with their sizes in bytes."""
+def _listed(columns: Sequence[str]) -> str:
+    """Name columns for a message: somebody else called them what he liked."""
+    names = [re.sub(r"[^\x20-\x7e]+", "?", column)[:60] for column in columns[:40]]
+    return ", ".join(names) + (", ..." if len(columns) > len(names) else "")
+
+
+def _sizes(api: HfApi, repo_id: str, revision: str, files: Sequence[str]) -> list[int]:
+    """Ask for the sizes of data files, in bytes; at the same commit again without a request."""
+    name = ("dataset sizes 1", repo_id, revision, *files)
+    if kept := recall(api, *name):
+        return list(kept[1])
     found = call(repo_id, api.get_paths_info, repo_id, list(files), revision=revision, repo_type="dataset")
-    sizes = {item.path: item.size for item in found if isinstance(item, RepoFile)}
-    if missing := next((file for file in files if file not in sizes), None):
+    known = {item.path: item.size for item in found if isinstance(item, RepoFile)}
+    if missing := next((file for file in files if file not in known), None):
         raise DatasetError("unreadable", f"{repo_id}: {missing} is listed, but not there")
-    return [(file, sizes[file]) for file in files]
+    sizes = [known[file] for file in files]
+    remember(api, sizes, *name)
+    return sizes

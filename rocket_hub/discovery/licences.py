@@ -76,7 +76,8 @@ def declared(card: Any) -> str:
     name = card.get("license_name") if card else None
     if names == ["other"] and isinstance(name, str) and name.strip():
         names = [name.strip().lower()]
-    return ",".join(name for name in names if name not in ("", "unknown"))[:200]
+    told = ",".join(name for name in names if name not in ("", "unknown"))[:200]
+    return "".join(letter if letter.isprintable() else "?" for letter in told)
 
 
 def kind_of(licence: str) -> str:

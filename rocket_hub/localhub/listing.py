@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from rocket_hub.localhub.access import may_read, user_of, visible
@@ -10,6 +11,8 @@ from rocket_hub.localhub.info import NOT_IN_LISTS, describe
 from rocket_hub.localhub.messages import Request, Response, json_response
 from rocket_hub.localhub.metadata import View
 from rocket_hub.localhub.refusal import RefusedError
+from rocket_hub.localhub.repository import Repository
+from rocket_hub.localhub.store import Store
 
 SHORT = {"private", "downloads", "likes", "tags", "pipeline_tag", "library_name", "createdAt", "trendingScore"}
 FULL = SHORT | {"author", "sha", "lastModified", "gated", "disabled", "siblings"}
@@ -57,10 +60,19 @@ def _seen(request: Request, kind: str) -> list[View]:
     """Return what the user may know of, each at the head of its main branch."""
     user = user_of(request)
     return [
-        View(request.store, repository, repository.resolve("main"))
+        _view(request.store, repository)
         for repository in request.store.all(kind)
         if not repository.settings["private"] or may_read(user, repository)
     ]
+
+
+@lru_cache(maxsize=8192)
+def _view(store: Store, repository: Repository) -> View:
+    """Return a repository at the head of its main branch; what was read off it once need not be read again.
+
+    The store hands out the same object as long as a repository stays the same.
+    """
+    return View(store, repository, repository.resolve("main"))
 
 
 def _matches(request: Request, view: View) -> bool:

@@ -81,7 +81,7 @@ class Commit:
     date: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Repository:
     """One repository. The store hands out copies: change one only inside `Store.change`."""
 

@@ -123,15 +123,16 @@ class Store:
 
     def all(self, kind: str) -> list[Repository]:
         """Return every repository of a kind, sorted by id."""
-        files = sorted((self.root / "repositories" / f"{kind}s").glob("*/*.json"))
-        found = (self.find(kind, f"{file.parent.name}/{file.name.removesuffix('.json')}") for file in files)
+        files = sorted((self.root / "repositories" / f"{kind}s").glob("*/*.json"), key=str)
+        found = (self._load(file) for file in files if is_repository_id(f"{file.parent.name}/{file.stem}"))
         return [repository for repository in found if repository]
 
     def find(self, kind: str, repo_id: str) -> Repository | None:
         """Return a repository as it stands, to look at, or None."""
-        if not is_repository_id(repo_id):
-            return None
-        file = self._file(kind, repo_id)
+        return self._load(self._file(kind, repo_id)) if is_repository_id(repo_id) else None
+
+    def _load(self, file: Path) -> Repository | None:
+        """Read a repository if its file is there and has changed since it was read last."""
         try:
             status = file.stat()
             mark = (status.st_mtime_ns, status.st_ino, status.st_size)

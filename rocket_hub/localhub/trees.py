@@ -39,7 +39,7 @@ def show_tree(request: Request, kind: str, repo: str, rev: str, path: str = "") 
             if folder not in nodes:
                 nodes[folder] = _folder(folder, history, expand)
         if depth == len(parts):
-            nodes[name] = _file(name, history, expand)
+            nodes[name] = _file(name, history, expand, repository.settings["unsafe_files"])
     start = request.number("cursor", 0)
     end = start + (PAGE_EXPANDED if expand else PAGE)
     page = list(nodes.values())[start:end]
@@ -59,7 +59,7 @@ def show_paths(request: Request, kind: str, repo: str, rev: str) -> Response:
     nodes = []
     for path in map(str, paths):
         if path in tree:
-            nodes.append(_file(path, history, expand))
+            nodes.append(_file(path, history, expand, repository.settings["unsafe_files"]))
         elif any(name.startswith(f"{path}/") for name in tree):
             nodes.append(_folder(path, history, expand))
     return json_response(nodes)
@@ -115,8 +115,8 @@ def _form(request: Request) -> Mapping[str, list[Any]]:
     return parse_qs(data.decode("utf-8", "replace"))
 
 
-def _file(path: str, history: list[Commit], expand: bool) -> dict[str, Any]:
-    """Return a file as trees list it."""
+def _file(path: str, history: list[Commit], expand: bool, unsafe: Mapping[str, str]) -> dict[str, Any]:
+    """Return a file as trees list it; `unsafe` is what a security scan would say."""
     entry: Entry = history[0].tree[path]
     node: dict[str, Any] = {"type": "file", "path": path, "size": entry.size, "oid": entry.oid}
     if entry.lfs:
@@ -124,7 +124,8 @@ def _file(path: str, history: list[Commit], expand: bool) -> dict[str, Any]:
         node["lfs"] = {"oid": entry.sha256, "size": entry.size, "pointerSize": POINTER_SIZE}
     if expand:
         node["lastCommit"] = _last_change(history, lambda tree: tree.get(path))
-        node["securityFileStatus"] = {"status": "safe", "avScan": {"status": "safe"}, "pickleImportScan": None}
+        status = unsafe.get(path, "safe")
+        node["securityFileStatus"] = {"status": status, "avScan": {"status": status}, "pickleImportScan": None}
     return node
 
 

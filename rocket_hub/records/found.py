@@ -21,7 +21,8 @@ class AdapterCandidate:
         downloads: As the Hub counts them.
         datasets: Training data that its card declares.
         flags: What is odd but no fault, for example `quantized_base`.
-        description: The card's text without its metadata, cut at 500 characters.
+        description: What its name, tags and data say it is about, cut at 500 characters.
+        prior: How likely it was to help before it was tried; only the order counts.
     """
 
     repo_id: str
@@ -34,15 +35,24 @@ class AdapterCandidate:
     datasets: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     description: str = ""
+    prior: float = 0.0
 
 
 @dataclass(frozen=True)
 class AdapterDiscovery:
-    """What `discover_adapters` found for one base model."""
+    """What `discover_adapters` found for one base model.
+
+    Attributes:
+        base: The base model at its commit.
+        selected: Adapters that fit, likeliest first.
+        rejected: The others that were listed, and why not.
+        note: What to know about the whole, for example that the list is an old one; usually empty.
+    """
 
     base: Pinned
     selected: tuple[AdapterCandidate, ...]
     rejected: tuple[Rejection, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,15 @@ class DatasetCandidate:
         shape: Name of the column shape, for example `alpaca`.
         files: Paths of the data files of the train split, in the repository.
         size: Bytes of these files.
+        sizes: Bytes of each of them, in the same order.
+        rows: Rows of the train split, as the card says; 0 when it does not.
+        downloads: As the Hub counts them.
+        languages: Codes of the languages that its card declares.
+        label_names: Names of the classes of its label, where its rows have numbers for them.
+        flags: What is odd but no fault: `task_data` (made from the task's own training data), `language_undeclared`,
+            `languages_mixed`, `over_bytes` (its files are larger than the byte budget, so that only the first rows are
+            read), `files_cut` (it has more files than are read).
+        description: What its name, its tags and its card say, cut at 500 characters.
     """
 
     repo_id: str
@@ -64,6 +83,13 @@ class DatasetCandidate:
     shape: str = ""
     files: tuple[str, ...] = ()
     size: int = 0
+    sizes: tuple[int, ...] = ()
+    rows: int = 0
+    downloads: int = 0
+    languages: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    description: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from safetensors.numpy import load_file, save_file
 
+from rocket_hub.discovery.access import hub as hub_calls
 from rocket_hub.localhub import LocalHub, User
 
 BASE = "base/tiny"
@@ -33,7 +34,10 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def api(hub: LocalHub) -> Iterator[HfApi]:
+def api(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HfApi]:
+    """A client that remembers nothing of what earlier tests read, and is impatient."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(hub_calls, "BACK_OFF", 0.01)
     hub.log.clear()
     hub.faults.clear()
     yield HfApi(endpoint=hub.url, token="hf_guest")
@@ -60,6 +64,7 @@ def planted(
         tensors: dict[str, Any] | None = None,
         card: str = CARD,
         edit: Callable[[Path], object] | None = None,
+        same_as: str = "",
         **settings: Any,
     ) -> None:
         """Plant one adapter: a real one, with the change that makes it unfit."""
@@ -71,10 +76,10 @@ def planted(
         else:
             real = json.loads(path.read_text()) | {"base_model_name_or_path": BASE}
             path.write_text(json.dumps(real | (config or {})))
-        if tensors:
-            weights = load_file(folder / "adapter_model.safetensors") | tensors
-            kept = {key: value for key, value in weights.items() if value is not None}
-            save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
+        weights = load_file(folder / "adapter_model.safetensors") | (tensors or {})
+        kept = {key: value for key, value in weights.items() if value is not None}
+        # The name makes the file's hash another one: no two adapters are the same. (Two keys come in any order.)
+        save_file(kept, folder / "adapter_model.safetensors", {"name": same_as or name})
         write_card(folder, card, "A LoRA that\n\nadds numbers.")
         if edit:
             edit(folder)
@@ -92,16 +97,18 @@ def _plant_fitting(plant: Planted) -> None:
     plant("rslora", bank=1)
     plant("patterns", bank=3)
     plant("local-base", config={"base_model_name_or_path": "/home/me/models/tiny"})
-    plant("quantized", config={"base_model_name_or_path": "unsloth/tiny-bnb-4bit"})
+    plant("pissa", config={"init_lora_weights": "pissa"})
     plant("only-tagged", card=f"base_model: {BASE}\nbase_model_relation: finetune\ntags: [lora]\n")
-    plant("no-card", card=CARD, edit=lambda folder: write_card(folder, CARD + "license: cc-by-nc-4.0\n"))
+    plant("own-tokenizer", edit=lambda folder: (folder / "tokenizer_config.json").write_text("{}"))
+    plant("trained-on-the-task", card=CARD + "datasets: [gsm8k]\n")
 
 
 def _plant_by_configuration(plant: Planted) -> None:
     plant("wrong-base", "wrong_base", config={"base_model_name_or_path": "other/model"})
     plant("loha", "not_lora", config={"peft_type": "LOHA"})
     plant("classifier", "wrong_task", config={"task_type": "SEQ_CLS"})
-    plant("pissa", "unsupported_init", config={"init_lora_weights": "pissa"})
+    plant("residual", "wrong_base", config={"base_model_name_or_path": "zoo/tiny-residual"})
+    plant("loftq", "unsupported_init", config={"init_lora_weights": "loftq"})
     plant("dora", "dora", config={"use_dora": True})
     plant("bias", "lora_bias", config={"lora_bias": True})
     plant("head", "modules_to_save", config={"modules_to_save": ["lm_head"]})
@@ -137,6 +144,10 @@ def _plant_by_weights(plant: Planted) -> None:
     plant("weightless", "no_weights", edit=lambda folder: (folder / "adapter_model.safetensors").unlink())
     plant("merged", "not_an_adapter", edit=lambda folder: (folder / "adapter_config.json").unlink())
     plant("gated", "gated", gated="manual")
+    plant("non-commercial", "licence", card=CARD + "license: cc-by-nc-4.0\n")
+    plant("mlx", "not_lora", edit=lambda folder: (folder / "adapter_model.safetensors").rename(
+        folder / "adapters.safetensors"))  # fmt: skip
+    plant("again", "duplicate_of", same_as="plain")
 
 
 def _cut(folder: Path) -> None:

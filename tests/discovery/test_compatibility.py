@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocket_hub.discovery.bases import BaseShapes
-from rocket_hub.discovery.compatibility import MAX_CONFIG_BYTES, check_config, check_header, parse_config
-from rocket_hub.discovery.headers import Tensor, header_end, parse_header
+from rocket_hub.discovery.access.headers import Tensor, header_end, parse_header
+from rocket_hub.discovery.lora.bases import BaseShapes
+from rocket_hub.discovery.lora.compatibility import check_header
+from rocket_hub.discovery.lora.configs import MAX_CONFIG_BYTES, check_config, parse_config
 from rocket_hub.errors import AdapterError
 
 BASE = BaseShapes(
@@ -18,6 +19,8 @@ BASE = BaseShapes(
         **{f"model.layers.{layer}.mlp.up_proj.weight": (32, 16) for layer in range(2)},
         **{f"model.layers.{layer}.input_layernorm.weight": (16,) for layer in range(2)},
     },
+    copies={"copies/tiny": ("mirror_base",)},
+    others={"copies/huge": "it has 7 layers"},
 )
 CONFIG = {
     "peft_type": "LORA",
@@ -54,9 +57,7 @@ def test_a_plain_configuration_fits():
         ("/home/me/llama", ("base_unverified",)),
         ("./checkpoints/llama/last", ("base_unverified",)),
         ("llama", ("base_unverified",)),
-        ("unsloth/Tiny", ("mirror_base",)),
-        ("unsloth/tiny-bnb-4bit", ("mirror_base", "quantized_base")),
-        ("unsloth/tiny-unsloth-bnb-4bit", ("mirror_base", "quantized_base")),
+        ("copies/TINY", ("mirror_base",)),
     ],
 )
 def test_the_base_that_a_configuration_names(name, flags):
@@ -71,10 +72,12 @@ def test_the_base_that_a_configuration_names(name, flags):
         ({"task_type": "SEQ_CLS"}, "wrong_task"),
         ({"base_model_name_or_path": "other/Model"}, "wrong_base"),
         ({"base_model_name_or_path": "someone/Tiny"}, "wrong_base"),
+        ({"base_model_name_or_path": "unsloth/tiny-bnb-4bit"}, "wrong_base"),
+        ({"base_model_name_or_path": "base/tiny-residual"}, "wrong_base"),
         ({"base_model_name_or_path": 7}, "wrong_base"),
         ({"base_model_name_or_path": ["base/Tiny"]}, "wrong_base"),
-        ({"init_lora_weights": "pissa"}, "unsupported_init"),
-        ({"init_lora_weights": "olora"}, "unsupported_init"),
+        ({"init_lora_weights": "pissa_niter_4"}, "unsupported_init"),
+        ({"init_lora_weights": "pissa", "fan_in_fan_out": True}, "unsupported_init"),
         ({"init_lora_weights": "loftq"}, "unsupported_init"),
         ({"init_lora_weights": ["gaussian"]}, "unsupported_init"),
         ({"use_dora": True}, "dora"),
@@ -95,10 +98,30 @@ def test_the_base_that_a_configuration_names(name, flags):
         ({"rank_pattern": {"q_proj": 0}}, "broken_config"),
         ({"alpha_pattern": {"(a+)+$": 4}}, "unsupported_config"),
         ({"alpha_pattern": {"(a|a)*": 4}}, "unsupported_config"),
+        ({"alpha_pattern": {"[[a]": 4}}, "unsupported_config"),
+        ({"alpha_pattern": {"q(": 4}}, "broken_config"),
     ],
 )
 def test_a_configuration_that_does_not_fit(change, expected):
     assert reason(check_config, CONFIG | change, BASE) == expected
+
+
+def test_a_copy_that_is_none_is_refused_with_the_reason():
+    with pytest.raises(AdapterError, match=r"made for 'copies/huge', not for base/Tiny \(it has 7 layers\)"):
+        check_config(CONFIG | {"base_model_name_or_path": "copies/huge"}, BASE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "OLoRA"},
+        {"kasa_config": {}},
+        {"kasa_config": {"beta": 1e-4}},
+    ],
+)
+def test_what_changes_the_base_is_accepted_with_a_flag(change):
+    assert check_config(CONFIG | change, BASE) == ("folded_with_base",)
 
 
 def test_a_configuration_without_a_rank_is_broken():
@@ -141,7 +164,7 @@ def test_an_adapter_name_in_the_key_does_no_harm():
 
 
 def test_the_largest_rank_counts():
-    config = CONFIG | {"rank_pattern": {"layers.1": 5}}
+    config = CONFIG | {"rank_pattern": {"layers.1.self_attn.q_proj": 5}}
     assert check_header(lora() | lora("model.layers.1.self_attn.q_proj", r=5), config, BASE).rank == 5
 
 
@@ -169,7 +192,7 @@ def test_the_largest_rank_counts():
         (lora() | {"x.q_proj.lora_E": Tensor("F32", (2, 1))}, "unknown_keys"),
         (lora() | lora(prefix=""), "unknown_keys"),
         ({"x" * 300: Tensor("F32", (1,))}, "unknown_keys"),
-        ({name: Tensor("I8", tensor.shape) for name, tensor in lora().items()}, "broken_weights"),
+        ({name: Tensor("I8", tensor.shape) for name, tensor in lora().items()}, "nan_weights"),
         ({name: Tensor("F32", (0,)) for name in lora()}, "bad_shape"),
     ],
 )

@@ -3,10 +3,11 @@ import hashlib
 import pytest
 from huggingface_hub import HfApi
 
-from rocket_hub.discovery.files import download, is_plain_path, read_part
-from rocket_hub.discovery.hub import call, reason_of
+from rocket_hub.discovery.access import files
+from rocket_hub.discovery.access.files import download, fetch, is_plain_path, read_part
+from rocket_hub.discovery.access.hub import call, reason_of
 from rocket_hub.errors import HubError, HubUnreachableError
-from rocket_hub.localhub import Fault
+from rocket_hub.localhub import Fault, LocalHub
 
 AT_ONCE = {"Retry-After": "0"}
 CONTENT = bytes(range(256)) * 40
@@ -142,3 +143,95 @@ def test_without_a_token_no_token_is_sent(hub, api, repo):
     read_part(HfApi(endpoint=hub.url, token=False), *repo, "notes.txt", length=3)
     read_part(api, *repo, "notes.txt", length=3)
     assert [record.auth for record in hub.log] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "weights.safetensors"])
+def test_a_whole_file_of_the_wrong_hash_is_asked_for_again(hub, api, repo, name):
+    right = read_part(api, *repo, name, length=20_000)
+    for kind in ("corrupt", "etag"):
+        hub.faults.append(Fault("resolve", kind))
+        assert read_part(api, *repo, name, length=20_000) == right
+        assert hub.faults.pop().times == 0
+
+
+def test_a_file_that_stays_damaged_is_named(hub, api, repo):
+    hub.faults.append(Fault("resolve", "corrupt", times=-1))
+    with pytest.raises(HubError, match=r"notes\.txt: the bytes have a wrong hash, 4 times") as caught:
+        read_part(api, *repo, "notes.txt", length=100)
+    assert reason_of(caught.value) == "damaged"
+
+
+def test_a_part_cannot_be_checked_and_its_file_has_a_hash(api, repo):
+    part = fetch(api, *repo, "weights.safetensors", length=10)
+    assert part == (CONTENT[:10], len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+
+
+def test_only_the_hub_itself_tells_the_hash_and_gets_the_token(hub, api, repo, tmp_path):
+    """What a storage elsewhere calls an ETag may be anything."""
+    with LocalHub(tmp_path / "elsewhere", tokens={}) as other:
+        revision = other.import_folder("model", "x/y", tmp_path)
+        other.faults.append(Fault("notes.txt", "etag", times=-1))
+        led = {"Location": f"{other.url}/x/y/resolve/{revision}/notes.txt"}
+        hub.faults.append(Fault("notes.txt", "status", status=302, headers=led))
+        data, _, told = fetch(api, *repo, "notes.txt", length=100)
+        assert data.startswith(b"for test_") and told == ""
+        hub.faults.append(Fault("notes.txt", "status", times=-1, status=302, headers=led | {"X-Linked-Etag": "0" * 64}))
+        with pytest.raises(HubError, match="wrong hash"):
+            fetch(api, *repo, "notes.txt", length=100)
+        assert {record.auth for record in other.log} == {False}
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "gopher://x/y", "https://[bad/x", "/"])
+def test_a_redirect_to_nowhere_ends(hub, api, repo, place):
+    hub.faults.append(Fault("notes.txt", "status", times=-1, status=302, headers={"Location": place}))
+    with pytest.raises(HubError):
+        read_part(api, *repo, "notes.txt", length=100)
+    assert len(hub.log) <= 4
+
+
+def test_no_token_in_a_message(hub, repo):
+    bad = HfApi(endpoint=hub.url, token="hf_top\nsecret")
+    with pytest.raises(HubError) as caught:
+        read_part(bad, *repo, "notes.txt", length=100)
+    hub.faults.append(
+        Fault("notes", "status", status=400, body=b'{"error": "see http://x/?sig=top Bearer topsecret \x1b[1m"}')
+    )
+    with pytest.raises(HubError) as told:
+        read_part(HfApi(endpoint=hub.url, token="hf_guest"), *repo, "notes.txt", length=100)
+    for text in (str(caught.value), str(told.value)):
+        assert "secret" not in text and "top" not in text and text.isprintable()
+
+
+def test_an_error_of_any_size_and_form_is_bounded(hub, api, repo):
+    for body in (b"[1]", b'"x"', b"[" * 100_000, b"x" * 10**7, b'{"error": {"a": 1}}', b"\xff\xfe"):
+        hub.faults[:] = [Fault("notes", "status", status=404, body=body)]
+        with pytest.raises(HubError) as caught:
+            read_part(api, *repo, "notes.txt", length=100)
+        assert len(str(caught.value)) < 600
+
+
+def test_a_server_that_ignores_range_fills_no_memory(hub, api, repo):
+    hub.faults.append(Fault("resolve", "ignore_range"))
+    assert read_part(api, *repo, "weights.safetensors", start=10_000, length=5)[0] == CONTENT[10_000:10_005]
+
+
+def test_a_stall_is_given_up(hub, api, repo, monkeypatch):
+    monkeypatch.setattr(files, "TIMEOUT", 0.2)
+    hub.faults.append(Fault("resolve", "delay", seconds=1))
+    assert read_part(api, *repo, "notes.txt", length=3)[0] == b"for"
+    assert len(hub.log) == 1  # the first one is still on its way
+
+
+def test_a_file_that_the_hubs_scan_calls_unsafe_is_not_fetched(hub, api, repo):
+    with hub.store.change("model", repo[0]) as repository:
+        repository.settings["unsafe_files"] = {"weights.safetensors": "unsafe", "notes.txt": "suspicious"}
+    with pytest.raises(HubError, match="scan calls it unsafe; leave it out") as caught:
+        download(api, *repo, "weights.safetensors", max_bytes=10**6)
+    assert reason_of(caught.value) == "unsafe_scan"
+    assert download(api, *repo, "notes.txt", max_bytes=100).read_text().startswith("for")
+
+
+def test_a_small_file_that_was_corrupted_is_fetched_once_more(hub, api, repo):
+    hub.faults.append(Fault(r"GET .*/resolve/", "corrupt"))
+    assert download(api, *repo, "notes.txt", max_bytes=100).read_text().startswith("for test_")
+    assert hub.faults[0].times == 0

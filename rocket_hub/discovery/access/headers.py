@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rocket_hub.discovery.files import read_part
+from rocket_hub.discovery.access.cache import load, save
+from rocket_hub.discovery.access.files import Part, fetch
 from rocket_hub.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -33,8 +35,26 @@ class Tensor:
     shape: tuple[int, ...]
 
 
-def read_header(api: HfApi, repo_id: str, revision: str, filename: str) -> tuple[dict[str, Tensor], int]:
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of a safetensors file say.
+
+    Attributes:
+        tensors: By name.
+        size: Bytes of the whole file.
+        sha256: Of the whole file; empty if the Hub did not tell.
+    """
+
+    tensors: Mapping[str, Tensor]
+    size: int
+    sha256: str
+
+
+def read_header(api: HfApi, repo_id: str, revision: str, filename: str) -> Header:
     """Read the header of a safetensors file on the Hub with one Range request, two if it is unusually long.
+
+    The header is kept for ever: the same commit costs no request again. What cannot be read as a header, and cannot be
+    checked against the file's hash, is asked for once more, and kept only if the Hub says the same again.
 
     Args:
         api: Where the Hub is, and who asks.
@@ -43,18 +63,54 @@ def read_header(api: HfApi, repo_id: str, revision: str, filename: str) -> tuple
         filename: Path in the repository.
 
     Returns:
-        The tensors by name, and the size of the file in bytes.
+        The header.
 
     Raises:
         AdapterError: `broken_weights`: not a safetensors file, a truncated one, or a header above `MAX_HEADER`.
         HubError: The Hub did not give the bytes.
     """
-    data, size = read_part(api, repo_id, revision, filename, length=FIRST_READ)
-    end = header_end(data, size)
-    if end > len(data):
-        rest, _ = read_part(api, repo_id, revision, filename, start=len(data), length=end - len(data))
-        data += rest
-    return parse_header(data, size), size
+    name = ("header", repo_id, revision, filename)
+    part = load(api, *name)
+    if part is None:
+        part = _fetch(api, repo_id, revision, filename)
+        sure = bool(part.hash) and (len(part.data) == part.size or _is_header(part))
+        if not sure:
+            first, part = part, _fetch(api, repo_id, revision, filename)
+            sure = bool(part.hash) and (part == first or _is_header(part))
+        if sure:
+            save(api, part._replace(data=part.data[: _claimed_end(part.data)]), *name)
+    sha256 = part.hash if len(part.hash) == 64 else ""
+    return Header(parse_header(part.data, part.size), part.size, sha256)
+
+
+def is_kept(api: HfApi, repo_id: str, revision: str, filename: str) -> bool:
+    """Return whether a header can be had without a request."""
+    return load(api, "header", repo_id, revision, filename) is not None
+
+
+def _fetch(api: HfApi, repo_id: str, revision: str, filename: str) -> Part:
+    """Read the first bytes of a file, as far as its header says that it goes."""
+    part = fetch(api, repo_id, revision, filename, length=FIRST_READ)
+    end = _claimed_end(part.data)
+    if len(part.data) < end <= min(part.size, MAX_HEADER):
+        start = len(part.data)
+        rest = fetch(api, repo_id, revision, filename, start=start, length=end - start)
+        part = part._replace(data=part.data + rest.data)
+    return part
+
+
+def _claimed_end(data: bytes) -> int:
+    """Return where the header of a file ends, as its first bytes say."""
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def _is_header(part: Part) -> bool:
+    """Return whether a header can be read."""
+    try:
+        parse_header(part.data, part.size)
+    except AdapterError:
+        return False
+    return True
 
 
 def header_end(data: bytes, size: int) -> int:
@@ -67,7 +123,7 @@ def header_end(data: bytes, size: int) -> int:
     Raises:
         AdapterError: `broken_weights`: there can be no such header.
     """
-    end = 8 + int.from_bytes(data[:8], "little")
+    end = _claimed_end(data)
     if len(data) < 8 or end > size:
         raise AdapterError("broken_weights", f"not a safetensors file, or cut off: {size:,} bytes, header up to {end}")
     if end > MAX_HEADER:
@@ -89,6 +145,8 @@ def parse_header(data: bytes, size: int) -> dict[str, Tensor]:
         AdapterError: `broken_weights`: the header does not describe a file of this size.
     """
     end = header_end(data, size)
+    if len(data) < end:
+        raise AdapterError("broken_weights", f"its header has {end:,} bytes, {len(data):,} of them could be read")
     try:
         header = json.loads(data[8:end])
     except (ValueError, RecursionError) as error:

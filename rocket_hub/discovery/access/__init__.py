@@ -1,0 +1,1 @@
+"""How everything here talks to the Hub: politely, verified, remembered by commit."""

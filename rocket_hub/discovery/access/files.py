@@ -1,0 +1,245 @@
+"""Files of a repository: parts of them, and whole ones into the Hub cache; pinned, bounded and verified.
+
+Over plain HTTP the client checks a download's length but not its hash, so that is done here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+
+# The library re-exports these lazily, which mypy cannot see.
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    hf_raise_for_status,
+    httpx,
+    validate_repo_id,
+)
+
+from rocket_hub.discovery.access.hashes import has_hash, hash_of, told_hash
+from rocket_hub.discovery.access.hub import FileError, call
+from rocket_hub.errors import HubError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+TIMEOUT = 30.0
+"""Seconds without a byte after which a read is given up and tried again."""
+DEADLINE = 300.0
+"""Seconds after which it is given up although bytes still trickle in."""
+MAX_ERROR = 65_536
+"""Bytes of an error message that are read."""
+MAX_NODE = 2**20
+"""Bytes of what the Hub says of one file."""
+
+
+class Part(NamedTuple):
+    """A part of a file.
+
+    Attributes:
+        data: The bytes.
+        size: Bytes of the whole file.
+        hash: Git's SHA-1 of the whole file, or its SHA-256 if it is an LFS file; empty if the Hub did not tell.
+    """
+
+    data: bytes
+    size: int
+    hash: str
+
+
+def is_plain_path(path: str) -> bool:
+    """Return whether a path in a repository can stay inside a folder: relative, without `..`, bounded."""
+    parts = path.split("/")
+    return len(path) <= 512 and "\\" not in path and "\0" not in path and not {"", ".", ".."} & set(parts)
+
+
+def read_part(
+    api: HfApi, repo_id: str, revision: str, filename: str, *, length: int, start: int = 0, kind: str = "model"
+) -> tuple[bytes, int]:
+    """Read a part of a file at a commit with one GET, and never more than was asked for.
+
+    Args:
+        api: Where the Hub is, and who asks.
+        repo_id: `namespace/name`.
+        revision: Commit hash.
+        filename: Path in the repository.
+        length: At most this many bytes.
+        start: The first byte.
+        kind: `model` or `dataset`.
+
+    Returns:
+        The bytes, fewer if the file ends before, and the size of the whole file.
+
+    Raises:
+        HubError: As `call`; also if the part is the whole file and has a wrong hash.
+    """
+    part = fetch(api, repo_id, revision, filename, length=length, start=start, kind=kind)
+    return part.data, part.size
+
+
+def fetch(
+    api: HfApi, repo_id: str, revision: str, filename: str, *, length: int, start: int = 0, kind: str = "model"
+) -> Part:
+    """Read a part of a file as `read_part` does, and also return the hash of the whole file."""
+    url = hf_hub_url(repo_id, filename, repo_type=kind, revision=revision, endpoint=api.endpoint)
+    headers = build_hf_headers(token=api.token)
+    headers |= {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
+    return call(f"{repo_id}: {filename}", _get_part, url, headers, start, length)
+
+
+def _get_part(url: str, headers: dict[str, str], start: int, length: int) -> Part:
+    """Send one GET and read at most `length` bytes of its body, also from a server that ignores `Range`."""
+    with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
+        if response.status_code == 416:  # the file ends before `start`
+            return Part(b"", _number(response.headers.get("Content-Range", "").rpartition("/")[2]), "")
+        raise_for_status(response)
+        partial = response.status_code == 206
+        told = response.headers.get("Content-Range" if partial else "Content-Length", "")
+        if partial and not told.startswith(f"bytes {start}-"):
+            raise FileError("damaged", f"another part than was asked for ({told[:50]!r}, not from byte {start} on)")
+        data, ended = read_bounded(response, length, skip=0 if partial else start)
+        size = _number(told.rpartition("/")[2]) or (start + len(data) if ended and not partial else 0)
+        if partial and len(data) != min(length, size - start):
+            raise FileError("damaged", f"{len(data):,} bytes of the part that was asked for ({told[:50]!r}), not all")
+        part = Part(data, size, told_hash(response))
+    if start == 0 and len(data) == size and part.hash and hash_of(data, part.hash) != part.hash:
+        raise FileError("damaged", "the bytes have a wrong hash")
+    return part
+
+
+def raise_for_status(response: Any) -> None:
+    """Raise the client's error for a refusal, from no more than `MAX_ERROR` bytes of whatever body it has.
+
+    Args:
+        response: An answer whose body was not read yet.
+
+    Raises:
+        HfHubHTTPError: The status is 400 or above.
+    """
+    if not response.is_error:
+        return
+    body, _ = read_bounded(response, MAX_ERROR)
+    kept = {key: value for key, value in response.headers.items() if key.lower() not in _OF_THE_BODY}
+    status, request = response.status_code, response.request
+    try:
+        hf_raise_for_status(httpx.Response(status, headers=kept, content=body, request=request))
+    except (AttributeError, TypeError, RecursionError):  # the client expects an object if it is JSON
+        hf_raise_for_status(httpx.Response(status, headers=kept, content=b"", request=request))
+
+
+_OF_THE_BODY = ("content-length", "content-encoding", "transfer-encoding")
+
+
+def read_bounded(response: Any, length: int, *, skip: int = 0, unpack: bool = False) -> tuple[bytes, bool]:
+    """Read at most `length` bytes of a body after the first `skip`; returns them, and whether the body ended.
+
+    What is skipped is not kept, and a file is not unpacked, whatever its answer says it is packed with.
+    """
+    data, give_up = bytearray(), time.monotonic() + DEADLINE
+    # To the end where it comes in time, so that the connection can be used again.
+    for piece in response.iter_bytes() if unpack else response.iter_raw():
+        data += piece[skip:]
+        skip = max(0, skip - len(piece))
+        if len(data) > length:
+            return bytes(data[:length]), False
+        if time.monotonic() > give_up:
+            raise httpx.ReadTimeout(f"not done after {DEADLINE:.0f} seconds", request=response.request)
+    return bytes(data), True
+
+
+def read_answer(response: Any, expected: type, most: int) -> Any:
+    """Read an answer of the Hub's API.
+
+    Args:
+        response: An answer whose body was not read yet.
+        expected: `list` or `dict`.
+        most: Bytes that are read, unpacked.
+
+    Raises:
+        HfHubHTTPError: The Hub refused.
+        FileError: `damaged`: the answer is no JSON of this type, or larger.
+    """
+    raise_for_status(response)
+    data, ended = read_bounded(response, most, unpack=True)
+    try:
+        value = json.loads(data) if ended else None
+    except (ValueError, RecursionError) as error:
+        raise FileError("damaged", f"the answer is not JSON ({str(error)[:100]})") from error
+    if not isinstance(value, expected):
+        raise FileError("damaged", f"the answer is no {expected.__name__}, or has more than {most:,} bytes")
+    return value
+
+
+def _number(text: str) -> int:
+    """Read a size from a header; 0 if it has none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+
+
+def download(api: HfApi, repo_id: str, revision: str, filename: str, *, kind: str = "model", max_bytes: int) -> Path:
+    """Download one file at a commit into the Hub cache, and verify it.
+
+    A file that is in the cache, and whole, costs no request. The Hub's scan for malware is asked here, and not when
+    adapters are listed: a list does not tell it, and one request for each adapter would double the crawl.
+
+    Args:
+        api: Where the Hub is, and who asks.
+        repo_id: `namespace/name`.
+        revision: Commit hash.
+        filename: Path in the repository.
+        kind: `model` or `dataset`.
+        max_bytes: A larger file is not fetched.
+
+    Returns:
+        Where the file lies in the cache.
+
+    Raises:
+        HubError: The file is not there, too large, unsafe by the Hub's scan, or arrives with a wrong hash twice;
+            otherwise as `call`.
+    """
+    where = f"{repo_id}: {filename}"
+    if not is_plain_path(filename):
+        raise HubError(f"{where[:300]}: not a plain relative path; the repository cannot be trusted, leave it out")
+    cached = try_to_load_from_cache(repo_id, filename, revision=revision, repo_type=kind)
+    if isinstance(cached, str):
+        blob = Path(cached).resolve()  # the cache names a blob by its hash
+        if blob.stat().st_size <= max_bytes and has_hash(blob, blob.name):
+            return Path(cached)
+    node = call(where, _get_node, api, f"{kind}s/{repo_id}/paths-info/{revision}", filename)
+    size, lfs, scan = node.get("size"), node.get("lfs"), node.get("securityFileStatus")
+    if type(size) is not int:
+        raise HubError(f"{where}: no such file at {revision[:12]}; it may have been moved or deleted")
+    if size > max_bytes:
+        raise HubError(f"{where}: {size:,} bytes, more than the {max_bytes:,} that are read here; leave it out")
+    expected = str(lfs.get("oid") if isinstance(lfs, dict) else node.get("oid"))
+    if isinstance(scan, dict) and scan.get("status") in ("unsafe", "infected"):
+        fault = FileError("unsafe_scan", f"the Hub's scan calls it {scan['status']}")
+        raise HubError(f"{where}: {fault}; leave it out") from fault
+    for _ in range(2):
+        path = Path(call(where, api.hf_hub_download, repo_id, filename, revision=revision, repo_type=kind))
+        if path.stat().st_size == size and has_hash(path, expected):
+            return path
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    damage = FileError("damaged", "the bytes have a wrong hash")
+    raise HubError(f"{where}: {damage}, twice; the connection or the repository is damaged") from damage
+
+
+def _get_node(api: HfApi, path: str, filename: str) -> dict[str, Any]:
+    """Ask what the Hub knows of one file; returns nothing if there is none.
+
+    `HfApi.get_paths_info` waits for an answer for ever, and stumbles over one of another form.
+    """
+    validate_repo_id(path.partition("/")[2].partition("/paths-info/")[0])
+    form, headers = {"paths": [filename], "expand": "true"}, build_hf_headers(token=api.token)
+    with get_session().stream(
+        "POST", f"{api.endpoint}/api/{quote(path)}", data=form, headers=headers, timeout=TIMEOUT
+    ) as response:
+        nodes = read_answer(response, list, MAX_NODE)
+    if not all(isinstance(node, dict) for node in nodes):
+        raise FileError("damaged", "the answer does not describe files")
+    return next((node for node in nodes if node.get("path") == filename), {})

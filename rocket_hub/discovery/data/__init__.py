@@ -1,0 +1,1 @@
+"""Instruction data: where it is, what form it has, and its rows."""

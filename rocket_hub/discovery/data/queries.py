@@ -1,0 +1,127 @@
+"""What the Hub is searched for, and which of the data sets that it lists are likely to help: the K-shot decides."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rocket_hub.discovery.data.listing import ListedDataset, Query
+
+if TYPE_CHECKING:
+    from rocket_hub.encoder import Encoder
+
+TAGS = (
+    "task_categories:text-generation", "task_categories:question-answering", "task_categories:multiple-choice",
+    "instruction-tuning", "instruction-finetuning", "sft",
+)  # fmt: skip
+MOST_WORDS = 4
+DOWNLOADS = 0.02
+"""What ten times as many downloads count, in units of similarity: a million of them make up for 0.12."""
+
+_MOST_SHOTS = 64
+_WORD = re.compile(r"[a-z][a-z0-9]{2,30}")
+# Words that say nothing about what a task is about.
+_STOP = frozenset(
+    """
+    about above after again all also although always and another answer answers any are ask asked based because
+    been before being below between both but call called can choose choice choices come correct could data
+    dataset did does doing done down each either else end enough even every exactly example examples explain few
+    find first five following for form found four from gave get gets give given gives goes going got had has
+    have her here him his how however into its itself just keep know last least left less let like likely look
+    made make makes many may mean means might more most much must name need needs never new next not nothing now
+    number numeric off often old once one only option options other others our out over own part passage people
+    per person please possible problem problems put question questions read reads right said same say says
+    second see sentence sentences set several she should show since six some someone something statement still
+    such take takes task tasks tell ten text than that the their them then there these they thing things think
+    this those three through time times total turn two under until use used uses using very want wants was way
+    well went were what when where whether which while who whole whom whose why will with without word words
+    would write written year years yes yet you your day days week month hour hours minute minutes money
+    """.split()  # noqa: SIM905
+)
+# How names of repositories put it.
+_SHORT = {"mathematics": "math", "mathematical": "math", "programming": "code", "biomedical": "medical"}
+
+
+def search_words(name: str, description: str, prompts: Sequence[str], limit: int = MOST_WORDS) -> tuple[str, ...]:
+    """Choose the words to search the Hub for.
+
+    A word counts once for each prompt that it occurs in, as a share of all prompts, and one more if it stands in the
+    task's name or description: these say what the task is, while the shots say what it is about. Words that say nothing
+    (`the`, `answer`, `many`, ...) do not count; of equal words the longer one is taken, then the first in the alphabet.
+
+    Args:
+        name: The task's name.
+        description: The task's description.
+        prompts: The K-shot's prompts.
+        limit: At most this many words.
+
+    Returns:
+        Words in lower case, the most telling first.
+    """
+    counts: Counter[str] = Counter()
+    for prompt in prompts[:_MOST_SHOTS]:
+        counts.update(_content(prompt))
+    told = _content(f"{name.replace('_', ' ')} {description}")
+    scores = {word: counts[word] / max(1, len(prompts)) + (word in told) for word in {*counts, *told}}
+    usable = [word for word in scores if word in told or counts[word] > 1]
+    return tuple(sorted(usable, key=lambda word: (-scores[word], -len(word), word))[:limit])
+
+
+def queries_for(words: Sequence[str], languages: Sequence[str]) -> list[Query]:
+    """Return the conditions of every list that is read: no single one finds everything.
+
+    Most cards declare no language, so each tag is asked for with every language and without.
+
+    Args:
+        words: Words to search for.
+        languages: Codes of languages; empty = any.
+    """
+    tagged: list[Query] = [(("filter", tag),) for tag in TAGS]
+    spoken: list[Query] = [
+        (("filter", tag), ("filter", f"language:{language}")) for language in languages for tag in TAGS
+    ]
+    return [*tagged, *spoken, *((("search", word),) for word in words)]
+
+
+def likeliest_first(
+    listed: Sequence[ListedDataset], words: Sequence[str], shots: Sequence[str], encoder: Encoder | None
+) -> list[ListedDataset]:
+    """Sort data sets by a cheap prior, so that a budget takes those that are most likely to help.
+
+    The prior is the cosine between what a data set says of itself and the mean of the K-shot's prompts; without an
+    encoder, the share of the words searched for that it says; plus `DOWNLOADS` for every factor of ten in downloads.
+
+    Args:
+        listed: The data sets.
+        words: The words that were searched for.
+        shots: Prompts of the K-shot.
+        encoder: A sentence encoder, if one is at hand.
+
+    Returns:
+        The same, likeliest first; of equals the most downloaded.
+    """
+    near = _nearness([item.text for item in listed], words, shots, encoder)
+    prior = {
+        item.repo_id: similarity + DOWNLOADS * math.log10(1 + item.downloads)
+        for item, similarity in zip(listed, near, strict=True)
+    }
+    return sorted(listed, key=lambda item: (-prior[item.repo_id], -item.downloads, item.repo_id))
+
+
+def _nearness(texts: Sequence[str], words: Sequence[str], shots: Sequence[str], encoder: Encoder | None) -> list[float]:
+    """Return how near each text is to the K-shot: a cosine, or without an encoder a share of words."""
+    if encoder is None or not shots or not texts:
+        return [sum(word in text.lower() for word in words) / max(1, len(words)) for text in texts]
+    centre = encoder.encode(list(shots[:_MOST_SHOTS])).mean(axis=0)  # [d]
+    # [n, d] @ [d] -> [n]
+    cosines = encoder.encode(list(texts)) @ centre / max(float(centre @ centre) ** 0.5, 1e-12)
+    return [float(cosine) if math.isfinite(cosine) else 0.0 for cosine in cosines]
+
+
+def _content(text: str) -> set[str]:
+    """Return the words of a text that say something."""
+    words = _WORD.findall(text[:4000].lower())
+    return {_SHORT.get(word, word) for word in words if word not in _STOP and len(word) > 3}

@@ -1,0 +1,177 @@
+"""Read listed adapters: every configuration, then headers of weights, likeliest first, until the budget is full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rocket_hub.discovery.access.headers import Header, read_header
+from rocket_hub.discovery.lora.bases import BaseShapes, Described
+from rocket_hub.discovery.lora.compatibility import LoraFacts, check_header
+from rocket_hub.discovery.lora.config_files import read_config
+from rocket_hub.discovery.lora.configs import check_config, check_kind, claimed_base
+from rocket_hub.discovery.lora.listing import WEIGHTS, Listed
+from rocket_hub.discovery.lora.mirrors import with_copies
+from rocket_hub.discovery.lora.verdicts import Verdicts
+from rocket_hub.errors import AdapterError
+from rocket_hub.records import AdapterCandidate
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+SMALLEST_WAVE, LARGEST_WAVE = 8, 64
+"""Headers that are read at once before they are judged in order."""
+# What, beside the weights, decides what an adapter adds to the base.
+_DECISIVE = ("alpha_pattern", "fan_in_fan_out", "init_lora_weights", "init_r", "kasa_config", "lora_alpha", "peft_type",
+             "r", "rank_pattern", "use_rslora")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """An adapter whose configuration fits.
+
+    Attributes:
+        item: As it was listed.
+        config: Its configuration.
+        flags: What is odd about it so far.
+    """
+
+    item: Listed
+    config: Mapping[str, Any] = field(repr=False)
+    flags: tuple[str, ...]
+
+
+def by_configuration(
+    api: HfApi,
+    model: Described,
+    shapes: BaseShapes,
+    alive: Sequence[tuple[Listed, tuple[str, ...]]],
+    likely: Sequence[str],
+    workers: int,
+    verdicts: Verdicts,
+) -> tuple[list[Survivor], BaseShapes]:
+    """Read and judge every configuration.
+
+    Args:
+        api: Where the Hub is, and who asks.
+        model: The base model.
+        shapes: Its shapes.
+        alive: Adapters that passed `check_listed`, and their flags.
+        likely: Ids that may be copies of the base.
+        workers: How many are read at once.
+        verdicts: Where rejections go.
+
+    Returns:
+        Those that fit, in the given order; and the shapes with what was found out about copies of the base.
+
+    Raises:
+        HubError: The Hub is down.
+    """
+    items = [item for item, _ in alive]
+    read = verdicts.attempt_all(items, lambda item: item.repo_id, partial(read_config, api), workers)
+    told = {item: config for item, config in zip(items, read, strict=True) if config is not None}
+    # Which other names are the base's is found out for what would fit otherwise, not for any name in a card.
+    sound = [item for item in told if verdicts.attempt(item.repo_id, partial(check_kind, told[item]))]
+    names = (claimed_base(told[item]) for item in sound)
+    shapes = with_copies(api, model, shapes, [name for name in names if name], likely)
+    flags, survivors = dict(alive), []
+    for item in sound:
+        more = verdicts.attempt(item.repo_id, partial(check_config, told[item], shapes))
+        if more is not None:
+            survivors.append(Survivor(item, told[item], (*more, *flags[item])))
+    return survivors, shapes
+
+
+def by_weights(
+    api: HfApi,
+    ranked: Sequence[tuple[Survivor, float]],
+    shapes: BaseShapes,
+    max_adapters: int,
+    max_bytes: int,
+    workers: int,
+    verdicts: Verdicts,
+) -> list[AdapterCandidate]:
+    """Read headers, likeliest adapters first, until enough of them fit.
+
+    Args:
+        api: Where the Hub is, and who asks.
+        ranked: Adapters and their prior, the likeliest first.
+        shapes: The base model's shapes.
+        max_adapters: At most this many are taken.
+        max_bytes: Adapters whose weights are larger are rejected.
+        workers: How many are read at once.
+        verdicts: Where rejections go.
+
+    Returns:
+        The candidates in the given order.
+
+    Raises:
+        HubError: The Hub is down.
+    """
+    selected: list[AdapterCandidate] = []
+    first: dict[str, str] = {}
+    at = 0
+    while at < len(ranked) and len(selected) < max_adapters:
+        # The size of a wave depends on neither the threads' number nor their timing, and so neither do the verdicts.
+        wave = ranked[at : at + max(SMALLEST_WAVE, min(LARGEST_WAVE, max_adapters - len(selected)))]
+        read = partial(_read, api, shapes, max_bytes)
+        found = verdicts.attempt_all([survivor for survivor, _ in wave], lambda one: one.item.repo_id, read, workers)
+        for (survivor, score), facts in zip(wave, found, strict=True):
+            if facts is not None and len(selected) >= max_adapters:
+                _over_budget(survivor, max_adapters, verdicts)
+            elif facts is not None and not _is_double(survivor, facts[0], first, verdicts):
+                selected.append(_candidate(survivor, *facts, score))
+                verdicts.tell(survivor.item.repo_id)
+        at += len(wave)
+    for survivor, _ in ranked[at:]:
+        _over_budget(survivor, max_adapters, verdicts)
+    return selected
+
+
+def _read(api: HfApi, shapes: BaseShapes, max_bytes: int, survivor: Survivor) -> tuple[Header, LoraFacts]:
+    """Read and judge the header of one adapter's weights."""
+    header = read_header(api, survivor.item.repo_id, survivor.item.revision, WEIGHTS)
+    if header.size > max_bytes:
+        raise AdapterError("too_large", f"{WEIGHTS} has {header.size:,} bytes, more than {max_bytes:,}")
+    verified = "base_unverified" not in survivor.flags
+    return header, check_header(header.tensors, survivor.config, shapes, verified=verified)
+
+
+def _is_double(survivor: Survivor, header: Header, first: dict[str, str], verdicts: Verdicts) -> bool:
+    """Reject an adapter that adds the same to the base as a likelier one; the hash of its weights is told for free."""
+    if not header.sha256:
+        return False
+    decisive = {key: survivor.config.get(key) for key in _DECISIVE}
+    key = header.sha256 + json.dumps(decisive, sort_keys=True, default=str)
+    original = first.setdefault(key, survivor.item.repo_id)
+    if original != survivor.item.repo_id:
+        error = AdapterError("duplicate_of", f"the same weights as {original}")
+        verdicts.reject(survivor.item.repo_id, error)
+    return original != survivor.item.repo_id
+
+
+def _over_budget(survivor: Survivor, max_adapters: int, verdicts: Verdicts) -> None:
+    """Reject an adapter for which there is no room."""
+    detail = f"{max_adapters} likelier adapters fit; raise discover.max_adapters (--max-adapters) to have it too"
+    verdicts.reject(survivor.item.repo_id, AdapterError("over_budget", detail))
+
+
+def _candidate(survivor: Survivor, header: Header, facts: LoraFacts, score: float) -> AdapterCandidate:
+    """Say what is known of an adapter that fits."""
+    item = survivor.item
+    return AdapterCandidate(
+        repo_id=item.repo_id,
+        revision=item.revision,
+        licence=item.licence,
+        rank=facts.rank,
+        target_modules=facts.target_modules,
+        size=header.size,
+        downloads=item.downloads,
+        datasets=item.datasets,
+        flags=survivor.flags,
+        description=item.text,
+        prior=round(score, 4),
+    )

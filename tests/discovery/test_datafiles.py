@@ -1,0 +1,157 @@
+import pytest
+
+from rocket_hub.discovery.access.ranges import AHEAD, FIRST, RangeFile
+from rocket_hub.discovery.data.datafiles import MAX_FILES, read_rows, train_files, why_no_files
+from rocket_hub.errors import DatasetError, HubError
+from rocket_hub.localhub import Fault, LocalHub, User
+from tests.discovery.test_instructions import QA, lines, parquet
+
+
+def splits(*pairs):
+    return {"configs": [{"config_name": "main", "data_files": [{"split": s, "path": p} for s, p in pairs]}]}
+
+
+@pytest.mark.parametrize(
+    ("names", "card", "expected"),
+    [
+        (["train.parquet", "test.parquet"], None, ("train.parquet",)),
+        (["a.jsonl", "b.parquet"], None, ("b.parquet",)),
+        (["a.jsonl.gz", "b.csv"], None, ("b.csv",)),
+        (["a.JSONL.GZ"], None, ("a.JSONL.GZ",)),
+        (["latest.csv", "contest.csv"], None, ("contest.csv", "latest.csv")),
+        (["myTest.csv", "eval_x.csv", "dev.csv", "val/0.csv", "holdout.csv", "held_out.csv"], None, ()),
+        (["gap-development.tsv", "x_valid.json", "Evaluation/a.json"], None, ()),
+        (["value.csv", "developers.csv"], None, ("developers.csv", "value.csv")),
+        (["dataset_infos.json", ".cache.json", "../x.json", "a/../b.json", "/etc/x.json", "a\\b.json"], None, ()),
+        (["x" * 4000 + ".json", "a\0.json"], None, ()),
+        (["main/train.csv", "socratic/train.csv"], {"configs": 7}, ("main/train.csv", "socratic/train.csv")),
+        (["main/train.csv", "socratic/train.csv"], splits(("train", "main/*")), ("main/train.csv",)),
+        (["a.csv", "b.csv"], splits(("test", "b.csv"), ("train_sft", "a.csv")), ("a.csv",)),
+        (["a.csv", "b.csv"], splits(("test", "b.csv"), ("all", ["./a.csv"])), ("a.csv",)),
+        (["d/e/a.csv", "d/a.csv", "b.csv"], splits(("train", "d/**/*.csv")), ("d/a.csv", "d/e/a.csv")),
+        (["a.csv"], splits(("test", "a.csv")), ()),
+        (["a.csv"], splits(("train", None)), ()),
+        (["a.csv"], {"configs": [{"data_files": [{"split": [], "path": {}}]}, 3]}, ()),
+        (
+            ["a.csv", "b.csv"],
+            {"configs": [{"data_files": "a.csv"}, {"data_files": ["b.csv"], "default": True}]},
+            ("b.csv",),
+        ),
+    ],
+)
+def test_the_files_of_the_train_split(names, card, expected):
+    assert train_files(names, card) == expected
+
+
+def test_a_hundred_thousand_files_and_patterns_are_bounded():
+    names = [f"data/{n:06}.csv" for n in range(100_000)]
+    card = {"configs": [{"data_files": ["*a*" * 150, "data/*"] * 10_000}]}
+    assert train_files(names, card) == tuple(names[:MAX_FILES])
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ([], "no_data_files"),
+        (["a.txt", "b/c.arrow"], "no_data_files"),
+        (["test.csv", "load.py"], "held_out"),
+        (["load.py", "a.zip"], "needs_code"),
+        (["src/load.py", "a.tar.gz", "b.jsonl.zst"], "archive"),
+    ],
+)
+def test_why_there_is_nothing_to_read(names, reason):
+    found, detail = why_no_files(names)
+    assert found == reason
+    assert detail
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A Hub of this module's own: its lists hold nothing else."""
+    with LocalHub(tmp_path_factory.mktemp("hub"), tokens={"hf_guest": User("guest")}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def large(hub, tmp_path):
+    """A repository with files that are read in parts; returns its commit."""
+    rows = [{"question": f"{n}", "answer": "a" * 400} for n in range(4_000)]
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows))
+    (tmp_path / "train.parquet").write_bytes(parquet(QA))
+    return hub.import_folder("dataset", "d/large", tmp_path)
+
+
+def test_a_file_in_parts_is_the_file(hub, api, large, tmp_path):
+    data = (tmp_path / "rows.jsonl").read_bytes()
+    file = RangeFile(api, "d/large", large, "rows.jsonl")
+    assert (file.size, file.fetched) == (len(data), FIRST)
+    assert file.read(10) == data[:10]
+    assert len(hub.log) == 1
+    assert file.seek(-5, 2) == len(data) - 5
+    assert file.read() == data[-5:]
+    assert file.read(3) == b""
+    file.seek(FIRST - 50)
+    assert file.read(100) == data[FIRST - 50 : FIRST + 50]
+    file.seek(0)
+    assert b"".join(iter(lambda: file.read(65_536), b"")) == data
+    # Read from one end to the other, it is asked for in ever larger parts.
+    assert len(hub.log) < 4 + len(data) / AHEAD + 6
+    assert all(record.range for record in hub.log)
+    with pytest.raises(HubError, match="not a plain relative path"):
+        RangeFile(api, "d/large", large, "../rows.jsonl")
+
+
+def test_large_files_are_streamed_from_the_same_hub(hub, api, large):
+    files = [("train.parquet", 10**9), ("rows.jsonl", 10**9)]
+    rows = read_rows(api, "d/large", large, files)
+    assert [next(rows) for _ in QA] == QA
+    assert next(rows)["question"] == "0"
+    asked = [record for record in hub.log if "/resolve/" in record.path]
+    assert len(asked) == 2
+    assert all(large in record.path and record.range for record in asked)
+
+
+def test_a_hub_that_fails_is_not_the_data_sets_fault(hub, api, tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(lines(QA))
+    revision = hub.import_folder("dataset", "d/flaky", tmp_path)
+    hub.faults.append(Fault("flaky/resolve", "status", times=-1, status=403))
+    for size in (10, 10**9):
+        with pytest.raises(HubError, match=r"d/flaky: train\.jsonl"):
+            list(read_rows(api, "d/flaky", revision, [("train.jsonl", size)]))
+
+
+PASSING = [
+    {"kind": "status", "status": 429},
+    {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}},
+    {"kind": "status", "status": 500},
+    {"kind": "status", "status": 503},
+    {"kind": "reset"},
+    {"kind": "reset", "after": 1000},
+    {"kind": "truncate", "after": 1000},
+    {"kind": "delay", "seconds": 0.2},
+    {"kind": "no_commit"},
+    {"kind": "ignore_range"},
+]
+WHOLE, PARTS = 10, 10**9
+
+
+@pytest.mark.parametrize(("fault", "size"), [*((fault, PARTS) for fault in PASSING), (PASSING[5], WHOLE)], ids=str)
+def test_a_fault_that_passes_costs_no_row(hub, api, large, fault, size, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.faults.append(Fault("GET .*large/resolve/.*rows", **fault))
+    rows = list(read_rows(api, "d/large", large, [("rows.jsonl", size)]))
+    assert len(rows) == 4_000
+    assert hub.faults[0].times == 0
+
+
+STAYING = [{"kind": "corrupt"}, {"kind": "truncate", "after": 100}, {"kind": "reset", "after": 9}]
+
+
+@pytest.mark.parametrize(("fault", "size"), [*((fault, PARTS) for fault in STAYING), (STAYING[0], WHOLE)], ids=str)
+def test_a_fault_that_stays_is_an_error_of_ours(hub, api, large, fault, size, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.faults.append(Fault("GET .*large/resolve/.*train", times=-1, **fault))
+    with pytest.raises((DatasetError, HubError), match=r"d/large: train\.parquet"):
+        list(read_rows(api, "d/large", large, [("train.parquet", size)]))
+    hub.faults.clear()
+    assert list(read_rows(api, "d/large", large, [("train.parquet", size)])) == QA

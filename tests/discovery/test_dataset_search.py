@@ -1,0 +1,243 @@
+import json
+
+import numpy as np
+import pytest
+
+from rocket_hub.discovery import discover_datasets
+from rocket_hub.discovery.data.benchmarks import BENCHMARKS, benchmark_of, mirrors_of
+from rocket_hub.discovery.data.cards import declared_rows, label_names, languages_of, sources_of
+from rocket_hub.discovery.data.listing import ListedDataset, read_item
+from rocket_hub.discovery.data.queries import likeliest_first, queries_for, search_words
+from rocket_hub.discovery.data.search import search_datasets
+from rocket_hub.errors import HubError, HubUnreachableError
+from rocket_hub.localhub import Fault, LocalHub, User
+from rocket_hub.options import DiscoverOptions
+from rocket_hub.tasks.numeric import GSM8K
+from tests.discovery.test_instructions import QA, lines, verdicts_of
+
+
+class WordEncoder:
+    """Turns texts into counts of the words of a vocabulary, of length 1."""
+
+    def __init__(self, words):
+        self.words = words
+
+    def encode(self, texts):
+        counts = np.array(
+            [[text.lower().split().count(word) for word in self.words] for text in texts], dtype=np.float32
+        )
+        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "name"),
+    [
+        ("openai/gsm8k", "gsm8k"), ("OpenAI/GSM8K", "gsm8k"), ("me/gsm8k_test", "gsm8k"), ("me/ARC-Challenge", "arc"),
+        ("allenai/ai2_arc", "arc"), ("me/ai2-arc-easy", "arc"), ("x/BoolQ-hf", "boolq"), ("x/aime_2024", "aime"),
+        ("x/super_glue", "superglue"), ("boolq", "boolq"), ("me/openai_humaneval", "humaneval"), ("x/mmlu-pro", "mmlu"),
+        ("meta-math/MetaMathQA", ""), ("x/gsm8k-augmented", ""), ("x/arcade", ""), ("x/search", ""), ("x/math", ""),
+        ("gsm8k/other", ""), ("x/piqa-explained", ""),
+    ],
+)  # fmt: skip
+def test_benchmarks_are_known_by_id_and_by_name(repo_id, name):
+    assert benchmark_of(repo_id) == name
+
+
+def test_the_table_of_benchmarks():
+    assert all(repo_id == repo_id.lower() and benchmark_of(repo_id) for ids in BENCHMARKS.values() for repo_id in ids)
+    assert {"gsm8k", "mbpp", "arc", "piqa", "boolq"} <= set(BENCHMARKS)
+    assert mirrors_of("OpenAI/gsm8k") >= {"openai/gsm8k", "gsm8k", "madrylab/gsm8k-platinum"}
+    assert mirrors_of("me/other") == {"me/other"}
+
+
+@pytest.mark.parametrize(
+    ("card", "tags", "expected"),
+    [
+        ({}, [], ()),
+        ({"language": "en"}, ["language:en"], ("en",)),
+        ({"language": ["en-US", "DE", "de_CH", "english"]}, [], ("en", "de")),
+        ({"language": "multilingual"}, [], ("mul",)),
+        ({"language": ["code", "python"]}, ["language:code"], ()),
+        ({"language": {"a": 1}}, ["language:fr", "license:mit"], ("fr",)),
+        ({"language": [1, None, "x" * 9999]}, [], ("x" * 200,)),
+    ],
+)
+def test_languages(card, tags, expected):
+    assert languages_of(card, tags) == expected
+
+
+def test_what_a_card_says_is_read_whatever_it_is():
+    assert sources_of({"source_datasets": ["original", "extended|squad", "GSM8K"]}, ["source_datasets:a/b"]) == (
+        "squad", "gsm8k", "a/b")  # fmt: skip
+    label = {"name": "label", "dtype": {"class_label": {"names": {"0": "no", "1": "yes"}}}}
+    card = {"dataset_info": [{"features": [3, {"name": "x"}, label], "splits": [{"name": "train", "num_examples": 7}]}]}
+    assert (label_names(card), declared_rows(card)) == (("no", "yes"), 7)
+    huge = {"name": "label", "dtype": {"class_label": {"names": {str(n): "x" for n in range(10**5)}}}}
+    assert label_names({"dataset_info": {"features": [huge] * 1000}}) == ()
+    for odd in (7, [], {}, [[]], {"features": {}, "splits": 3}, {"splits": [{"name": "train", "num_examples": True}]}):
+        assert (label_names({"dataset_info": odd}), declared_rows({"dataset_info": odd})) == ((), 0)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        None, 7, "x", [], {}, {"id": 3, "sha": [], "siblings": [1, {"rfilename": {}}], "cardData": [], "tags": {}},
+        {"id": "\x1b[2J/../x", "downloads": -1, "disabled": "no", "gated": "auto", "mainSize": 10**30},
+        {"id": "a/b", "description": ["x"], "cardData": {"language": [[]], "license": {}}},
+        {"id": "a/b", "cardData": {"configs": [{"data_files": [[]]}], "pretty_name": {}}},
+    ],
+)  # fmt: skip
+def test_an_item_of_a_list_may_be_anything(item):
+    listed = read_item(item)
+    assert listed.repo_id.isprintable()
+    assert (listed.revision, listed.downloads, listed.size, listed.disabled) == ("", 0, 0, False)
+
+
+def test_search_words_come_from_the_task_and_the_shots():
+    shots = ["How many apples does the baker sell?", "The baker bakes apples.", "A bus drives 3 miles."]
+    assert search_words("gsm8k", GSM8K.description, shots) == ("school", "grade", "gsm8k", "math")
+    assert search_words("", "", shots) == ("apples", "baker")
+    assert search_words("", "", []) == ()
+    assert search_words("boolq", "", ["x" * 10**6]) == ("boolq",)
+
+
+def test_every_list_is_asked_for_once():
+    queries = queries_for(("math",), ("en",))
+    assert len(queries) == len(set(queries))
+    assert (("search", "math"),) in queries
+    assert (("filter", "task_categories:question-answering"), ("filter", "language:en")) in queries
+    assert not any("language" in value for query in queries_for((), ()) for _, value in query)
+
+
+def test_the_likeliest_come_first():
+    named = [
+        ListedDataset("a/cats", text="cats and dogs", downloads=10**6),
+        ListedDataset("a/apples", text="apples and numbers", downloads=10),
+        ListedDataset("a/more-apples", text="apples and numbers", downloads=100),
+        ListedDataset("a/silent", downloads=0),
+    ]
+    order = lambda *given: [item.repo_id for item in likeliest_first(named, *given)]  # noqa: E731
+    encoder = WordEncoder(["apples", "numbers", "cats", "dogs"])
+    expected = ["a/more-apples", "a/apples", "a/cats", "a/silent"]
+    assert order((), ["count the apples", "numbers of apples"], encoder) == expected
+    assert order(("apples",), (), encoder) == expected
+    assert order((), (), None) == ["a/cats", "a/more-apples", "a/apples", "a/silent"]
+    assert likeliest_first([], (), ["x"], encoder) == []
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A Hub of this module's own: its lists hold nothing else."""
+    with LocalHub(tmp_path_factory.mktemp("hub"), tokens={"hf_guest": User("guest")}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def two(hub, tmp_path):
+    """Plant two small data sets under a tag of their own name."""
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "README.md").write_text("---\ntask_categories: [text-generation]\nlanguage: en\n---\n")
+        (folder / "train.jsonl").write_bytes(lines(QA))
+        hub.import_folder("dataset", f"two/{name}", folder, downloads=10**6)
+    return DiscoverOptions(max_datasets=2)
+
+
+def test_a_search_says_what_it_will_cost_and_reads_nothing(hub, api, two):
+    search = search_datasets(api, options=two, task=GSM8K)
+    assert [item.repo_id for item in search.candidates[:2]] == ["two/first", "two/second"]
+    assert search.words == ("school", "grade", "gsm8k", "math")
+    assert search.plan.listed == len(search.candidates) + len(search.rejected)
+    assert {record.path.partition("?")[0] for record in hub.log} == {"/api/datasets"}
+    plan, before = search.plan, len(hub.log)
+    discover_datasets(api, options=two, task=GSM8K)
+    assert plan.requests >= len(hub.log) - 2 * before > 0
+    assert search_datasets(api, options=two, task=GSM8K).plan.probes == plan.probes - 2
+
+
+LIST = "GET /api/datasets\\?"
+MISSING = {"X-Error-Code": "RepoNotFound"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(LIST, "status", status=429, headers={"Retry-After": "0"}),
+        Fault(LIST, "status", status=429),
+        Fault(LIST, "status", status=503),
+        Fault(LIST, "reset"),
+        Fault(LIST, "reset", after=100),
+        Fault(LIST, "truncate", after=100),
+        Fault(LIST, "status", status=200, body=b"<html>"),
+        Fault(
+            LIST, "status", status=200, body=b"[]", headers={"Link": '<http://elsewhere/x?limit=20&page=2>; rel="next"'}
+        ),
+        Fault("first/resolve", "status", status=429, headers={"Retry-After": "0"}),
+        Fault("first/resolve", "status", status=500),
+        Fault("first/resolve", "reset", after=50),
+        Fault("first/resolve", "truncate", after=50),
+        Fault("first/resolve", "corrupt"),
+        Fault("first/resolve", "no_commit"),
+        Fault("first/resolve", "ignore_range"),
+    ],
+    ids=str,
+)
+def test_faults_that_pass_are_survived(hub, api, two, fault):
+    fault.times = 1
+    hub.faults.append(fault)
+    found = discover_datasets(api, options=two, task=GSM8K)
+    assert [item.repo_id for item in found.selected] == ["two/first", "two/second"]
+    assert fault.times == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault("first/resolve", "status", status=404, headers=MISSING), "not_found"),
+        (Fault("first/resolve", "status", status=404, headers={"X-Error-Code": "RevisionNotFound"}), "not_found"),
+        (Fault("first/resolve", "status", status=401, headers=MISSING), "not_found"),
+        (Fault("first/resolve", "status", status=403, headers={"X-Error-Code": "GatedRepo"}), "gated"),
+        (Fault("first/resolve", "status", status=403), "hub_error"),
+        (Fault("first/resolve", "status", status=500), "hub_error"),
+        (Fault("first/resolve", "status", status=429), "rate_limited"),
+        (Fault("first/resolve", "reset"), "unreachable"),
+        (Fault("first/resolve", "truncate", after=10), "unreachable"),
+        (Fault("first/resolve", "corrupt"), "damaged"),
+    ],
+    ids=str,
+)
+def test_faults_that_stay_reject_one_data_set_and_no_other(hub, api, two, fault, reason):
+    fault.times = -1
+    hub.faults.append(fault)
+    found = discover_datasets(api, options=two, task=GSM8K)
+    assert verdicts_of(found)["two/first"] == reason
+    assert "two/second" in [item.repo_id for item in found.selected]
+    hub.faults.clear()  # and nothing of it is believed the next time
+    again = discover_datasets(api, options=two, task=GSM8K)
+    assert [item.repo_id for item in again.selected] == ["two/first", "two/second"]
+
+
+def test_a_hub_that_is_down_is_no_verdict(hub, api, two):
+    hub.faults.append(Fault("/resolve/", "reset", times=-1))
+    named = DiscoverOptions(datasets=("two/first", "two/second"))
+    with pytest.raises(HubUnreachableError, match=r"train\.jsonl"):
+        discover_datasets(api, options=named, task=GSM8K)
+    hub.faults[:] = [Fault("/resolve/", "status", times=-1, status=403)]
+    refused = discover_datasets(api, options=named, task=GSM8K)
+    assert verdicts_of(refused) == {"two/first": "hub_error", "two/second": "hub_error"}
+    hub.faults[:] = [Fault(LIST, "status", times=-1, status=200, body=json.dumps({"a": 1}).encode())]
+    with pytest.raises(HubError, match="data sets with filter"):
+        discover_datasets(api, options=two, task=GSM8K)
+
+
+def test_a_card_that_the_client_cannot_read_is_read(hub, api, tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nself: 1\nignore_metadata_errors: x\ntask_categories: [text-generation]\n---\n"
+    )
+    (tmp_path / "train.jsonl").write_bytes(lines(QA))
+    hub.import_folder("dataset", "odd/card", tmp_path)
+    with pytest.raises(TypeError):
+        api.dataset_info("odd/card")
+    assert [item.repo_id for item in discover_datasets(
+        api, options=DiscoverOptions(datasets=("odd/card",)), task=None).selected] == ["odd/card"]  # fmt: skip

@@ -1,0 +1,226 @@
+"""Every call that discovery makes x everything that can go wrong with it: the right result, or a named error.
+
+After each fault the same is done once more without one: nothing that was half read is trusted then.
+"""
+
+import json
+import logging
+import re
+
+import pytest
+from huggingface_hub import constants, get_session
+
+from rocket_hub.discovery.access import answers, files
+from rocket_hub.errors import RocketError
+from rocket_hub.localhub import Fault
+from tests.discovery.matrix_hub import (
+    CALLS,
+    DOWNLOADS,
+    DUE,
+    FAULTS,
+    SECONDS,
+    anew,  # noqa: F401
+    crawl,
+    forget,
+    inject,
+    load,
+    outcome,
+    plant,
+    world,  # noqa: F401
+)
+
+# What is due -----------------------------------------------------------------------------------------------------
+
+GONE = ("private", "deleted", "revision gone", "file gone")
+REFUSED = {"gated": "gated", "refused elsewhere": "hub_error", **dict.fromkeys(GONE, "not_found")}
+"""By what it is called; not tried again."""
+LASTING = REFUSED | {
+    **dict.fromkeys(("429 with Retry-After", "429 with RateLimit", "429"), "rate_limited"),
+    **dict.fromkeys(("500", "503"), "hub_error"),
+    **dict.fromkeys(("reset", "reset in the body", "truncated", "stall"), "unreachable"),
+    **dict.fromkeys(("corrupt", "wrong ETag", "short part", "no length", "a web page", "another JSON"), "damaged"),
+}
+"""What is in neither table does no harm."""
+API = ("list", "next page", "base record", "copy record", "paths-info")
+PARTS = ("base header", "copy header", "large header")
+"""Too large to be checked against a hash."""
+
+
+def fault_of(call, fault, times):
+    """Name the fault that is due, as `reason_of` does; empty if there is none, `content` if the file is to blame."""
+    if fault in ("a web page", "another JSON") and call not in API:  # they come with status 200, and no hash
+        return "content" if times < 0 or call.endswith("config") else ""
+    if (fault == "wrong ETag" and call in (*API, *PARTS)) or (
+        fault == "another JSON" and call in ("list", "next page")
+    ):
+        return ""
+    if fault == "corrupt" and call in PARTS:
+        return "content" if times < 0 else ""
+    return (LASTING if times < 0 else REFUSED).get(fault, "")
+
+
+def error_due(reason):
+    """Name the error of ours for a fault."""
+    if reason == "content":
+        return "InputError"
+    return f"{'HubUnreachableError' if reason == 'unreachable' else 'HubError'} {reason}"
+
+
+def due(call, fault, times):
+    """Return the verdicts that are due, or the error."""
+    reason, hit = fault_of(call, fault, times), CALLS[call][1]
+    if not reason:
+        more = {"7": "bad_name", "'x'": "bad_name"} if fault == "another JSON" and call in ("list", "next page") else {}
+        return DUE | more
+    if not hit or (call.startswith("copy") and reason == "unreachable"):
+        return error_due(reason)
+    if call.startswith("copy"):
+        return DUE | {hit: "wrong_base"}  # nothing was proven
+    broken = "broken_config" if call == "adapter config" else "broken_weights"
+    return DUE | {hit: broken if reason == "content" else reason}
+
+
+HEAD = ("short part", "no length", "no commit", "elsewhere", "refused elsewhere", "a web page", "another JSON")
+"""Then the client does not know which commit it would get."""
+HEAD_LASTING = ("429 with Retry-After", "429 with RateLimit", "429", "500", "503", "reset", "wrong length")
+
+
+def error_of_a_download(call, fault, times):
+    """Name the error that is due for a download; empty if there is none."""
+    if call == "head" and fault not in ("gated", *GONE):
+        return "unreachable" if fault in HEAD or (fault in HEAD_LASTING and times < 0) else ""
+    if call == "weights" and fault in ("short part", "a web page", "another JSON"):
+        return "unreachable" if times < 0 else ""  # not as long as it was said to be
+    if (call, fault) == ("weights", "no length"):
+        return "hub_error"
+    if fault == "wrong ETag" or (call, fault, times) == ("paths-info", "elsewhere", 1):
+        return "not_found" if fault == "elsewhere" else ""  # a redirected POST is a GET
+    return (LASTING if times < 0 else REFUSED).get(fault, "")
+
+
+# The matrix ------------------------------------------------------------------------------------------------------
+
+# Of faults that are much the same for good, one is enough; refusals are the same once and for good.
+FOR_GOOD = (
+    "429 with Retry-After",
+    "500",
+    "reset",
+    "truncated",
+    "stall",
+    "corrupt",
+    "wrong ETag",
+    "short part",
+    "a web page",
+)
+CASES = [(fault, 1) for fault in FAULTS] + [(fault, -1) for fault in FOR_GOOD]
+
+
+def set_timeouts(fault, monkeypatch):
+    """Let a stall be given up soon."""
+    if fault == "stall":
+        for module, name in ((files, "TIMEOUT"), (answers, "TIMEOUT"), (constants, "HF_HUB_DOWNLOAD_TIMEOUT"),
+                             (constants, "HF_HUB_ETAG_TIMEOUT")):  # fmt: skip
+            monkeypatch.setattr(module, name, SECONDS)
+
+
+def with_fault(place, call, fault, times, run):
+    """Return the outcome with a fault, and that without it afterwards."""
+    inject(place, call, fault, times)
+    first = outcome(run, place)
+    assert place.hub.faults[0].times != times or times < 0, "the fault hit nothing"
+    place.hub.faults.clear()
+    place.other.faults.clear()
+    return first, outcome(run, place)
+
+
+@pytest.mark.parametrize(("fault", "times"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize("call", CALLS)
+def test_a_crawl_ends_well_or_with_a_name(anew, monkeypatch, call, fault, times):  # noqa: F811
+    set_timeouts(fault, monkeypatch)
+    first, again = with_fault(anew, call, fault, times, crawl)
+    assert first == due(call, fault, times)
+    if (fault, times) == ("corrupt", -1) and call in PARTS:
+        return  # told twice, and cannot be checked: believed
+    assert again == DUE
+
+
+@pytest.mark.parametrize(("fault", "times"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize("call", DOWNLOADS)
+def test_a_download_ends_well_or_with_a_name(anew, monkeypatch, call, fault, times):  # noqa: F811
+    set_timeouts(fault, monkeypatch)
+    first, again = with_fault(anew, call, fault, times, load)
+    reason = error_of_a_download(call, fault, times)
+    assert (first, again) == (error_due(reason) if reason else True, True)
+
+
+# What happens between two requests, and over pages ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("setting", "value", "reason"), [("gated", "manual", "gated"), ("private", True, "not_found")])
+def test_a_door_that_closes_after_the_list(anew, setting, value, reason):  # noqa: F811
+    def close(_):
+        with anew.hub.store.change("model", "zoo/plain") as repository:
+            repository.settings[setting] = value
+
+    try:
+        assert crawl(anew, planned=close) == DUE | {"zoo/plain": reason}
+    finally:
+        with anew.hub.store.change("model", "zoo/plain") as repository:
+            repository.settings[setting] = False
+    assert crawl(anew) == DUE
+
+
+def test_an_adapter_that_is_deleted_after_the_list(anew, tmp_path):  # noqa: F811
+    store = anew.hub.store
+    plant(tmp_path / "short-lived", seed=9)
+    anew.hub.import_folder("model", "zoo/short-lived", tmp_path / "short-lived")
+    found = crawl(anew, planned=lambda _: store.delete(store.find("model", "zoo/short-lived")))
+    assert found == DUE | {"zoo/short-lived": "not_found"}
+    assert crawl(anew) == DUE
+
+
+def listed(place, **change):
+    """Return what the hub lists, all on one page, each item changed."""
+    path = "/api/models?filter=base_model:matrix/base&filter=peft&sort=createdAt&expand=sha&expand=siblings&expand="
+    first = get_session().get(f"{place.hub.url}{path}cardData")
+    second = get_session().get(first.links["next"]["url"])
+    return json.dumps([item | change for item in (*first.json(), *second.json())]).encode()
+
+
+def test_lists_with_doubles_empty_pages_and_broken_cards(anew):  # noqa: F811
+    next_page = re.compile("GET (/api/models.*cursor.*)")
+    link = next(found[1] for line in anew.lines if (found := next_page.fullmatch(line)))
+    onward = {"Link": f'<{anew.hub.url}{link}>; rel="next"'}
+    whole, unread = listed(anew), listed(anew, cardData="{not: [yaml", tags=None, downloads="many")
+    for body in (whole, b"[]", unread):  # each is followed by the true second page
+        anew.hub.faults[:] = [Fault(r"GET /api/models\?(?!.*cursor)", "status", status=200, body=body, headers=onward)]
+        assert crawl(anew) == DUE
+        assert anew.hub.faults[0].times == 0
+
+
+# The token -------------------------------------------------------------------------------------------------------
+
+
+def test_the_token_stays_with_the_hub(anew, tmp_path, monkeypatch, caplog):  # noqa: F811
+    """No other origin gets it, and no message, log or file has it."""
+    secret, texts = "hf_guest", []
+    for name in ("huggingface_hub", "rocket_hub"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        caplog.set_level(logging.DEBUG, name)
+    for call in (*CALLS, *DOWNLOADS):
+        for fault in ("elsewhere", "gated", "a web page"):
+            forget(monkeypatch, tmp_path / f"{call} {fault}")
+            inject(anew, call, fault, -1)
+            try:
+                run = load if call in DOWNLOADS else crawl
+                run(anew)
+            except RocketError as error:
+                texts += [str(error), str(error.__cause__)]
+            anew.hub.faults.clear()
+            anew.other.faults.clear()
+    assert len(anew.other.log) > 20 and not any(record.auth for record in anew.other.log)
+    assert any(record.auth for record in anew.hub.log)
+    assert len(texts) > 20 and secret not in " ".join(texts)
+    assert caplog.records and not [record for record in caplog.records if secret in record.getMessage()]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(kept) > 20 and not [path for path in kept if secret.encode() in path.read_bytes()]

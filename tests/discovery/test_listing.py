@@ -1,0 +1,171 @@
+"""The list pass: paging, what lists may hold, and what of it is believed."""
+
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from huggingface_hub import HfApi, constants
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rocket_hub.discovery.access import hub as hub_calls
+from rocket_hub.discovery.access.answers import pages
+from rocket_hub.discovery.lora.listing import Listed, check_listed, closed_names, list_adapters, read_item
+from rocket_hub.errors import AdapterError, HubError
+from rocket_hub.localhub import Fault
+from rocket_hub.options import DiscoverOptions
+
+BASE = "base/tiny"
+SHA = "0123456789" * 4
+GOOD = Listed("a/b", SHA, ("adapter_config.json", "adapter_model.safetensors"))
+
+
+@pytest.fixture
+def scripted(tmp_path, monkeypatch):
+    """A server that answers with one scripted (body, Link) after the other, and notes what it was asked."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    monkeypatch.setattr(hub_calls, "BACK_OFF", 0.01)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.asked.append((self.path, self.headers.get("Authorization")))
+            body, link = self.server.script[min(len(self.server.asked), len(self.server.script)) - 1]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            if link:
+                self.send_header("Link", f'<{link}>; rel="next"')
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.script = [], []
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    server.api = HfApi(endpoint=f"http://127.0.0.1:{server.server_address[1]}", token="hf_secret")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def listed(server):
+    return [item for page in pages(server.api, "x", "/api/models", [("filter", "a")]) for item in page]
+
+
+def test_pages_are_followed_over_an_empty_one(scripted):
+    scripted.script = [(b"[1]", "/api/models?cursor=1"), (b"[]", "/api/models?cursor=2"), (b"[2]", None)]
+    assert listed(scripted) == [1, 2]
+    assert [path for path, _ in scripted.asked] == [
+        "/api/models?filter=a", "/api/models?cursor=1", "/api/models?cursor=2",
+    ]  # fmt: skip
+
+
+def test_a_link_to_elsewhere_gets_no_token_and_is_not_followed_there(scripted):
+    scripted.script = [(b"[1]", "https://elsewhere.example/api/models?cursor=1"), (b"[2]", None)]
+    assert listed(scripted) == [1, 2]
+    assert scripted.asked[1] == ("/api/models?cursor=1", "Bearer hf_secret")  # the same Hub
+
+
+def test_pages_that_lead_in_a_circle_end(scripted):
+    scripted.script = [(b"[1]", "/api/models?cursor=1")] * 2
+    assert listed(scripted) == [1, 1]
+
+
+@pytest.mark.parametrize("body", [b"{", b"{}", b"<html>", b"null", b"[" * 200_000, b"\xff"])
+def test_a_page_that_is_no_list_is_asked_for_again_and_then_named(scripted, body):
+    scripted.script = [(body, None), (b"[1]", None)]
+    assert listed(scripted) == [1]
+    scripted.script, scripted.asked = [(body, None)], []
+    with pytest.raises(HubError, match="x: the answer is "):
+        listed(scripted)
+    assert len(scripted.asked) == 4
+
+
+def test_a_huge_page_is_not_read(scripted, monkeypatch):
+    monkeypatch.setattr("rocket_hub.discovery.access.answers.MAX_ANSWER", 100)
+    scripted.script = [(json.dumps(["x" * 100]).encode(), None)]
+    with pytest.raises(HubError, match="more than 100 bytes"):
+        listed(scripted)
+
+
+def test_one_adapter_under_several_tags_and_pages_is_listed_once(scripted):
+    item = {"id": "a/b", "sha": SHA, "siblings": [{"rfilename": "adapter_config.json"}], "downloads": 7}
+    other = item | {"downloads": 8}
+    scripted.script = [(json.dumps([item, other]).encode(), None)]
+    found, date = list_adapters(scripted.api, [BASE], 1)
+    assert found == (Listed("a/b", SHA, ("adapter_config.json",), downloads=7, text="b"),)
+    assert date == 0
+    assert len(scripted.asked) == 3
+
+
+def test_faults_in_the_middle_of_a_list_are_survived(hub, api, planted):
+    whole, _ = list_adapters(api, [BASE], 2)
+    hub.faults += [
+        Fault("GET /api/models", "status", status=503, headers={"Retry-After": "0"}),
+        Fault("GET /api/models", "reset"),
+        Fault("GET /api/models", "truncate", after=500),
+        Fault("GET /api/models", "reset", after=500),
+        Fault("GET /api/models", "corrupt"),
+    ]
+    assert list_adapters(api, [BASE], 3) == (whole, 0)
+    assert all(fault.times == 0 for fault in hub.faults)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"repo_id": "../../etc"}, "bad_name"),
+        ({"repo_id": "a/.."}, "bad_name"),
+        ({"repo_id": "/a/b"}, "bad_name"),
+        ({"repo_id": "a/" + "b" * 200}, "bad_name"),
+        ({"repo_id": "gpt2"}, "bad_name"),
+        ({"disabled": True}, "disabled"),
+        ({"files": ()}, "not_an_adapter"),
+        ({"files": ("adapter_config.json",)}, "no_weights"),
+        ({"files": ("adapter_config.json", "adapter_model.bin")}, "pickle_only"),
+        ({"files": ("adapter_config.json", "adapters.safetensors")}, "not_lora"),
+        ({"revision": ""}, "unpinned"),
+        ({"licence": "cc-by-nc-4.0"}, "licence"),
+        ({"datasets": ("GSM8K",)}, "task_data"),
+        ({"datasets": ("OpenAI/gsm8k",)}, "task_data"),
+    ],
+)
+def test_what_the_list_alone_decides(change, reason):
+    options, closed = DiscoverOptions(leave_task_out=True), closed_names(["openai/gsm8k"])
+    assert check_listed(GOOD, options, closed) == ()
+    with pytest.raises(AdapterError) as caught:
+        check_listed(Listed(**{**GOOD.__dict__, **change}), options, closed)
+    assert caught.value.reason == reason
+
+
+def test_somebody_elses_data_set_of_the_same_name_is_another_one():
+    item = Listed(**{**GOOD.__dict__, "datasets": ("someone/gsm8k",)})
+    assert check_listed(item, DiscoverOptions(), closed_names(["openai/gsm8k"])) == ()
+
+
+def test_what_an_adapter_is_about_comes_from_its_card():
+    item = {"id": "me/math-lora_v2", "tags": ["peft", "math", "base_model:x/y", "math"],
+            "cardData": {"datasets": "gsm8k", "model_name": "Maths\x1b[31m expert"}}  # fmt: skip
+    assert read_item(item).text == "math lora v2; Maths?[31m expert; math; gsm8k"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+keys = st.sampled_from("id sha siblings cardData downloads lastModified disabled tags".split())  # noqa: SIM905
+cards = st.dictionaries(st.sampled_from(["license", "license_name", "datasets", "model_name"]), anything, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(anything | st.dictionaries(keys, anything | cards, max_size=6))
+def test_no_item_of_a_list_crashes(item):
+    read = read_item(item)
+    assert read.repo_id.isprintable() and len(read.text) <= 500
+    try:
+        check_listed(read, DiscoverOptions(), {})
+    except AdapterError as error:
+        assert error.reason
