@@ -13,17 +13,40 @@ class DiscoverOptions:
         max_adapters: At most this many adapters go on to scoring, likeliest first.
         max_datasets: At most this many data sets are read.
         max_rows_per_dataset: At most this many rows are read from one data set.
+        max_bytes_per_dataset: No further row of a data set is read when so many bytes of it are.
         datasets: Only these data sets, by id; empty = search.
+        queries: Words to search data sets for; empty = taken from the task and the K-shot.
+        languages: Codes of languages; data sets that declare only others are left out. Empty = any.
         allow_licences: Licences that are accepted although they restrict the result, for example `cc-by-nc-4.0`.
         leave_task_out: Reject adapters and data made from the task's own training split.
+        mirrors: Ids of copies of the base model, beside the known ones; each has to be proven.
+        workers: How many adapters are looked at at once.
     """
 
     max_adapters: int = 50
     max_datasets: int = 20
     max_rows_per_dataset: int = 20_000
+    max_bytes_per_dataset: int = 256 * 2**20
     datasets: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ("en",)
     allow_licences: tuple[str, ...] = ()
     leave_task_out: bool = False
+    mirrors: tuple[str, ...] = ()
+    workers: int = 8
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What scoring may spend; see `rocket_hub.recipe.read_budget`.
+
+    Attributes:
+        amount: How much, above 0.
+        unit: `%` (of all pairs), `pairs`, `tokens` or `minutes`.
+    """
+
+    amount: float
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -33,12 +56,26 @@ class ExpertOptions:
     Attributes:
         shortlist: M, the adapters with the best rank sums.
         num_experts: N, the size of the group.
-        diversity: `delta_w` (cosine of BA, gauge-invariant) or `paper` (Eq. 6).
+        diversity: `delta_w` (cosine of BA, gauge-invariant), `paper` (Eq. 6) or `behaviour` (how often exactly one of
+            two experts answers right).
+        selector: `rocket` (Algorithm 1), or a baseline: `random`, `best_single`, `arrow`, `lorahub` or `all`.
+        follow_verdict: With `rocket`, keep one expert where one is enough, and none where none helps.
+        budget: What scoring may spend: `40%` (of all pairs of an adapter and a shot), `800 pairs`, `2M tokens`,
+            `10 minutes` or `all`.
+        signal: What halving goes by where the budget is less than all: `likelihood`, or `accuracy`, the probability of
+            the whole completion, which keeps experts for one kind of question, but needs short completions.
+        rationales: Where reasoning of shots that have only an answer comes from: `given` (they are scored without it)
+            or `base` (the base model writes it, and what contradicts the answer is dropped).
     """
 
     shortlist: int = 8
     num_experts: int = 4
     diversity: str = "delta_w"
+    selector: str = "rocket"
+    follow_verdict: bool = True
+    budget: str = "40%"
+    signal: str = "likelihood"
+    rationales: str = "given"
 
 
 @dataclass(frozen=True)
@@ -48,14 +85,23 @@ class InstructionOptions:
     Attributes:
         encoder: Sentence encoder, a repository id.
         max_rows: C, the rows nearest to the K-shot.
-        threshold: tau, the cosine above which two rows are near-duplicates.
-        min_similarity: Rows below this similarity to every shot are not taken; -1 takes all.
+        max_tokens: Tokens of prompts and completions in all; none = any. The budget that is spent first counts.
+        similarity: How a row is compared with the K-shot: `max` (its largest cosine to any shot, the paper), `mean`,
+            `kde` (a Gaussian kernel density of the shots) or `round_robin` (each shot in turn takes its nearest row).
+        kde_gamma: gamma of `kde`, one over twice the squared bandwidth (Table 3 has 2 and 10).
+        threshold: tau, the cosine above which two rows are near-duplicates; at 1 nothing is dropped.
+        min_similarity: Rows below this similarity to the K-shot are not taken; -1 takes all.
+        languages: Languages that rows may be in, as two letters; none = any.
     """
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     max_rows: int = 1000
+    max_tokens: int | None = None
+    similarity: str = "max"
+    kde_gamma: float = 10.0
     threshold: float = 0.9
     min_similarity: float = -1.0
+    languages: tuple[str, ...] = ("en",)
 
 
 @dataclass(frozen=True)
@@ -135,20 +181,26 @@ class EvaluateOptions:
     Attributes:
         dataset: Evaluation set, a repository id; none = the task's own.
         config: Configuration of the evaluation set; none = its only one.
-        split: Its split.
+        split: Its split; none = the task's own.
         max_rows: At most this many problems; none = all.
         batch_size: Prompts generated at once.
         max_new_tokens: Longest answer, in tokens.
+        scoring: `generation` (what the model writes), `likelihood` (which option it finds likeliest) or `both`.
+        few_shot: Examples of the K-shot that stand before every problem.
+        allow_code_execution: Run what the model wrote where the answer is a program, shut in (`rocket_hub.sandbox`).
         controls: Names of the controls to run beside the result, or `all`.
         settings: Fixed settings of trained controls, by name; a control without one gets the same grid as the result.
     """
 
     dataset: str | None = None
     config: str | None = None
-    split: str = "test"
+    split: str | None = None
     max_rows: int | None = None
     batch_size: int = 32
     max_new_tokens: int = 256
+    scoring: str = "generation"
+    few_shot: int = 0
+    allow_code_execution: bool = False
     controls: tuple[str, ...] = ()
     settings: dict[str, Setting] = field(default_factory=dict)
 

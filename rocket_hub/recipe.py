@@ -7,6 +7,7 @@ type, is an error that names file, key and what was meant.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 
 from rocket_hub.errors import RecipeError
 from rocket_hub.options import (
+    Budget,
     DiscoverOptions,
     EvaluateOptions,
     ExpertOptions,
@@ -25,15 +27,22 @@ from rocket_hub.options import (
 from rocket_hub.serialization import from_dict, to_dict
 
 _CHOICES = (
-    ("experts", "diversity", ("delta_w", "paper")),
+    ("experts", "diversity", ("delta_w", "paper", "behaviour")),
+    ("experts", "selector", ("rocket", "random", "best_single", "arrow", "lorahub", "all")),
+    ("instructions", "similarity", ("max", "mean", "kde", "round_robin")),
+    ("experts", "signal", ("likelihood", "accuracy")),
+    ("experts", "rationales", ("given", "base")),
     ("merge", "gate", ("sigmoid", "softmax")),
     ("merge", "gate_scale", (None, "unit", "renormalised")),
     ("merge", "router", ("layer", "shared")),
     ("merge", "router_init", ("random", "arrow", "kshot")),
     ("train", "schedule", ("joint", "router_only", "two_stage")),
     ("train", "dtype", ("float32", "bfloat16")),
+    ("evaluate", "scoring", ("generation", "likelihood", "both")),
     ("push", "publish", ("all", "best")),
 )
+_BUDGET = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:(%)|([kM]?) ?(pair|token)s?|(minute)s?)")
+_THOUSANDS = {"": 1, "k": 1_000, "M": 1_000_000}
 _POSITIVE = {
     "discover": ("max_adapters", "max_datasets", "max_rows_per_dataset"),
     "experts": ("shortlist", "num_experts"),
@@ -118,8 +127,37 @@ class Recipe:
                 raise RecipeError(f"{where}: {key}: expected positive numbers, found {list(grid)}")
         if self.evaluate.max_rows is not None and self.evaluate.max_rows < 1:
             raise RecipeError(f"{where}: evaluate.max_rows: expected at least 1, found {self.evaluate.max_rows}")
+        if self.instructions.max_tokens is not None and self.instructions.max_tokens < 1:
+            raise RecipeError(
+                f"{where}: instructions.max_tokens: expected at least 1, found {self.instructions.max_tokens}"
+            )
+        if not self.instructions.kde_gamma > 0:
+            raise RecipeError(
+                f"{where}: instructions.kde_gamma: expected more than 0, found {self.instructions.kde_gamma}"
+            )
+        read_budget(self.experts.budget, f"{where}: experts.budget")
         if self.experts.shortlist < self.experts.num_experts:
             raise RecipeError(
                 f"{where}: experts.shortlist ({self.experts.shortlist}) must be at least experts.num_experts "
                 f"({self.experts.num_experts}): the group is chosen from the shortlist"
             )
+
+
+def read_budget(text: str, where: str) -> Budget:
+    """Read what scoring may spend.
+
+    Args:
+        text: `40%` (of all pairs of an adapter and a shot), `800 pairs`, `2M tokens`, `10 minutes` or `all`.
+        where: File and key, or the option's name, for messages.
+
+    Raises:
+        RecipeError: It is none of these, or not above 0, or above 100 %.
+    """
+    found = _BUDGET.fullmatch("100%" if text == "all" else text)
+    if not found:
+        raise RecipeError(f"{where}: expected '40%', '800 pairs', '2M tokens', '10 minutes' or 'all', found {text!r}")
+    number, percent, thousands, counted, minutes = found.groups()
+    amount = round(float(number) * _THOUSANDS[thousands or ""], 6)
+    if amount <= 0 or (percent and amount > 100) or (counted and not amount.is_integer()):
+        raise RecipeError(f"{where}: expected more than nothing, whole pairs or tokens, at most 100%; found {text!r}")
+    return Budget(amount, percent or f"{counted or minutes}s")

@@ -1,10 +1,13 @@
+import shutil
+
 import numpy as np
+import peft  # noqa: F401  see rocket_hub/encoder.py
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from rocket_hub.encoder import load_encoder
+from rocket_hub.encoder import DeferredEncoder, encoder_key, load_encoder
 from rocket_hub.errors import HubError, InputError
 
 WORDS = ["[UNK]", "apples", "pears", "add", "take", "sing", "song"]
@@ -51,6 +54,26 @@ def test_code_in_the_repository_is_not_run(tmp_path, folder):
 def test_a_name_that_no_repository_can_have_is_refused(tmp_path):
     with pytest.raises(HubError, match="not/an/id"):
         load_encoder("not/an/id", "0" * 40)
+
+
+def test_a_deferred_encoder_is_loaded_when_it_is_needed(tmp_path, folder):
+    encoder = DeferredEncoder(str(folder), None)
+    assert encoder.encode(["add apples"]).tolist() == load_encoder(str(folder), None).encode(["add apples"]).tolist()
+    with pytest.raises(InputError, match=tmp_path.name):
+        DeferredEncoder(str(tmp_path), None).encode(["add"])
+
+
+def test_a_key_names_an_encoder_at_a_revision(tmp_path, folder):
+    keys = {encoder_key(*place) for place in (("u/one", "0" * 40), ("u/one", "1" * 40), ("u-one", "0" * 40))}
+    assert len(keys) == 3 and all("/" not in key for key in keys)
+    with pytest.raises(InputError, match="revision"):
+        encoder_key("u/one", None)
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    assert encoder_key(str(copy), None) == encoder_key(str(folder), None)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert encoder_key(str(copy), None) != encoder_key(str(folder), None)
 
 
 @pytest.mark.slow

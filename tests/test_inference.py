@@ -14,14 +14,15 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 from trl import SFTConfig, SFTTrainer
 
 from rocket_hub.base_models import load_base
-from rocket_hub.errors import HubError, InputError
-from rocket_hub.inference import completion_nll, encode, generate
+from rocket_hub.errors import InputError
+from rocket_hub.inference import OptionScores, completion_nll, encode, generate, option_nll
 
 PAIRS = [
     ("what is 1 plus 2 ?", " the answer #### 3"),
@@ -186,42 +187,69 @@ def test_generate_refuses_a_prompt_without_tokens(tiny_model, tokenizer):
         generate(LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, [""], max_new_tokens=1)
 
 
-def test_load_base(tiny_model):
-    model, tokenizer = load_base(str(tiny_model), None, "bfloat16")
-    assert model.dtype == torch.bfloat16 and not model.training and tokenizer.pad_token == "<pad>"
+QUESTIONS = [
+    ("what is 1 plus 2 ?", (" 3", " the answer #### 3", " 4 4")),
+    ("7", (" 7", " 8")),  # one token: there is no prompt to cache
+    ("user : what is 9 - 3 ? assistant :", (" 6", " 9 - 3 = 6 .")),
+]
 
 
-def test_load_base_sets_a_missing_pad_token_without_resizing(tiny_model, tmp_path):
-    LlamaForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.pad_token = None
-    tokenizer.save_pretrained(tmp_path)
-    model, tokenizer = load_base(str(tmp_path), None, "float32")
-    assert tokenizer.pad_token == "</s>" and model.get_input_embeddings().num_embeddings == 28
+def option_alone(model, tokenizer, prompt, option):
+    ids, start = encode(tokenizer, prompt, option, ended=False)
+    with torch.no_grad():
+        logits = model.eval()(torch.tensor([ids])).logits[0]
+    losses = F.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")[max(start, 1) - 1 :]
+    return losses.double().sum().item(), len(losses)
 
 
-def test_load_base_refuses_weights_that_are_pickled_broken_or_missing(tiny_model, tmp_path):
+@pytest.mark.parametrize("questions", [QUESTIONS, QUESTIONS[::2]], ids=["whole", "cached"])
+def test_options_are_scored_as_each_alone(model, tokenizer, questions):
+    for batch_size in (1, 4, 32):
+        found = option_nll(model, tokenizer, questions, batch_size=batch_size)
+        for (prompt, options), scores in zip(questions, found, strict=True):
+            alone = [option_alone(model, tokenizer, prompt, option) for option in options]
+            assert scores.nll == pytest.approx([nll for nll, _ in alone], abs=1e-5, rel=1e-6)
+            assert scores.tokens.tolist() == [count for _, count in alone]
+
+
+def test_a_prompt_is_computed_once_for_all_its_options(tiny_model, tokenizer):
     model = LlamaForCausalLM.from_pretrained(tiny_model)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
-    model.config.save_pretrained(tmp_path)
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match=tmp_path.name):
-        load_base(str(tmp_path), None, "float32")
-    weights = {name: weight for name, weight in model.state_dict().items() if "lm_head" not in name}
-    model.save_pretrained(tmp_path, state_dict=weights)
-    with pytest.raises(InputError, match=r"1 weights are not in .* 'lm_head.weight'"):
-        load_base(str(tmp_path), None, "float32")
-    safetensors = tmp_path / "model.safetensors"
-    safetensors.write_bytes(safetensors.read_bytes()[:900])
-    with pytest.raises(InputError, match=tmp_path.name):
-        load_base(str(tmp_path), None, "float32")
+    seen, heads = [], []
+    model.model.layers[0].register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape[:2])))
+    model.lm_head.register_forward_hook(lambda _, __, output: heads.append(output.shape[1]))
+    option_nll(model, tokenizer, [("what is 1 plus 2 ?", (" 3", " 4", " the answer"))])
+    assert seen == [(1, 5), (3, 2)]  # six tokens of prompt, the last of which goes before each option
+    assert heads == [0, 4] and not model.lm_head._forward_pre_hooks
 
 
-def test_load_base_names_what_cannot_be_had(tmp_path):
-    with pytest.raises((HubError, InputError), match="no-such-folder"):
-        load_base(str(tmp_path / "no-such-folder"), None, "float32")
-    with pytest.raises(InputError, match="float16"):
-        load_base("x/y", None, "float16")
+def test_a_token_that_spans_the_boundary_belongs_to_the_option(bpe):
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=320, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    )
+    question = ("a question a fix", ("ed answer", " an answer"))
+    scores = option_nll(model, bpe, [question])[0]
+    alone = [option_alone(model, bpe, question[0], option) for option in question[1]]
+    assert scores.nll == pytest.approx([nll for nll, _ in alone], abs=1e-5)
+    assert encode(bpe, question[0], "ed answer", ended=False)[0][-1] != bpe.eos_token_id
+
+
+def test_the_likeliest_option_by_length():
+    options = OptionScores(np.array([6.0, 8.0, 9.0]), np.array([2, 4, 3]), np.array([4, 5, 9]), np.array([4, 10, 9]))
+    assert [options.chosen(per) for per in ("nothing", "tokens", "characters", "bytes")] == [0, 1, 2, 1]
+
+
+def test_lengths_are_counted_as_lm_evaluation_harness_does(tiny_model, tokenizer):
+    scores = option_nll(LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, [("7", (" zwölf ?", " 3"))])[0]
+    assert scores.characters.tolist() == [7, 1] and scores.bytes.tolist() == [8, 1]
+    assert option_nll(LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, []) == []
+
+
+def test_options_that_cannot_be_scored_are_refused(tiny_model, tokenizer):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    with pytest.raises(InputError, match="has no options"):
+        option_nll(model, tokenizer, [("7", ())])
+    with pytest.raises(InputError, match=r"the option '' .* has no tokens"):
+        option_nll(model, tokenizer, [("7", (" 1", ""))])
 
 
 @pytest.mark.slow

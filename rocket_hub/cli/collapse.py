@@ -60,8 +60,8 @@ def _folder(adapter: str) -> Path:
         return Path(adapter)
     from huggingface_hub import HfApi
 
-    from rocket_hub.discovery.files import download
-    from rocket_hub.discovery.hub import call
+    from rocket_hub.discovery.access.files import download
+    from rocket_hub.discovery.access.hub import call
 
     api = HfApi()
     commit = str(call(adapter, api.model_info, adapter).sha)

@@ -36,12 +36,22 @@ _RECIPE = (
     click.option("--max-adapters", type=int, help="Score at most this many adapters."),
     click.option("--allow-licence", multiple=True, metavar="ID", help="Accept this licence; may be repeated."),
     click.option("--num-experts", type=int, help="N, the experts in the group."),
+    click.option("--budget", metavar="AMOUNT", help="For scoring: 40%, 800 pairs, 2M tokens, 10 minutes or all."),
+    click.option("--selector", metavar="NAME", help="How experts are chosen: rocket, or a baseline, see the recipe."),
+    click.option("--diversity", metavar="NAME", help="What alike means: delta_w, paper or behaviour."),
+    click.option("--ignore-verdict", is_flag=True, help="Take the whole group whatever the K-shot says of it."),
     click.option("--max-rows", type=int, help="C, the rows of open data."),
+    click.option("--max-tokens", type=click.IntRange(1), help="Budget of open data in tokens; --max-rows counts, too."),
+    click.option(
+        "--similarity", type=click.Choice(["max", "mean", "kde", "round_robin"]), help="How rows are compared."
+    ),
+    click.option("--threshold", type=float, help="tau, the cosine above which rows are near-duplicates; 1 drops none."),
     click.option("--lr-grid", callback=numbers, metavar="A,B", help="Learning rates to choose from by cross-fitting."),
     click.option("--gate-grid", callback=numbers, metavar="A,B", help="Start weights of the gates to choose from."),
     click.option("--max-steps", type=int, help="Optimiser steps of every training."),
     click.option("--eval-rows", type=int, help="Measure on at most this many problems."),
     click.option("--controls", metavar="all|NAMES", help="Controls to run beside the result, separated by commas."),
+    click.option("--allow-code-execution", is_flag=True, help="Run model-written programs, shut in, to judge them."),
     click.option("--push-to", metavar="ID", help="Publish to this repository."),
     click.option("--private", is_flag=True, default=None, help="Publish as a private repository."),
     click.option("--publish", type=click.Choice(["all", "best"]), help="Everything, or only what is recommended."),
@@ -112,13 +122,19 @@ def adjusted(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     recipe = recipe.updated(
         "discover", max_adapters=given["max_adapters"], allow_licences=given["allow_licence"] or None
     )
-    recipe = recipe.updated("experts", num_experts=given["num_experts"])
-    recipe = recipe.updated("instructions", max_rows=given["max_rows"])
+    recipe = recipe.updated("experts", num_experts=given["num_experts"], selector=given["selector"],
+                            diversity=given["diversity"], budget=given["budget"],
+                            follow_verdict=False if given["ignore_verdict"] else None)  # fmt: skip
+    recipe = recipe.updated(
+        "instructions", max_rows=given["max_rows"], max_tokens=given["max_tokens"], similarity=given["similarity"],
+        threshold=given["threshold"],
+    )  # fmt: skip
     recipe = recipe.updated("merge", gate_start=given["gate_grid"])
     recipe = recipe.updated("train", learning_rate=given["lr_grid"], max_steps=given["max_steps"])
     if given["lr_grid"] or given["gate_grid"]:
         recipe = recipe.updated("evaluate", settings={})  # the controls choose from the same grid
     recipe = recipe.updated("evaluate", max_rows=given["eval_rows"],
+                            allow_code_execution=given["allow_code_execution"] or None,
                             controls=tuple(controls.split(",")) if controls else None)  # fmt: skip
     recipe = recipe.updated("push", repo_id=given["push_to"], private=given["private"], publish=given["publish"])
     recipe.check("command line")

@@ -26,9 +26,10 @@ def run(given: dict[str, Any], until: str) -> None:
         raise InputError("give --kshot FILE: the verified examples of the task")
     with connect(given["hub"]) as connection:
         recipe = adjusted(find_recipe(given["task"], given["recipe"], dict(connection.recipes)), given)
+        name = Path(recipe.task).stem  # of a task of one's own it is a file
         if connection.recipes and recipe.push.repo_id is None:
-            recipe = recipe.updated("push", repo_id=DEMO_TARGET.format(task=recipe.task))
-        out = given["out"] or Path("runs") / f"{recipe.task}-{connection.name}".replace(":", "-")
+            recipe = recipe.updated("push", repo_id=DEMO_TARGET.format(task=name))
+        out = given["out"] or Path("runs") / f"{name}-{connection.name}".replace(":", "-")
         load_kshot(given["kshot"])  # a broken file is told at once, before seconds of imports
         quiet_libraries()
         screen = Screen()

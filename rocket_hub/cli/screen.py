@@ -59,7 +59,7 @@ class Screen:
             "1-discover": tables.discovered,
             "2-select-experts": tables.experts,
             "3-select-instructions": tables.rows,
-            "4-merge": lambda result: f"routed adapter: {result['adapter']} ({result['bytes'] / 1e6:.1f} MB)",
+            "4-merge": lambda result: f"{result['method']}: {result['adapter']} ({result['bytes'] / 1e6:.1f} MB)",
             "5-train": lambda result: f"trained adapter: {result['training']['adapter']}",
             "6-evaluate": tables.evaluations,
             "7-push": tables.pushed,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from textwrap import shorten
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from rocket_hub.cli.table_experts import experts
 from rocket_hub.records import Rejection, reasons_in_words
+
+__all__ = ["discovered", "evaluations", "experts", "pushed", "rows"]
 
 
 def _table(title: str, *columns: str, text: bool = False) -> Table:
@@ -29,35 +33,45 @@ def discovered(result: dict[str, Any]) -> Table:
     for kind in ("adapters", "datasets"):
         for found in result[kind]["selected"]:
             detail = f"rank {found['rank']}" if kind == "adapters" else found["shape"]
-            table.add_row(found["repo_id"], "usable", f"{detail}, {found['licence'] or 'no licence'}")
+            told = ", ".join((detail, found["licence"] or "no licence", *found.get("flags", ())))
+            table.add_row(escape(found["repo_id"]), "usable", escape(told))
         for lost in result[kind]["rejected"]:
-            table.add_row(lost["item"], lost["reason"], escape(shorten(lost["detail"], 120, placeholder=" …")))
-    return table
-
-
-def experts(result: dict[str, Any]) -> Table:
-    """Show how each adapter did on the K-shot."""
-    table = _table("experts", "adapter", "perplexity", "accuracy", "rank sum", "chosen")
-    for score in result["scores"]:
-        chosen = "yes" if score["repo_id"] in result["selected"] else ""
-        rank = score["rank_perplexity"] + score["rank_accuracy"]
-        table.add_row(score["repo_id"], f"{score['perplexity']:.3f}", f"{score['accuracy']:.0%}", f"{rank:g}", chosen)
-    table.caption = f"group diversity {result['diversity']:.2f}; not taken: {_reasons(result['rejected'])}"
+            text = escape(shorten(lost["detail"], 120, placeholder=" …"))
+            table.add_row(escape(lost["item"]), lost["reason"], text)
     return table
 
 
 def rows(result: dict[str, Any]) -> Table:
-    """Show where the chosen rows come from."""
-    table = _table("rows", "data set", "chosen")
-    for source, count in sorted(result["per_source"].items(), key=lambda entry: -entry[1]):
-        table.add_row(source, str(count))
-    table.caption = f"{result['considered']:,} compared; not taken: {_reasons(result['rejected'])}"
+    """Show what was read of each data set, what was chosen, and why the rest was not."""
+    table = _table("rows", "data set", "read", "chosen", "not taken")
+    table.columns[-1].justify = "left"
+    total: Counter[str] = Counter()
+    for source, counts in sorted(result["counts"].items(), key=lambda entry: -entry[1].get("chosen", 0)):
+        total.update(counts)
+        table.add_row(source, *_fates(counts))
+    for lost in result["rejected"]:
+        if "#" not in lost["item"]:  # a whole data set
+            table.add_row(lost["item"], "0", "0", f"{lost['reason']}: {escape(shorten(lost['detail'], 120))}")
+    table.add_section()
+    table.add_row("all", *_fates(dict(total.most_common())))
+    spent = f"; {result['tokens']:,} tokens" if result["tokens"] else ""
+    look = f"; {len(result['flagged'])} chosen rows to look at, see `flagged`" if result["flagged"] else ""
+    table.caption = (
+        f"{result['considered']:,} compared{spent}{look}; map: {result['map']}; each rejected row: "
+        f"{result['rejected_file']}"
+    )
     return table
+
+
+def _fates(counts: dict[str, int]) -> tuple[str, str, str]:
+    """Write what became of the rows of a data set."""
+    rest = ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if reason not in ("read", "chosen"))
+    return f"{counts['read']:,}", f"{counts.get('chosen', 0):,}", rest
 
 
 def evaluations(result: dict[str, Any]) -> Table:
     """Show the result beside its controls."""
-    table = _table("held-out accuracy", "method", "accuracy", "95 %", "routed − this", "lr, weight")
+    table = _table("held-out accuracy", "method", "accuracy", "95 %", "result − this", "lr, weight")
     for entry in result["evaluations"]:
         gap = result["differences"].get(entry["method"])
         difference = f"{gap['difference']:+.1%} ± {gap['standard_error']:.1%}" if gap else ""

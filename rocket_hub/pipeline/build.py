@@ -13,7 +13,7 @@ from rocket_hub.pipeline.discover import discover
 from rocket_hub.pipeline.lock import check_lock, write_lock
 from rocket_hub.pipeline.make import merge, train
 from rocket_hub.pipeline.prove import measure, push
-from rocket_hub.pipeline.select_experts import select_experts
+from rocket_hub.pipeline.select_experts import check_chosen, select_experts
 from rocket_hub.pipeline.select_instructions import select_instructions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Evaluation
@@ -95,6 +95,8 @@ def build(
         results[name] = stage(context, name, results)
         if name == "1-discover" and locked:
             check_lock(Path(locked), results[name])
+        if name == "2-select-experts" and name != until:
+            check_chosen(context, results[name])
         if name == "3-select-instructions":
             write_lock(context, results)
         if name == until:

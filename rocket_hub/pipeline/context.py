@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rocket_hub.kshot import load_kshot
+from rocket_hub.options import EvaluateOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Pinned
 from rocket_hub.runs import Reporter, RunFolder, digest
@@ -46,6 +47,12 @@ class Context:
         self.reporter.say(f"loading {self.pinned.repo_id}")
         return load_base(self.pinned.repo_id, self.pinned.revision, self.recipe.train.dtype)
 
+    @property
+    def measured(self) -> Task:
+        """The task as it is measured: with the first examples before every problem, where that was asked for."""
+        shots = self.examples[: self.recipe.evaluate.few_shot]
+        return self.task.with_shots(shots) if shots else self.task
+
     def inputs(self, *groups: str, **more: Any) -> dict[str, Any]:
         """Collect what a stage depends on: groups of the recipe, the K-shot, and results of earlier stages."""
         recipe = to_dict(self.recipe)
@@ -57,14 +64,50 @@ class Context:
 
 
 def open_context(recipe: Recipe, kshot: Path, out: Path, hub_name: str, reporter: Reporter) -> Context:
-    """Read the K-shot, find the task and open the run folder."""
+    """Read the K-shot, find the task and open the run folder.
+
+    Raises:
+        KShotError: The K-shot cannot be read, or not by this task.
+        RecipeError: `evaluate.few_shot` asks for more examples than there are.
+        SandboxError: The task is measured by running programs, and that is not allowed, or not safe here.
+        TaskError: There is no such task.
+    """
     task = get_task(recipe.task).at(recipe.evaluate.dataset, recipe.evaluate.config)
+    check_measurable(task, recipe.evaluate)
     shots = load_kshot(kshot)
     examples = tuple(task.example(shot) for shot in shots)
     _check(task, kshot, shots, examples)
+    _check_few_shot(recipe.evaluate.few_shot, len(shots), kshot)
     from huggingface_hub import HfApi
 
     return Context(recipe, task, shots, examples, RunFolder(out, reporter), HfApi(), hub_name, reporter)
+
+
+def check_measurable(task: Task, options: EvaluateOptions) -> None:
+    """Refuse, before anything is computed, what could only fail at its end.
+
+    Raises:
+        SandboxError: The answers are programs, and may not be run, or this machine cannot isolate them.
+    """
+    if task.metric != "pass_at_1":
+        return
+    from rocket_hub.errors import SandboxError
+    from rocket_hub.sandbox import check_isolation
+
+    if not options.allow_code_execution:
+        raise SandboxError(
+            f"the task '{task.name}' is measured by running programs that a model wrote, shut in a process of their "
+            "own; allow it with --allow-code-execution (evaluate.allow_code_execution: true)"
+        )
+    check_isolation()
+
+
+def _check_few_shot(wanted: int, shots: int, kshot: Path) -> None:
+    """Refuse more examples before every problem than there are."""
+    from rocket_hub.errors import RecipeError
+
+    if not 0 <= wanted <= shots:
+        raise RecipeError(f"evaluate.few_shot: expected 0 to {shots}, the examples of {kshot}; found {wanted}")
 
 
 def _check(task: Task, kshot: Path, shots: tuple[Example, ...], examples: tuple[Example, ...]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rocket_hub.discovery.hub import call
+from rocket_hub.discovery.access.hub import call
 from rocket_hub.errors import HubError, TaskError
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import Example, Pinned
@@ -12,17 +12,18 @@ from rocket_hub.tasks import Task
 
 
 def evaluation_set(context: Context, pinned: Pinned, *, whole: bool = False) -> list[Example]:
-    """Read the evaluation set in the task's form, at its commit; `whole` ignores `evaluate.max_rows`."""
+    """Read the evaluation set at its commit, as it is measured; `whole`: all of it, without examples before each."""
     options = context.recipe.evaluate
-    return read_problems(context.task, options.split, pinned.revision, max_rows=None if whole else options.max_rows)
+    task = context.task if whole else context.measured
+    return read_problems(task, options.split, pinned.revision, max_rows=None if whole else options.max_rows)
 
 
-def read_problems(task: Task, split: str, revision: str | None, *, max_rows: int | None = None) -> list[Example]:
+def read_problems(task: Task, split: str | None, revision: str | None, *, max_rows: int | None = None) -> list[Example]:
     """Read an evaluation set in the task's form.
 
     Args:
         task: The task; names the data set and its configuration.
-        split: Which split.
+        split: Which split; none = the task's own.
         revision: Commit hash; none = the newest.
         max_rows: At most this many problems; none = all.
 
@@ -32,6 +33,7 @@ def read_problems(task: Task, split: str, revision: str | None, *, max_rows: int
     """
     from datasets import load_dataset
 
+    split = split or task.split
     try:
         rows = call(task.dataset, load_dataset, task.dataset, task.config, split=split, revision=revision)
     except HubError as error:

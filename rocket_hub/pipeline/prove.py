@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.controls import ROUTED, Method, check_controls, recommend
+from rocket_hub.controls import Method, check_controls, recommend
 from rocket_hub.crossfit import grid
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.loading import adapted
-from rocket_hub.pipeline.lock import ingredients
+from rocket_hub.pipeline.lock import ingredients, made
 from rocket_hub.pipeline.make import fit_method, methods
 from rocket_hub.pipeline.problems import evaluation_set
 from rocket_hub.records import Evaluation, Example, Pinned
@@ -34,12 +34,14 @@ def measure(context: Context, name: str, results: Results) -> Any:
         evaluations = [
             _measured(context, results, method, problems, folder)
             for method in known.values()
-            if method.name in (*controls, ROUTED)
+            if method.name in (*controls, made(results))
         ]
-        routed = evaluations[-1]
+        result = next(each for each in evaluations if each.method == made(results))
         differences = {}
-        for other in evaluations[:-1]:
-            gap, error = paired_difference(routed, other)
+        for other in evaluations:
+            if other is result:
+                continue
+            gap, error = paired_difference(result, other)
             differences[other.method] = {"difference": gap, "standard_error": error}
         return {
             "evaluations": [to_dict(evaluation) for evaluation in evaluations],
@@ -69,17 +71,18 @@ def _measured(context: Context, results: Results, method: Method, problems: list
     model, tokenizer = context.base
     with adapted(model, adapter) as tuned:
         found = evaluate(
-            tuned, tokenizer, context.task, problems, context.recipe.evaluate, method=method.name,
+            tuned, tokenizer, context.measured, problems, context.recipe.evaluate, method=method.name,
+            kept=folder / f"{method.name}.answers.jsonl",
             progress=lambda done, total: context.reporter.advance(f"measuring {method.name}", done, total),
         )  # fmt: skip
-    found = Evaluation(**{**found.__dict__, "details": details})
+    found = Evaluation(**{**found.__dict__, "details": {**found.details, **details}})
     write_json(kept, to_dict(found))
     return found
 
 
 def _adapter(context: Context, results: Results, method: Method, folder: Path) -> tuple[Path | None, dict[str, Any]]:
     """Make the adapter of a method; the build's own was trained by the stage before."""
-    if method.name == ROUTED:
+    if method.name == made(results):
         stage = results["5-train"]
         return context.run.absolute(stage["training"]["adapter"]), _details(stage)
     if method.start is None:

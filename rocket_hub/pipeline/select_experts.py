@@ -2,80 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.discovery.hub import reason_of
+from rocket_hub.discovery.access.hub import reason_of
 from rocket_hub.errors import AdapterError, HubError, HubUnreachableError, NothingLeftError
-from rocket_hub.moe.expert import Expert, read_expert
+from rocket_hub.moe.expert import Expert
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.loading import adapter_folder
-from rocket_hub.records import AdapterDiscovery, ExpertSelection, Rejection
+from rocket_hub.pipeline.loading import read_adapter
+from rocket_hub.pipeline.scores import reasoned_shots, shot_scores
+from rocket_hub.records import AdapterCandidate, AdapterDiscovery, ExpertScore, ExpertSelection, Rejection
 from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.tasks import Task
 
 Results = Mapping[str, Any]
+PICTURE = "experts.svg"
 
 
 def select_experts(context: Context, name: str, results: Results) -> Any:
-    """Score every adapter on the K-shot and choose the group of experts (Algorithm 1)."""
-    from rocket_hub.selection.experts import select_experts as choose_group
-    from rocket_hub.selection.scoring import expert_scores, score_adapters
-
+    """Score the adapters on the K-shot, choose the group of experts (Algorithm 1) and judge the choice."""
     found = from_dict(AdapterDiscovery, results["1-discover"]["adapters"], name)
 
     def make(folder: Path) -> dict[str, Any]:
-        experts, folders, rejected = _read_experts(context, found)
+        from rocket_hub.plots.experts import draw_experts
+
+        taken, closed = _without_task_data(context, found)
+        experts, unusable = _read_experts(context, taken)
         if not experts:
             raise NothingLeftError(
                 f"no adapter on the Hub can be used with {context.recipe.base}; see {context.run.path / '1-discover'} "
                 "for the reasons, or choose another base with --base"
             )
-        model, tokenizer = context.base
-        scored = score_adapters(
-            model,
-            tokenizer,
-            folders,
-            context.examples,
-            extract=context.task.extract,
-            batch_size=context.recipe.evaluate.batch_size,
-            max_new_tokens=context.recipe.evaluate.max_new_tokens,
-            progress=lambda done, total: context.reporter.advance("scoring adapters", done, total),
-        )
-        factors = {
-            repo_id: {module: (a.numpy(), b.numpy()) for module, (a, b) in expert.modules.items()}
-            for repo_id, expert in experts.items()
-        }
-        selection = choose_group(expert_scores(scored), factors, context.recipe.experts)
-        everything = (*selection.rejected, *scored.rejected, *rejected)
-        return to_dict(ExpertSelection(selection.selected, everything, selection.scores, selection.diversity,
-                                       selection.best_single))  # fmt: skip
+        selection = _choose(context, experts, taken)
+        selection = replace(selection, rejected=(*selection.rejected, *unusable, *closed))
+        draw_experts(selection, folder / PICTURE)
+        return to_dict(selection)
 
     inputs = context.inputs(
         "experts",
         adapters=results["1-discover"]["adapters"]["selected"],
         scoring=[context.recipe.evaluate.max_new_tokens, context.recipe.train.dtype],
+        leave_task_out=[context.recipe.discover.leave_task_out, context.task.dataset, *context.task.closed],
     )
     return context.run.stage(name, inputs, make)
 
 
-def _read_experts(
+def check_chosen(context: Context, selection: Mapping[str, Any]) -> None:
+    """Say what the verdict means for the build, and refuse fewer experts than the routers are to choose among.
+
+    Raises:
+        NothingLeftError: The K-shot says that one is enough where more are routed to.
+    """
+    if 0 < len(selection["selected"]) < (wanted := context.recipe.merge.top_k or 1):
+        raise NothingLeftError(
+            f"merge.top_k is {wanted}, and {len(selection['selected'])} expert is left: {selection['reason']}; leave "
+            "merge.top_k out of the recipe, or take the whole group with --ignore-verdict"
+        )
+    if not selection["selected"]:
+        context.reporter.say(
+            f"{selection['reason']}; the build goes on with a fresh LoRA (--ignore-verdict takes "
+            f"{', '.join(selection['group'])} all the same)"
+        )
+
+
+def _choose(context: Context, experts: Mapping[str, Expert], candidates: Iterable[AdapterCandidate]) -> ExpertSelection:
+    """Score the adapters and choose among them."""
+    from rocket_hub.selection.experts import select_experts as choose_group
+    from rocket_hub.selection.honesty import base_score, left_behind, with_evidence
+    from rocket_hub.selection.mixing import kshot_votes, mixture_loss
+    from rocket_hub.selection.scoring import expert_scores
+
+    recipe, by_name = context.recipe, {candidate.repo_id: candidate for candidate in candidates}
+    pins = [[name, by_name[name].revision] for name in experts]
+    scored = shot_scores(context, experts, pins)
+    factors = {
+        name: {module: (a.numpy(), b.numpy()) for module, (a, b) in expert.modules.items()}
+        for name, expert in experts.items()
+    }
+    whole = with_evidence(expert_scores(scored), scored)
+    selection = choose_group(
+        _labelled(whole, by_name, context.task),
+        factors,
+        recipe.experts,
+        base=base_score(scored, recipe.base),
+        seed=recipe.seed,
+        loss=mixture_loss(*context.base, factors, context.examples, batch_size=recipe.evaluate.batch_size),
+        votes=kshot_votes(*context.base, context.examples),
+    )
+    behind = _labelled(left_behind(scored, len(whole)), by_name, context.task)
+    cost = {key: float(value) for key, value in asdict(scored.cost).items()} if scored.cost else {}
+    return replace(selection, scores=(*selection.scores, *behind), rejected=(*selection.rejected, *scored.rejected),
+                   rationales=reasoned_shots(context).in_words(), cost=cost)  # fmt: skip
+
+
+def _labelled(
+    scores: Iterable[ExpertScore], candidates: Mapping[str, AdapterCandidate], task: Task
+) -> tuple[ExpertScore, ...]:
+    """Add what discovery knows to the scores."""
+    labelled = []
+    for score in scores:
+        candidate = candidates[score.repo_id]
+        marks = (*(["task_data"] if _made_from(candidate, task) else []), *candidate.flags, *score.marks)
+        labelled.append(replace(score, licence=candidate.licence, marks=marks))
+    return tuple(labelled)
+
+
+def _made_from(candidate: AdapterCandidate, task: Task) -> str:
+    """Name the data set of the task's own that an adapter says it was trained on; empty when there is none."""
+    from rocket_hub.selection.decontamination import declared_overlap
+
+    return next(iter(declared_overlap(candidate.datasets, [*task.closed, task.dataset])), "")
+
+
+def _without_task_data(
     context: Context, found: AdapterDiscovery
-) -> tuple[dict[str, Expert], dict[str, Path], list[Rejection]]:
-    """Download and read the candidates; one that turns out to be unusable is rejected, not fatal."""
+) -> tuple[tuple[AdapterCandidate, ...], list[Rejection]]:
+    """Leave out the adapters made from the task's own training data, where that was asked for."""
+    if not context.recipe.discover.leave_task_out:
+        return found.selected, []
+    made = {candidate.repo_id: _made_from(candidate, context.task) for candidate in found.selected}
+    rejected = [
+        Rejection(repo_id, "task_data", f"trained on {origin}, the task's own training data")
+        for repo_id, origin in made.items() if origin
+    ]  # fmt: skip
+    return tuple(candidate for candidate in found.selected if not made[candidate.repo_id]), rejected
+
+
+def _read_experts(
+    context: Context, candidates: Iterable[AdapterCandidate]
+) -> tuple[dict[str, Expert], list[Rejection]]:
+    """Download and read the candidates, each once; one that turns out to be unusable is rejected, not fatal."""
+    candidates = list(candidates)
     experts: dict[str, Expert] = {}
-    folders: dict[str, Path] = {}
     rejected: list[Rejection] = []
-    for number, candidate in enumerate(found.selected, 1):
-        context.reporter.advance("reading adapters", number, len(found.selected))
+    for number, candidate in enumerate(candidates, 1):
+        context.reporter.advance("reading adapters", number, len(candidates))
         try:
-            folder = adapter_folder(context, candidate)
-            experts[candidate.repo_id] = read_expert(folder, candidate.repo_id)
-            folders[candidate.repo_id] = folder
+            experts[candidate.repo_id] = read_adapter(context, candidate)
         except AdapterError as error:
             rejected.append(Rejection(candidate.repo_id, error.reason, str(error)))
         except HubUnreachableError:
             raise  # an outage is no verdict
         except HubError as error:
             rejected.append(Rejection(candidate.repo_id, reason_of(error), str(error)))
-    return experts, folders, rejected
+    return experts, rejected

@@ -2,64 +2,182 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rocket_hub.discovery import load_instructions
-from rocket_hub.errors import DatasetError, KShotError
+from rocket_hub.discovery.access.hub import reason_of
+from rocket_hub.encoder import DeferredEncoder, encoder_key
+from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, KShotError
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.problems import as_example, evaluation_set, questions
-from rocket_hub.records import DatasetDiscovery, Example, Pinned, Rejection, Row
+from rocket_hub.records import (
+    DatasetDiscovery,
+    Example,
+    InstructionSelection,
+    Pinned,
+    Rejection,
+    Row,
+    count_reasons,
+)
+from rocket_hub.runs import write_text
 from rocket_hub.selection.decontamination import contaminated
 from rocket_hub.serialization import from_dict, to_dict
 
 Results = Mapping[str, Any]
 
+LISTED = 100
+"""Rejected rows of each reason that the result lists; all of them are in `rejected.jsonl`."""
+SAMPLE = 1500
+"""Rows of the pool on the map."""
+
 
 def select_instructions(context: Context, name: str, results: Results) -> Any:
     """Read the data sets and choose the rows nearest to the K-shot (Algorithm 2)."""
-    from rocket_hub.encoder import load_encoder
-    from rocket_hub.selection.instructions import select_instructions as choose_rows
-
     before = results["1-discover"]
     found = from_dict(DatasetDiscovery, before["datasets"], name)
 
     def make(folder: Path) -> dict[str, Any]:
-        rows, unreadable = _read_rows(context, found)
         problems = evaluation_set(context, from_dict(Pinned, before["evaluation"], name), whole=True)
         _refuse_leaked_shots(context, problems)
-        encoder = load_encoder(before["encoder"]["repo_id"], before["encoder"]["revision"])
-        context.reporter.say(f"comparing {len(rows):,} rows with {len(context.shots)} examples")
-        usable = [row for row in rows if context.task.example(as_example(row.prompt, row.completion)).answer]
-        selection = choose_rows(
-            encoder, context.shots, usable, context.recipe.instructions,
-            evaluation_questions=questions(context.task, problems),
-        )  # fmt: skip
-        result = {**to_dict(selection), "read": len(rows), "without_answer": len(rows) - len(usable)}
-        return {**result, "rejected": [*result["rejected"], *map(to_dict, unreadable)]}
+        pool = _Rows(context, found)
+        selection = _choose(context, pool, from_dict(Pinned, before["encoder"], name), problems)
+        _draw(context, folder, pool, selection, from_dict(Pinned, before["encoder"], name))
+        rejected = (*selection.rejected, *pool.unreadable)
+        lines = "".join(json.dumps(to_dict(rejection)) + "\n" for rejection in rejected)
+        write_text(folder / "rejected.jsonl", lines)
+        listed = replace(selection, rejected=_first_of_each(rejected), flagged=selection.flagged[:LISTED])
+        return {
+            **to_dict(listed),
+            "reasons": count_reasons(rejected),
+            "rejected_file": context.run.relative(folder / "rejected.jsonl"),
+            "map": context.run.relative(folder / "rows.svg"),
+            "read": sum(count["read"] for count in selection.counts.values()),
+            "without_answer": count_reasons(rejected).get("without_answer", 0),
+        }
 
     inputs = context.inputs(
         "instructions",
         datasets=before["datasets"]["selected"],
         encoder=before["encoder"],
         evaluation=[before["evaluation"], context.recipe.evaluate.split, context.task.config],
-        max_rows=context.recipe.discover.max_rows_per_dataset,
+        limits=[context.recipe.discover.max_rows_per_dataset, context.recipe.discover.max_bytes_per_dataset],
+        max_length=context.recipe.train.max_length,
     )
     return context.run.stage(name, inputs, make)
 
 
-def _read_rows(context: Context, found: DatasetDiscovery) -> tuple[list[Row], list[Rejection]]:
-    """Read the data sets; one whose rows turn out to be unreadable is rejected, not fatal."""
-    rows: list[Row] = []
-    rejected: list[Rejection] = []
-    for number, candidate in enumerate(found.selected, 1):
-        context.reporter.advance("reading data sets", number, len(found.selected))
+class _Rows:
+    """The rows of all data sets, one data set in memory at a time; read once.
+
+    Attributes:
+        unreadable: Data sets whose rows turned out to be unreadable; rejected, not fatal.
+        sample: Some of the rows, each as likely as any other.
+    """
+
+    def __init__(self, context: Context, found: DatasetDiscovery) -> None:
+        self._context, self._found = context, found
+        self.unreadable: list[Rejection] = []
+        self.sample: list[Row] = []
+
+    def __iter__(self) -> Iterator[Row]:
+        context, draw, read = self._context, Random(self._context.recipe.seed), 0
+        limits = context.recipe.discover
+        for number, candidate in enumerate(self._found.selected, 1):
+            context.reporter.advance("reading data sets", number, len(self._found.selected))
+            try:
+                rows = load_instructions(
+                    context.api, candidate, max_rows=limits.max_rows_per_dataset, max_bytes=limits.max_bytes_per_dataset
+                )
+            except HubUnreachableError:
+                raise  # an outage is no verdict
+            except (DatasetError, HubError) as error:
+                reason = error.reason if isinstance(error, DatasetError) else reason_of(error)
+                self.unreadable.append(Rejection(candidate.repo_id, reason, str(error)))
+                continue
+            for row in rows:
+                read += 1
+                place = len(self.sample) if len(self.sample) < SAMPLE else draw.randrange(read)
+                self.sample[place : place + 1] = [row] if place < SAMPLE else []
+                yield row
+
+
+def _choose(context: Context, rows: _Rows, pinned: Pinned, problems: list[Example]) -> InstructionSelection:
+    """Choose the rows."""
+    from rocket_hub.selection.instructions import select_instructions as choose_rows
+
+    def without_answer(row: Row) -> str:
+        return "" if context.task.example(as_example(row.prompt, row.completion)).answer else "without_answer"
+
+    return choose_rows(
+        DeferredEncoder(pinned.repo_id, pinned.revision),
+        context.shots,
+        rows,
+        context.recipe.instructions,
+        evaluation_questions=questions(context.task, problems),
+        cache=_cache(pinned),
+        refuse=without_answer,
+        count_tokens=_token_counter(context),
+        longest=context.recipe.train.max_length,
+        progress=context.reporter.advance,
+    )
+
+
+def _draw(context: Context, folder: Path, rows: _Rows, selection: InstructionSelection, pinned: Pinned) -> None:
+    """Draw the map; the vectors are in the cache."""
+    import numpy as np
+
+    from rocket_hub.plots.rows import draw_rows
+    from rocket_hub.selection.embeddings import embed, text_of
+    from rocket_hub.selection.vectors import open_cache
+
+    groups = (rows.sample, context.shots, selection.selected)
+    texts = [text_of(example) for group in groups for example in group]
+    with open_cache(_cache(pinned)) as cache:
+        vectors = embed(DeferredEncoder(pinned.repo_id, pinned.revision), texts, cache)
+        everything = vectors[np.arange(len(texts))]
+    pool, shots, chosen = np.split(everything, np.cumsum([len(group) for group in groups[:2]]))
+    sources = [row.source for row in selection.selected]
+    title = f"{len(chosen):,} of {selection.considered:,} rows for {context.task.name}"
+    draw_rows(folder / "rows.svg", pool=pool, shots=shots, chosen=chosen, sources=sources, title=title)
+
+
+def _token_counter(context: Context) -> Callable[[str], int]:
+    """Return what counts tokens as the base does; its tokenizer is loaded for the first text, and its weights never."""
+
+    @cache
+    def tokenizer() -> Any:
+        from transformers import AutoTokenizer
+
+        pinned = context.pinned
         try:
-            rows += load_instructions(context.api, candidate, max_rows=context.recipe.discover.max_rows_per_dataset)
-        except DatasetError as error:
-            rejected.append(Rejection(candidate.repo_id, error.reason, str(error)))
-    return rows, rejected
+            return AutoTokenizer.from_pretrained(pinned.repo_id, revision=pinned.revision, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise HubError(f"{pinned.repo_id}@{pinned.revision}: the tokenizer cannot be loaded: {error}") from error
+
+    return lambda text: len(tokenizer()(text)["input_ids"])
+
+
+def _cache(pinned: Pinned) -> Path:
+    """Name the folder of an encoder's vectors, in the cache of the Hub that it is from."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "rocket_hub" / "embeddings" / encoder_key(pinned.repo_id, pinned.revision)
+
+
+def _first_of_each(rejected: tuple[Rejection, ...]) -> tuple[Rejection, ...]:
+    """Keep the first rejections of each reason, so that a result does not grow with what was read."""
+    kept: dict[str, list[Rejection]] = {}
+    for rejection in rejected:
+        group = kept.setdefault(rejection.reason, [])
+        if len(group) < LISTED:
+            group.append(rejection)
+    return tuple(rejection for group in kept.values() for rejection in group)
 
 
 def _refuse_leaked_shots(context: Context, problems: list[Example]) -> None:

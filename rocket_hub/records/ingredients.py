@@ -16,12 +16,16 @@ class Example:
         completion: What it should write: rationale, then answer, in the task's form.
         answer: The answer alone, as the task's metric compares it.
         rationale: The reasoning before the answer; empty where the example has none.
+        choices: Texts of the options of a multiple-choice question, in the order of their letters.
+        tests: Python statements that raise where a program is wrong; only for tasks whose answer is a program.
     """
 
     prompt: str
     completion: str
     answer: str
     rationale: str = ""
+    choices: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
-"""How alike experts and rows are, and the choice that likeness makes: arrays only, no model, no Hub."""
+"""How alike experts are: arrays only, no model, no Hub."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,8 +11,6 @@ from rocket_hub.errors import InputError
 Factors = Mapping[str, tuple[np.ndarray, np.ndarray]]  # module -> (A [r, in], B [out, r] with the scaling folded in)
 
 SMALLEST_SIMILARITY = 1e-6  # stands for a mean similarity of zero or less, so that its inverse is a number
-MAX_GROUPS = 2_000_000
-_BLOCK = 1024
 
 
 def mean_ranks(values: np.ndarray) -> np.ndarray:
@@ -52,11 +48,7 @@ def delta_w_similarity(experts: Sequence[Factors]) -> np.ndarray:
         widths = {(a.shape[1], b.shape[0]) for a, b in pairs}
         if len(widths) > 1:
             raise InputError(f"{module}: experts of different widths (in, out): {sorted(widths)}; are the bases alike?")
-        a = np.concatenate([a for a, _ in pairs]).astype(np.float64)  # [R, in], R = the ranks of all owners
-        b = np.concatenate([b for _, b in pairs], axis=1).astype(np.float64)  # [out, R]
-        products = (b.T @ b) * (a @ a.T)  # [R, R]
-        starts = np.cumsum([0, *(pair[0].shape[0] for pair in pairs[:-1])])
-        inner[np.ix_(owners, owners)] += np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
+        inner[np.ix_(owners, owners)] += _inner_products(pairs)
     return _cosines(inner)
 
 
@@ -84,16 +76,34 @@ def paper_similarity(experts: Sequence[Factors]) -> np.ndarray:
     total = np.zeros((len(experts), len(experts)))
     matrices = [(name, side) for name in shapes[0] for side in (0, 1)] if experts else []
     for name, side in matrices:
-        flat = np.stack([factors[name][side].ravel() for factors in experts]).astype(np.float64)  # [M, r * width]
+        flat = np.stack([factors[name][side].ravel() for factors in experts], dtype=np.float64)  # [M, r * width]
         total += _cosines(flat @ flat.T)
     return total / max(len(matrices), 1)
+
+
+def behaviour_similarity(correct: np.ndarray) -> np.ndarray:
+    """Compute how often two experts are right or wrong together: 1 minus the share of shots where exactly one is right.
+
+    What they answer where both are wrong is not looked at. Experts that are never right are alike: nothing was seen
+    that tells them apart, and the same goes for two that share no scored shot.
+
+    Args:
+        correct: 1 = right, 0 = wrong, -1 = not scored [M, K].
+
+    Returns:
+        [M, M] float64 from 0 to 1, ones on the diagonal.
+    """
+    right, wrong = (np.asarray(correct) == 1).astype(np.float64), (np.asarray(correct) == 0).astype(np.float64)
+    apart = right @ wrong.T + wrong @ right.T  # [M, M]
+    shared = (right + wrong) @ (right + wrong).T
+    return 1 - apart / np.maximum(shared, 1)
 
 
 def group_diversity(similarity: np.ndarray, group: Sequence[int]) -> float:
     """Compute the diversity Ω of a group of experts (Eq. 6): the inverse of their mean pairwise similarity.
 
     A mean of zero or less has no useful inverse: Ω would jump from +∞ to −∞ where the experts grow most different.
-    The printed Ω is therefore at most 1e6, and `best_group` ranks by the mean itself, ascending, which is the same
+    The printed Ω is therefore at most 1e6, and groups are ranked by the mean itself, ascending, which is the same
     order wherever Ω is defined. A group of one is only like itself: Ω = 1.
 
     Args:
@@ -103,90 +113,24 @@ def group_diversity(similarity: np.ndarray, group: Sequence[int]) -> float:
     Returns:
         Ω > 0; larger is more diverse.
     """
-    means = _mean_similarities(similarity, np.asarray([group]))
-    return float(1 / max(means[0], SMALLEST_SIMILARITY))
+    upper = np.triu_indices(len(group), 1)
+    pairs = similarity[np.ix_(group, group)][upper]
+    return float(1 / max(pairs.mean(), SMALLEST_SIMILARITY)) if len(pairs) else 1.0
 
 
-def best_group(rank_sums: np.ndarray, similarity: np.ndarray, size: int) -> tuple[int, ...]:
-    """Choose the group of experts (Algorithm 1): the least Σ (RP + RA) + RD over all groups.
-
-    RD ranks all C(M, N) groups by diversity, 1 = most diverse; equal ones share the mean rank. Where totals are equal
-    the group with the lower Σ (RP + RA) wins, then the one that comes first.
-
-    Args:
-        rank_sums: RP + RA of each of M experts [M], best first if the last tie rule is to mean anything.
-        similarity: [M, M].
-        size: N, at least 1 and at most M.
-
-    Returns:
-        The N chosen rows, ascending.
-
-    Raises:
-        InputError: There are more than two million groups.
-    """
-    count = math.comb(len(rank_sums), size)
-    if count > MAX_GROUPS:
-        raise InputError(
-            f"{count:,} groups of {size} among {len(rank_sums)} experts; at most {MAX_GROUPS:,} are compared: "
-            "make experts.shortlist or experts.num_experts smaller"
-        )
-    combinations = itertools.combinations(range(len(rank_sums)), size)
-    flat = np.fromiter(itertools.chain.from_iterable(combinations), dtype=np.intp, count=count * size)
-    groups = flat.reshape(count, size)
-    sums = np.asarray(rank_sums, dtype=np.float64)[groups].sum(axis=1)
-    # Rounded, so that the order in which equal numbers were summed does not rank them.
-    totals = sums + mean_ranks(_mean_similarities(similarity, groups).round(12))
-    best = np.lexsort((sums, totals))[0]
-    return tuple(int(i) for i in groups[best])
-
-
-def keep_distinct(
-    embeddings: np.ndarray, threshold: float, limit: int | None = None
-) -> tuple[list[int], dict[int, int]]:
-    """Drop near-duplicates, keeping the row of higher priority (the last step of Algorithm 2).
-
-    A row is dropped when its cosine with a kept row before it is above the threshold; a row that was itself dropped
-    drops no other.
-
-    Args:
-        embeddings: [n, d], rows of length 1, highest priority first.
-        threshold: τ. At 1 nothing is dropped, not even equal rows, as in the paper.
-        limit: Stop once so many rows are kept; None = look at all.
-
-    Returns:
-        (kept rows ascending, dropped row -> the first kept row that it is a near-duplicate of).
-    """
-    kept: list[int] = []
-    dropped: dict[int, int] = {}
-    for start in range(0, len(embeddings), _BLOCK):
-        block = embeddings[start : start + _BLOCK]
-        partners = np.full(len(block), -1)  # the kept row that each is a near-duplicate of, -1 = none
-        if kept:
-            above = _above(block, embeddings[kept], threshold)  # [block, kept so far]
-            partners = np.where(above.any(axis=1), np.asarray(kept)[above.argmax(axis=1)], -1)
-        within = _above(block, block, threshold)  # [block, block]
-        for i in range(len(block)):
-            if len(kept) == limit:
-                return kept, dropped
-            if partners[i] >= 0:
-                dropped[start + i] = int(partners[i])
-            else:
-                kept.append(start + i)
-                partners[within[i] & (partners < 0)] = start + i
-    return kept, dropped
-
-
-def _above(rows: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
-    """Tell which cosines are above the threshold; rounding makes some of equal rows 1.0000001."""
-    return np.minimum(rows @ others.T, 1.0) > threshold
-
-
-def _mean_similarities(similarity: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Average the pairwise similarity within each group: [groups, N] -> [groups]."""
-    pairs = list(itertools.combinations(range(groups.shape[1]), 2))
-    if not pairs:
-        return np.ones(len(groups))
-    return sum(similarity[groups[:, i], groups[:, j]] for i, j in pairs) / np.float64(len(pairs))
+def _inner_products(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Compute ⟨B_i A_i, B_j A_j⟩ of all pairs of experts in one module: n pairs (A, B) -> [n, n] float64."""
+    ranks = [len(a) for a, _ in pairs]
+    width_in, width_out = pairs[0][0].shape[1], pairs[0][1].shape[0]
+    if (len(pairs) ** 2 + sum(ranks)) * width_in * width_out < sum(ranks) ** 2 * (width_in + width_out):
+        # Many experts of a narrow module: their updates themselves are the smaller matrices.
+        flat = np.stack([(b.astype(np.float64) @ a).ravel() for a, b in pairs])  # [n, out * in]
+        return flat @ flat.T
+    a = np.concatenate([a for a, _ in pairs]).astype(np.float64)  # [R, in], R = the ranks of all
+    b = np.concatenate([b for _, b in pairs], axis=1).astype(np.float64)  # [out, R]
+    products = (b.T @ b) * (a @ a.T)  # [R, R]
+    starts = np.cumsum([0, *ranks[:-1]])
+    return np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
 
 
 def _cosines(inner: np.ndarray) -> np.ndarray:

@@ -1,72 +1,158 @@
-"""The choice of experts from their scores: no model, no Hub (Algorithm 1)."""
+"""The choice of experts from their scores, and what the shots say of it: no model, no Hub (Algorithm 1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.options import ExpertOptions
 from rocket_hub.records import ExpertScore, ExpertSelection, Rejection
-from rocket_hub.selection.diversity import Factors, best_group, delta_w_similarity, group_diversity, paper_similarity
-
-_SIMILARITIES = {"delta_w": delta_w_similarity, "paper": paper_similarity}
+from rocket_hub.selection.bank import NEARLY, Bank, Loss, Votes, make_bank, rank_sum, similarity_of
+from rocket_hub.selection.diversity import Factors, group_diversity
+from rocket_hub.selection.groups import ranked_groups
+from rocket_hub.selection.honesty import chosen_shares, held_out_accuracy, paired
+from rocket_hub.selection.selectors import SELECTORS
+from rocket_hub.selection.verdicts import NONE_HELPS, ONE_EXPERT, Verdict, judge, likelier, righter
 
 
 def select_experts(
-    scores: Sequence[ExpertScore], factors: Mapping[str, Factors], options: ExpertOptions
+    scores: Sequence[ExpertScore],
+    factors: Mapping[str, Factors],
+    options: ExpertOptions,
+    *,
+    base: ExpertScore | None = None,
+    seed: int = 0,
+    loss: Loss | None = None,
+    votes: Votes | None = None,
 ) -> ExpertSelection:
-    """Choose the group of experts that the K-shot and their diversity favour (Algorithm 1).
+    """Choose the group of experts that the K-shot and their diversity favour (Algorithm 1), and say how sure that is.
 
     The M adapters with the least RP + RA are the shortlist; of all groups of N among them the one with the least
-    Σ (RP + RA) + RD is taken. Equal rank sums are told apart by perplexity, then by repository id.
+    Σ (RP + RA) + RD is taken. Equal rank sums are told apart by perplexity, then by repository id. All K shots choose:
+    no expert was trained on them, and what is trained later is judged by cross-fitting. But the winner's figures on the
+    shots that chose it flatter it, so intervals, resamples and a cross-fitted accuracy come with the choice.
 
     Args:
-        scores: One per adapter, with its ranks; see `expert_scores`.
+        scores: One per adapter, with its ranks; see `expert_scores` and, for the figures on noise, `with_evidence`.
         factors: repository id -> module -> (A [r, in], B [out, r] with the scaling folded in), for the shortlist at
             least.
-        options: M, N and which similarity.
+        options: M, N, which similarity, which selector, and whether the verdict is followed.
+        base: The bare base model on the same shots; without it nothing is said of whether any adapter helps.
+        seed: Seeds the resamples and the selector `random`.
+        loss: K-shot loss of a weighted sum of the adapters, in the order of the bank's scores; for `lorahub`.
+        votes: Counts the votes of the K-shot's hidden states; for `arrow`.
 
     Returns:
-        The selection. With fewer than N adapters, all of them.
+        The selection. With fewer than N adapters, all of them. Where the verdict is followed, `selected` is one expert
+        for `one_expert` and empty for `none_helps`; `group` stays.
 
     Raises:
         NothingLeftError: There are no scores.
-        InputError: The factors of a shortlisted adapter are missing, or cannot be compared.
+        InputError: The selector is unknown, or the factors of a shortlisted adapter are missing or not comparable.
     """
     if not scores:
         raise NothingLeftError("no adapter could be scored on the K-shot; nothing is left to choose experts from")
-    ordered = sorted(scores, key=lambda score: (_rank_sum(score), score.perplexity, score.repo_id))
-    shortlist = ordered[: options.shortlist]
-    missing = [score.repo_id for score in shortlist if score.repo_id not in factors]
-    if missing:
-        raise InputError(f"no weights given for {', '.join(missing)}, which the diversity of the group needs")
-    similarity = _SIMILARITIES[options.diversity]([factors[score.repo_id] for score in shortlist])
-    rank_sums = np.array([_rank_sum(score) for score in shortlist])
-    group = best_group(rank_sums, similarity, min(options.num_experts, len(shortlist)))
-    left = [score for i, score in enumerate(shortlist) if i not in group]
-    return ExpertSelection(
-        selected=tuple(shortlist[i].repo_id for i in group),
-        rejected=(
-            *(_reject(score, "not_in_best_group") for score in left),
-            *(_reject(score, "not_in_shortlist") for score in ordered[options.shortlist :]),
-        ),
-        scores=tuple(ordered),
-        diversity=group_diversity(similarity, group),
-        best_single=ordered[0].repo_id,
+    if options.selector not in SELECTORS:
+        raise InputError(f"experts.selector: expected one of {', '.join(SELECTORS)}, found {options.selector!r}")
+    bank = make_bank(scores, factors, options, seed=seed, loss=loss, votes=votes)
+    group = SELECTORS[options.selector](bank)
+    chosen = [score for score in bank.scores if score.repo_id in group]
+    verdict = judge(bank.scores, chosen, bank.scores[0], base)
+    selected = _followed(verdict, group, bank) if options.selector == "rocket" and options.follow_verdict else group
+    selection = ExpertSelection(
+        selected=selected,
+        rejected=tuple(_reject(score, bank, group) for score in bank.scores if score.repo_id not in selected),
+        scores=_described(bank, group, base),
+        diversity=group_diversity(similarity_of(chosen, factors, options.diversity), range(len(chosen))),
+        best_single=bank.scores[0].repo_id,
+        group=group,
+        verdict=verdict.name,
+        reason=verdict.reason,
+        base=base,
+        gain=verdict.gain,
+        gain_error=verdict.gain_error,
+        selector=options.selector,
     )
+    return _against_others(selection, bank) if options.selector == "rocket" else selection
 
 
-def _rank_sum(score: ExpertScore) -> float:
-    """Add RP and RA."""
-    return score.rank_perplexity + score.rank_accuracy
+def _followed(verdict: Verdict, group: tuple[str, ...], bank: Bank) -> tuple[str, ...]:
+    """Keep of the group what the verdict leaves."""
+    return {ONE_EXPERT: (bank.scores[0].repo_id,), NONE_HELPS: ()}.get(verdict.name, group)
 
 
-def _reject(score: ExpertScore, reason: str) -> Rejection:
+def _against_others(selection: ExpertSelection, bank: Bank) -> ExpertSelection:
+    """Add how often each expert is chosen from other draws of the shots, and how far the runner-up is behind."""
+    shortlist = bank.shortlist
+    rank_sums = np.array([rank_sum(score) for score in shortlist])
+    similarity = bank.similarity[: len(shortlist), : len(shortlist)]
+    groups, totals = ranked_groups(rank_sums, similarity, len(selection.group))
+    names = [score.repo_id for score in shortlist]
+    tied = {names[i] for group in groups[totals == totals[0]] for i in group} - set(selection.group)
+    runner_up = tuple(names[i] for i in groups[1]) if len(groups) > 1 else ()
+    lead, error = _lead(shortlist, groups) if runner_up else (None, None)
+    scores, held_out = _resampled(selection, bank)
+    return replace(selection, scores=scores, runner_up=runner_up, lead=lead, lead_error=error,
+                   ties=tuple(name for name in names if name in tied), held_out_accuracy=held_out)  # fmt: skip
+
+
+def _lead(shortlist: Sequence[ExpertScore], groups: np.ndarray) -> tuple[float | None, float | None]:
+    """Compare the mean likelihoods of the experts of the first and the second group, paired over the shots."""
+    if len({len(score.nll) for score in shortlist}) > 1:
+        return None, None
+    nll = np.array([score.nll for score in shortlist])  # [M, K]
+    return paired(nll[groups[1]].mean(axis=0) - nll[groups[0]].mean(axis=0))
+
+
+def _resampled(selection: ExpertSelection, bank: Bank) -> tuple[tuple[ExpertScore, ...], float | None]:
+    """Add to the scores how often each adapter is chosen, and find the best one's accuracy on shots of its own."""
+    left = {score.repo_id for score in bank.pool} | set(bank.copies)
+    rows = [*bank.pool, *(score for score in bank.scores if score.repo_id not in left)]
+    shots = len(rows[0].nll)
+    if not shots or any(len(score.nll) != shots or len(score.correct) != shots for score in rows):
+        return selection.scores, None
+    perplexity, correct = np.exp(np.minimum([score.nll for score in rows], 700)), np.array([s.correct for s in rows])
+    options = bank.options
+    shares = chosen_shares(perplexity, correct, bank.similarity, options.shortlist, options.num_experts, bank.seed)
+    share = {score.repo_id: float(found) for score, found in zip(rows, shares, strict=True)}
+    scores = tuple(replace(score, chosen_share=share.get(score.repo_id, 0.0)) for score in selection.scores)
+    return scores, held_out_accuracy(perplexity, correct)
+
+
+def _described(bank: Bank, group: tuple[str, ...], base: ExpertScore | None) -> tuple[ExpertScore, ...]:
+    """Mark what is odd about each score, and say how like the group it is."""
+    place = {score.repo_id: row for row, score in enumerate(bank.pool)}
+    inside = [place[name] for name in group if name in place]
+    described = []
+    for score in bank.scores:
+        marks, row = list(score.marks), place.get(score.repo_id)
+        if base is not None and score.nll:
+            marks += [] if likelier(score, base) else ["not_likelier"]
+            marks += [] if righter(score, base) else ["not_righter"]
+        if score.repo_id in bank.copies:
+            marks.append(f"like {bank.copies[score.repo_id]}")
+        elif row and bank.options.diversity == "delta_w" and bank.similarity[row, :row].max() >= NEARLY:
+            marks.append(f"like {bank.pool[int(bank.similarity[row, :row].argmax())].repo_id}")
+        others = [] if row is None else [other for other in inside if other != row]
+        similarity = float(bank.similarity[row, others].mean()) if others else None
+        described.append(replace(score, marks=tuple(marks), similarity=similarity))
+    return tuple(described)
+
+
+def _reject(score: ExpertScore, bank: Bank, group: tuple[str, ...]) -> Rejection:
     """Say why a scored adapter is not among the experts."""
     detail = (
-        f"rank sum {_rank_sum(score):g} (perplexity {score.perplexity:.4g}: {score.rank_perplexity:g}, "
+        f"rank sum {rank_sum(score):g} (perplexity {score.perplexity:.4g}: {score.rank_perplexity:g}, "
         f"accuracy {score.accuracy:.1%}: {score.rank_accuracy:g})"
     )
-    return Rejection(score.repo_id, reason, detail)
+    if score.repo_id in group:
+        return Rejection(score.repo_id, "verdict", detail)
+    if bank.options.selector != "rocket":
+        return Rejection(score.repo_id, "not_selected", f"{detail}; selector {bank.options.selector}")
+    if score.repo_id in bank.copies:
+        return Rejection(score.repo_id, "duplicate", f"{detail}; its update is that of {bank.copies[score.repo_id]}")
+    inside = any(score.repo_id == other.repo_id for other in bank.shortlist)
+    return Rejection(score.repo_id, "not_in_best_group" if inside else "not_in_shortlist", detail)

@@ -3,104 +3,160 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache as remembered
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rocket_hub.encoder import RETRIEVAL_PREFIX, Encoder
+from rocket_hub.encoder import Encoder
 from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.options import InstructionOptions
 from rocket_hub.records import Example, InstructionSelection, Rejection, Row, count_reasons
-from rocket_hub.selection.decontamination import contaminated
-from rocket_hub.selection.diversity import keep_distinct
+from rocket_hub.selection.choice import Choice, choose
+from rocket_hub.selection.embeddings import ALL, Part, embed, text_of
+from rocket_hub.selection.gates import Survey, row_name, survey
+from rocket_hub.selection.pool import Pool
+from rocket_hub.selection.quality import Limits
+from rocket_hub.selection.review import flagged
+from rocket_hub.selection.similarity import check_mode
+from rocket_hub.selection.vectors import open_cache
+
+Progress = Callable[[str, int, int], None]
+
+BYTES_A_TOKEN = 4
+"""Of UTF-8, what English costs in the usual vocabularies; only where nobody counts."""
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Say nothing."""
 
 
 def select_instructions(
     encoder: Encoder,
     shots: Sequence[Example],
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     options: InstructionOptions,
     *,
     evaluation_questions: Collection[str] = (),
+    cache: Path | None = None,
+    refuse: Callable[[Row], str] | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+    longest: int | None = None,
+    progress: Progress = _silent,
 ) -> InstructionSelection:
     """Choose the rows most like the K-shot, without near-duplicates (Algorithm 2).
 
-    Rows that hold an evaluation question, that hold a shot's question, or that are there twice go first. The others
-    are ranked by their largest cosine to any shot, over prompt and completion, and taken in this order; of two
-    near-duplicates the one less like the K-shot is dropped, and the next row takes its place, until C are taken.
+    Rows that may not be taken go first, see `survey`; of the others those most like the K-shot over prompt and
+    completion are taken, see `choose`. Rows and vectors stay on disk; memory grows by a few hundred bytes a row. Under
+    torchrun or `accelerate launch` the processes share the encoding if they share the cache.
 
     Args:
-        encoder: Turns texts into vectors.
+        encoder: Turns texts into vectors; not asked for texts that are in the cache.
         shots: The K-shot as read: bare question and whole answer text.
-        rows: Candidates from all data sets. Equal similarity keeps their order.
-        options: C, tau and the least similarity.
+        rows: Candidates from all data sets, read once. Equal similarity keeps their order.
+        options: The budget, τ, how rows are compared, the least similarity, and the languages.
         evaluation_questions: Bare questions that no training row may hold.
+        cache: Folder of the vectors of this encoder at this revision, see `encoder_key`; none = they are not kept.
+        refuse: The caller's own gate: names the reason why a row may not be taken, or says nothing.
+        count_tokens: Counts the tokens of a text; none = `estimated_tokens`.
+        longest: Tokens of the longest row that the model can be trained on; none = any.
+        progress: Told what is done, how far it is, and of how much.
 
     Returns:
-        The selection; rows below `min_similarity` or beyond C are counted in `considered`, not listed.
+        The selection. Every row is accounted for in `counts`.
 
     Raises:
-        InputError: There are no shots.
+        InputError: There are no shots, or an option or the encoder's vectors cannot be used.
         NothingLeftError: No row is left.
+        StorageError: Rows or vectors cannot be kept.
     """
+    check_mode(options.similarity, options.kde_gamma)
     if not shots:
         raise InputError("the K-shot is empty; rows are compared with at least one example")
-    faults = _faults(rows, shots, evaluation_questions)
-    pool = [row for position, row in enumerate(rows) if position not in faults]
-    vectors = encoder.encode([_text(row) for row in pool])
-    similarity = _largest_similarity(vectors, encoder.encode([_text(shot) for shot in shots]))
-    order = np.argsort(-similarity, kind="stable")
-    order = order[similarity[order] >= options.min_similarity]
-    kept, dropped = keep_distinct(vectors[order], options.threshold, options.max_rows)
-    near = [
-        Rejection(_name(pool[order[row]]), "near_duplicate_of", _name(pool[order[partner]]))
-        for row, partner in dropped.items()
-    ]
-    rejected = (*faults.values(), *near)
-    if not kept:
+    count_tokens = count_tokens or estimated_tokens
+    limits = Limits(languages=options.languages, max_tokens=longest, count_tokens=count_tokens)
+    with ExitStack() as stack:
+        pool = rows if isinstance(rows, (list, tuple)) else stack.enter_context(Pool(rows, cache))
+        found = survey(pool, shots, evaluation_questions, refuse=refuse, limits=limits, folder=cache)
+        kept, part = stack.enter_context(open_cache(cache)), Part.of_process() if cache else ALL
+        examples = embed(encoder, [text_of(shot) for shot in shots], kept)[np.arange(len(shots))]
+        vectors = embed(encoder, _Texts(pool, found.usable), kept, keys=found.keys, part=part,
+                        progress=partial(progress, "encoding rows"))  # fmt: skip
+        choice = choose(vectors, examples, options, _tokens_of(pool, found.usable, count_tokens))
+        selection = _selection(pool, found, choice, options)
+        doubts = {doubt.item: doubt for doubt in found.doubts.values()}
+        review = flagged(encoder, selection.selected, doubts, evaluation_questions, kept)
+        return replace(selection, flagged=review)
+
+
+def estimated_tokens(text: str) -> int:
+    """Estimate the tokens of a text where no tokenizer counts them."""
+    return ceil(len(text.encode("utf-8", "replace")) / BYTES_A_TOKEN)
+
+
+class _Texts(Sequence[str]):
+    """The texts of the usable rows, read when they are asked for."""
+
+    def __init__(self, pool: Sequence[Row], usable: np.ndarray) -> None:
+        self._pool, self._usable = pool, usable
+
+    def __len__(self) -> int:
+        return len(self._usable)
+
+    def __getitem__(self, position: Any) -> Any:
+        return text_of(self._pool[self._usable[position]])
+
+
+def _tokens_of(pool: Sequence[Row], usable: np.ndarray, count_tokens: Callable[[str], int]) -> Callable[[int], int]:
+    """Return what counts the tokens of a usable row."""
+
+    @remembered
+    def tokens(row: int) -> int:
+        taken = pool[usable[row]]
+        return count_tokens(f"{taken.prompt}\n{taken.completion}")
+
+    return tokens
+
+
+def _selection(pool: Sequence[Row], found: Survey, choice: Choice, options: InstructionOptions) -> InstructionSelection:
+    """Say of every row what became of it."""
+    fates = np.full(len(found.usable), "beyond_budget", dtype=object)
+    fates[choice.similarity < options.min_similarity] = "below_min_similarity"
+    fates[list(choice.near)] = "near_duplicate_of"
+    fates[choice.too_long] = "over_token_budget"
+    fates[choice.taken] = "chosen"
+    counts = found.counts(fates)
+    rejected = tuple(_rejected(pool, found, choice, options))
+    if not choice.taken:
         reasons = ", ".join(f"{n} {reason}" for reason, n in count_reasons(rejected).items()) or "none rejected"
+        below = int((fates == "below_min_similarity").sum())
         raise NothingLeftError(
-            f"no instruction data is left of {len(rows)} rows ({reasons}; {len(pool) - len(order)} below "
+            f"no instruction data is left of {len(pool)} rows ({reasons}; {below} below "
             f"instructions.min_similarity {options.min_similarity:g}); give more data sets or lower the limit"
         )
-    selected = tuple(pool[order[i]] for i in kept)
+    per_source = {source: count["chosen"] for source, count in counts.items() if "chosen" in count}
     return InstructionSelection(
-        selected=selected,
-        scores=tuple(float(similarity[order[i]]) for i in kept),
+        selected=tuple(pool[found.usable[row]] for row in choice.taken),
+        scores=tuple(float(choice.similarity[row]) for row in choice.taken),
         rejected=rejected,
-        considered=len(pool),
-        per_source=dict(Counter(row.source for row in selected).most_common()),
+        considered=len(found.usable),
+        per_source=dict(Counter(per_source).most_common()),
+        counts=counts,
+        tokens=choice.tokens,
     )
 
 
-def _faults(
-    rows: Sequence[Row], shots: Sequence[Example], evaluation_questions: Collection[str]
-) -> dict[int, Rejection]:
-    """Find the rows that may not be taken whatever they are like: position -> the reason."""
-    in_evaluation = contaminated(rows, evaluation_questions)
-    in_kshot = contaminated(rows, [shot.prompt for shot in shots])
-    faults: dict[int, Rejection] = {}
-    first: dict[tuple[str, str], Row] = {}
-    for position, row in enumerate(rows):
-        if position in in_evaluation:
-            faults[position] = Rejection(_name(row), "contaminated", in_evaluation[position])
-        elif position in in_kshot:
-            faults[position] = Rejection(_name(row), "duplicate_of_kshot", in_kshot[position])
-        elif (same := first.setdefault((row.prompt.strip(), row.completion.strip()), row)) is not row:
-            faults[position] = Rejection(_name(row), "duplicate_of", _name(same))
-    return faults
-
-
-def _largest_similarity(vectors: np.ndarray, shots: np.ndarray) -> np.ndarray:
-    """Compute max_i cos(shot i, row): [n, d], [K, d] -> [n]."""
-    return (vectors @ shots.T).max(axis=1)
-
-
-def _text(example: Example | Row) -> str:
-    """Join prompt and completion behind the paper's prefix."""
-    return f"{RETRIEVAL_PREFIX}{example.prompt.strip()}\n{example.completion.strip()}"
-
-
-def _name(row: Row) -> str:
-    """Name a row as rejections do."""
-    return f"{row.source}#{row.index}"
+def _rejected(pool: Sequence[Row], found: Survey, choice: Choice, options: InstructionOptions) -> Iterator[Rejection]:
+    """Name the rows that were looked at and not taken."""
+    yield from found.faults.values()
+    for row, partner in choice.near.items():
+        names = [row_name(pool[found.usable[position]]) for position in (row, partner)]
+        yield Rejection(names[0], "near_duplicate_of", names[1])
+    for row in choice.too_long:
+        yield Rejection(row_name(pool[found.usable[row]]), "over_token_budget", f"max_tokens is {options.max_tokens}")

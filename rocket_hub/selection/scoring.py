@@ -1,50 +1,32 @@
-"""How adapters do on the K-shot: reasoning perplexity and exact match (Eq. 1-5)."""
+"""How adapters do on the K-shot: reasoning perplexity and exact match (Eq. 1-5), within a budget."""
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
-from safetensors import SafetensorError
-from torch import nn
 
-from rocket_hub.errors import AdapterError, InputError
-from rocket_hub.inference import Progress, completion_nll, generate
+from rocket_hub.errors import InputError
+from rocket_hub.inference.generation import greedy
+from rocket_hub.inference.rows import Progress, evaluating
+from rocket_hub.options import Budget, ExpertOptions
+from rocket_hub.recipe import read_budget
 from rocket_hub.records import Example, ExpertScore, Rejection
 from rocket_hub.selection.diversity import mean_ranks
+from rocket_hub.selection.halving import Halved, Race, pairs_of, pairs_within, race, schedule, spread
+from rocket_hub.selection.measuring import Meter
+from rocket_hub.selection.sharing import share
+from rocket_hub.selection.shot_scores import Cost, ShotScores
+from rocket_hub.selection.signals import Answer, Choices, Shots, tokenised
+from rocket_hub.selection.swapping import Pair, misfit, swapping
+
+__all__ = ["Choices", "Cost", "ShotScores", "exact_match", "expert_scores", "reasoning_perplexity", "score_adapters"]
 
 _LARGEST_EXPONENT = 700.0  # e^700 is still a number in float64
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # initialisations that leave the base as it is
-# Whatever PEFT, torch or safetensors raise over a bad configuration or bad weights.
-_FAULTS = (
-    OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, UserWarning, SafetensorError,
-    AdapterError,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ShotScores:
-    """What every adapter did on every shot.
-
-    Attributes:
-        repo_ids: The M adapters that could be scored.
-        nll: Summed negative log-likelihood of each completion in nats [M, K].
-        tokens: Tokens of each completion [K].
-        correct: Whether the generated answer is the right one [M, K], bool.
-        rejected: Adapters that could not be scored, `unloadable` or `nan_scores`.
-    """
-
-    repo_ids: tuple[str, ...]
-    nll: np.ndarray
-    tokens: np.ndarray
-    correct: np.ndarray
-    rejected: tuple[Rejection, ...] = ()
+T = TypeVar("T")
 
 
 def exact_match(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
@@ -81,17 +63,34 @@ def reasoning_perplexity(nll_sums: np.ndarray, token_counts: np.ndarray) -> np.n
     return np.exp(np.minimum(np.asarray(nll_sums, dtype=np.float64) / token_counts, _LARGEST_EXPONENT))
 
 
+def losses(nll_sums: np.ndarray, token_counts: np.ndarray, signal: str) -> np.ndarray:
+    """Turn likelihoods into what halving goes by; less is better.
+
+    Args:
+        nll_sums: Summed NLL in nats [..., K].
+        token_counts: Completion tokens, broadcast to the same shape, at least 1.
+        signal: `likelihood`, the NLL per token; or `accuracy`, the probability of anything but the completion: what
+            accuracy would be if answers were drawn and only the completion were right.
+
+    Returns:
+        [..., K], NaN where the likelihood is no number.
+    """
+    found = nll_sums / token_counts if signal == "likelihood" else -np.expm1(-nll_sums)
+    return np.where(np.isfinite(nll_sums), found, np.nan)
+
+
 def expert_scores(scores: ShotScores) -> tuple[ExpertScore, ...]:
     """Turn the scores of each shot into one score an adapter, with ranks RP and RA (Algorithm 1, lines 2-6).
 
     Args:
-        scores: From `score_adapters`.
+        scores: From `score_adapters`; adapters that were not scored on all shots are left out.
 
     Returns:
         One an adapter, in the order of `scores.repo_ids`.
     """
+    scores = scores.complete()
     perplexity = reasoning_perplexity(scores.nll, scores.tokens).mean(axis=1)
-    accuracy = scores.correct.mean(axis=1)
+    accuracy = np.asarray(scores.correct, dtype=np.float64).mean(axis=1)
     ranks = mean_ranks(perplexity), mean_ranks(-accuracy)
     return tuple(
         ExpertScore(
@@ -109,102 +108,137 @@ def expert_scores(scores: ShotScores) -> tuple[ExpertScore, ...]:
 def score_adapters(
     model: Any,
     tokenizer: Any,
-    folders: Mapping[str, Path],
+    factors: Mapping[str, Mapping[str, Pair]],
     shots: Sequence[Example],
     *,
     extract: Callable[[str], str],
     batch_size: int,
     max_new_tokens: int,
+    budget: str | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
+    options: ExpertOptions | None = None,
+    choices: Sequence[Choices | None] | None = None,
 ) -> ShotScores:
-    """Score LoRA adapters on the K-shot, one after the other on one base model.
+    """Score LoRA adapters on the K-shot on one base model: likelihoods by successive halving, then answers.
+
+    Everybody is scored on a few shots and the better ones on more of them. The finalists, at least a shortlist and as
+    many tied with its last as the budget affords, are scored on all shots, and they alone answer. The base is scored
+    too, and counts as no pair. Several processes (`torchrun`, `accelerate launch`) share the work and get equal scores.
 
     Args:
         model: The base model; it is the same as before when this returns, or raises.
         tokenizer: Its tokenizer.
-        folders: repository id -> local folder with `adapter_config.json` and `adapter_model.safetensors`.
+        factors: repository id -> module name as in the base -> (A [r, in], B [out, r] with the scaling folded in).
         shots: K examples in the task's form.
         extract: Reads the answer out of generated text.
         batch_size: Rows computed at once.
         max_new_tokens: Longest generated answer, in tokens.
-        progress: Called after each adapter with (adapters done, adapters in all).
+        budget: What may be spent, see `read_budget`; None = what `options` say. Minutes depend on the machine.
+        seed: Decides which shots come first.
+        progress: Called with (pairs and answers done, planned).
+        options: The shortlist and the budget; None = the defaults.
+        choices: One a shot: its options, whose likelihoods decide in place of a generated answer, or None.
 
     Returns:
-        The scores. An adapter that cannot be loaded, or computes what is no number, is rejected with the reason.
+        The scores. Adapters that do not fit the base, or compute what is no number, are rejected with the reason.
 
     Raises:
-        InputError: There are no shots.
+        InputError: There are no shots, something has no tokens, or choices do not fit (RecipeError: the budget).
     """
-    if not shots:
-        raise InputError("the K-shot is empty; adapters are scored on at least one example")
-    pairs = [(shot.prompt, shot.completion) for shot in shots]
-    scored: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    rejected: list[Rejection] = []
-    tokens = np.zeros(len(shots), dtype=np.int64)
-    for done, (repo_id, folder) in enumerate(folders.items(), 1):
-        with _borrowed(model):
-            try:
-                _attach(model, folder)
-            except _FAULTS as error:
-                rejected.append(Rejection(repo_id, "unloadable", _fault(error, repo_id, folder)))
-            else:
-                nll, tokens = completion_nll(model, tokenizer, pairs, batch_size=batch_size)
-                if np.isfinite(nll).all():
-                    prompts = [prompt for prompt, _ in pairs]
-                    texts = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
-                    scored[repo_id] = nll, exact_match([extract(text) for text in texts], [s.answer for s in shots])
-                else:
-                    bad = int((~np.isfinite(nll)).sum())
-                    rejected.append(Rejection(repo_id, "nan_scores", f"no finite likelihood on {bad} of {len(nll)}"))
+    started, options = time.perf_counter(), options or ExpertOptions()
+    allowed = read_budget(budget or options.budget, "budget")
+    kshot = tokenised(tokenizer, shots, extract=extract, batch_size=batch_size, choices=choices)
+    faults = {repo_id: misfit(model, found) for repo_id, found in factors.items()}
+    bank = {repo_id: found for repo_id, found in factors.items() if not faults[repo_id]}
+    with share() as part, swapping(model, bank) as swap, evaluating(model, greedy(model, tokenizer, max_new_tokens)):
+        meter = Meter(model, tokenizer, kshot, swap, part)
+        scores, cost = _measured(meter, bank, allowed, options, seed, progress)
+    unfit = (Rejection(repo_id, "unloadable", fault) for repo_id, fault in faults.items() if fault)
+    cost = replace(cost, seconds=time.perf_counter() - started)
+    return replace(scores, rejected=(*unfit, *scores.rejected), cost=cost)
+
+
+def _measured(
+    meter: Meter,
+    bank: Mapping[str, Mapping[str, Pair]],
+    budget: Budget,
+    options: ExpertOptions,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[ShotScores, Cost]:
+    """Score the base, race the adapters, and let the finalists answer."""
+    names, count = list(bank), len(meter.shots.examples)
+    base_nll, pair = _priced(meter, budget.unit, lambda: meter.likelihoods([None], range(count))[0])
+    base_answers, answer = _priced(meter, budget.unit, lambda: meter.answers([None])[0])
+    finalists = min(options.shortlist, len(bank))
+    pairs = pairs_within(budget, len(bank), count, finalists, pair=pair / count, answer=answer / count)
+    rounds = schedule(len(bank), count, finalists, pairs)
+    meter.scored = _reporter(progress, pairs_of(rounds) + finalists * count)
+    nll = np.full((len(bank), count), np.nan)
+
+    def score(alive: Sequence[int], chosen: Sequence[int]) -> np.ndarray:
+        nll[np.ix_(alive, chosen)] = found = meter.likelihoods([bank[names[i]] for i in alive], chosen)
+        return losses(found, meter.shots.tokens[list(chosen)], options.signal)
+
+    order = spread([shot.prompt + shot.completion for shot in meter.shots.examples], seed)
+    worth = answer / pair if budget.unit in ("tokens", "minutes") else 0.0
+    found = race(score, len(bank), rounds, pairs=pairs, order=order, answer=worth)
+    answered = meter.answers([bank[names[i]] for i in found.finalists])
+    scores = _scores(names, meter.shots, nll, found, dict(zip(found.finalists, answered, strict=True)))
+    base_correct = np.array([each.correct for each in base_answers], dtype=np.int8)
+    cost = Cost(found.pairs, len(bank) * count, pairs, len(answered) * count, meter.tokens, 0.0)
+    return replace(scores, base_nll=base_nll, base_correct=base_correct), cost
+
+
+def _priced(meter: Meter, unit: str, work: Callable[[], T]) -> tuple[T, float]:
+    """Run some work and say what it cost, in tokens or in minutes."""
+    started, before = time.perf_counter(), meter.tokens
+    found = work()
+    if unit == "minutes":
+        return found, meter.slowest(time.perf_counter() - started) / 60
+    return found, float(meter.tokens - before)
+
+
+def _reporter(progress: Progress | None, planned: int) -> Callable[[int], None]:
+    """Add up what is done; adapters that are tied make it more than was planned."""
+    done = 0
+
+    def scored(shots: int) -> None:
+        nonlocal done
+        done += shots
         if progress:
-            progress(done, len(folders))
-    shape = (len(scored), len(shots))
-    nll = np.array([each for each, _ in scored.values()]).reshape(shape)
-    correct = np.array([each for _, each in scored.values()], dtype=bool).reshape(shape)
-    return ShotScores(tuple(scored), nll, tokens, correct, tuple(rejected))
+            progress(min(done, planned), planned)
+
+    return scored
 
 
-def _attach(model: Any, folder: Path) -> None:
-    """Put a LoRA adapter into the layers of the base model, for inference."""
-    from peft import PeftConfig, PeftModel
-
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise AdapterError("unloadable", "there is no adapter_model.safetensors; pickled weights are not read")
-    found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.get("peft_type") != "LORA":
-        raise AdapterError("unloadable", "adapter_config.json describes no LoRA adapter (peft_type LORA)")
-    start = found.get("init_lora_weights")
-    if found.get("bias", "none") != "none" or start not in _PLAIN_STARTS:
-        raise AdapterError(
-            "unloadable", f"it changes the base weights (bias {found.get('bias')!r}, init_lora_weights {start!r})"
-        )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
-        warnings.filterwarnings("ignore", "Unexpected keyword arguments")  # written by a newer PEFT
-        warnings.filterwarnings("error", "Found missing adapter keys")  # PEFT would go on with random weights
-        config = PeftConfig.from_pretrained(str(folder))
-        PeftModel.from_pretrained(model, str(folder), "candidate", is_trainable=False, config=config)
-
-
-@contextmanager
-def _borrowed(model: nn.Module) -> Iterator[None]:
-    """Give a model back as it was: PEFT replaces modules and freezes weights, and may break off half way."""
-    tree = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = [module for module in model.modules() if module.training]
-    try:
-        yield
-    finally:
-        for parent, name, child in tree:
-            setattr(parent, name, child)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
-        vars(model).pop("peft_config", None)
+def _scores(
+    names: Sequence[str], shots: Shots, nll: np.ndarray, found: Race, answered: Mapping[int, Sequence[Answer]]
+) -> ShotScores:
+    """Lay out what the race found, without the adapters that compute what is no number."""
+    rows = [i for i in range(len(names)) if i not in found.broken]
+    correct = np.full((len(rows), len(shots.examples)), -1, dtype=np.int8)
+    for row, i in enumerate(rows):
+        if i in answered:
+            correct[row] = [each.correct for each in answered[i]]
+    nothing = ("",) * len(shots.examples)
+    return ShotScores(
+        repo_ids=tuple(names[i] for i in rows),
+        nll=nll[rows],
+        tokens=shots.tokens,
+        correct=correct,
+        rejected=(
+            *(Rejection(names[i], "nan_scores", f"no finite likelihood on {n} shots") for i, n in found.broken.items()),
+            *(Rejection(names[i], "halved_out", _left_behind(each)) for i, each in found.halved.items()),
+        ),
+        answers=tuple(tuple(each.text for each in answered[i]) if i in answered else nothing for i in rows),
+    )
 
 
-def _fault(error: Exception, repo_id: str, folder: Path) -> str:
-    """Say in one line what an adapter's fault is, without the path of this machine."""
-    line = " ".join(str(error).replace(str(folder), repo_id).split())
-    return line[:300] if isinstance(error, AdapterError) else f"{type(error).__name__}: {line}"[:300]
+def _left_behind(halved: Halved) -> str:
+    """Say when and why an adapter was left behind."""
+    return (
+        f"round {halved.round}, after {halved.shots} shots: mean loss {halved.loss:.4g}; "
+        f"the last that went on: {halved.last_kept:.4g}"
+    )

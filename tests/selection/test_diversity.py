@@ -1,16 +1,11 @@
-import itertools
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError
 from rocket_hub.selection.diversity import (
-    best_group,
+    behaviour_similarity,
     delta_w_similarity,
     group_diversity,
-    keep_distinct,
     mean_ranks,
     paper_similarity,
 )
@@ -94,78 +89,18 @@ def test_group_diversity_is_the_inverse_of_the_mean_similarity():
     assert group_diversity(np.array([[1, -0.5], [-0.5, 1]]), (0, 1)) == pytest.approx(1e6)
 
 
-def naive_best(rank_sums, similarity, size):
-    """Algorithm 1, word by word, where no two groups are equally diverse."""
-    groups = list(itertools.combinations(range(len(rank_sums)), size))
-    means = {g: np.mean([similarity[i, j] for i, j in itertools.combinations(g, 2)]) for g in groups}
-    rank = {g: place for place, g in enumerate(sorted(groups, key=means.__getitem__), 1)}
-    return min(groups, key=lambda g: (sum(rank_sums[list(g)]) + rank[g], sum(rank_sums[list(g)]), g))
+def test_narrow_and_wide_modules_are_compared_alike():
+    """Many experts of a narrow module are compared by their updates themselves, few of a wide one by their factors."""
+    rng = np.random.default_rng(6)
+    for count, (width_in, width_out) in ((12, (5, 4)), (3, (60, 50))):
+        experts = [{"q": (rng.normal(size=(4, width_in)), rng.normal(size=(width_out, 4)))} for _ in range(count)]
+        flat = [(b @ a).ravel() for a, b in (expert["q"] for expert in experts)]
+        expected = [[cosine(x, y) for y in flat] for x in flat]
+        assert delta_w_similarity(experts) == pytest.approx(np.array(expected), abs=1e-12)
 
 
-@pytest.mark.parametrize(("count", "size"), [(2, 2), (5, 2), (8, 4), (9, 3)])
-def test_best_group_is_algorithm_1(count, size):
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        vectors = rng.normal(size=(count, 4))
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        rank_sums = np.sort(rng.integers(2, 20, count).astype(float))
-        similarity = vectors @ vectors.T
-        assert best_group(rank_sums, similarity, size) == naive_best(rank_sums, similarity, size)
-
-
-def test_best_group_settles_ties_by_rank_sum_and_then_by_order():
-    assert best_group(np.array([4.0, 4.0, 4.0]), np.eye(3), 2) == (0, 1)
-    assert best_group(np.array([6.0, 3.0, 3.0]), np.eye(3), 2) == (1, 2)
-    assert best_group(np.array([2.0, 3.0]), np.eye(2), 1) == (0,)
-
-
-def test_best_group_of_thirty_is_fast_and_too_many_are_refused():
-    rng = np.random.default_rng(0)
-    similarity = np.corrcoef(rng.normal(size=(30, 9)))
-    assert len(best_group(np.arange(30.0), similarity, 4)) == 4
-    with pytest.raises(InputError, match="shortlist"):
-        best_group(np.arange(60.0), np.eye(60), 8)
-
-
-def naive_distinct(embeddings, threshold):
-    kept, dropped = [], {}
-    for row in range(len(embeddings)):
-        near = [k for k in kept if min(float(embeddings[row] @ embeddings[k]), 1.0) > threshold]
-        if near:
-            dropped[row] = near[0]
-        else:
-            kept.append(row)
-    return kept, dropped
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(0, 40), st.integers(1, 3), st.sampled_from([-0.5, 0.3, 0.8, 0.97, 1.0]))
-def test_keep_distinct_is_the_naive_definition(seed, count, width, threshold):
-    rng = np.random.default_rng(seed)
-    # Whole numbers, so that equal rows and equal directions occur.
-    raw = rng.integers(-2, 3, size=(count, width)).astype(np.float64) + 1e-3
-    embeddings = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    assert keep_distinct(embeddings, threshold) == naive_distinct(embeddings, threshold)
-
-
-def test_keep_distinct_across_blocks():
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(300, 8))
-    raw = centres[rng.integers(0, 300, 2600)] + 0.05 * rng.normal(size=(2600, 8))
-    embeddings = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    kept, dropped = keep_distinct(embeddings, 0.9)
-    assert (kept, dropped) == naive_distinct(embeddings, 0.9)
-    assert max(kept) > 1024 and any(row > 1024 and partner < 1024 for row, partner in dropped.items())
-    assert keep_distinct(embeddings, 0.9, limit=20)[0] == kept[:20]
-
-
-def test_a_dropped_row_drops_no_other():
-    angles = np.array([0.0, 0.4, 0.8])  # each is near the next, the first is not near the last
-    embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    assert keep_distinct(embeddings, 0.9) == ([0, 2], {1: 0})
-
-
-def test_at_threshold_one_nothing_is_dropped():
-    rows = np.random.default_rng(0).normal(size=(50, 33)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    assert len(keep_distinct(np.concatenate([rows, rows]), 1.0)[0]) == 100
+def test_behaviour_is_how_often_two_are_right_or_wrong_together():
+    correct = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, -1], [-1, -1, -1, 1]])
+    expected = [[1, 3 / 4, 0, 0], [3 / 4, 1, 1 / 3, 0], [0, 1 / 3, 1, 1], [0, 0, 1, 1]]
+    assert behaviour_similarity(correct) == pytest.approx(np.array(expected))
+    assert behaviour_similarity(np.zeros((2, 5))).tolist() == [[1, 1], [1, 1]]

@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rocket_hub.encoder import RETRIEVAL_PREFIX, load_encoder
-from rocket_hub.errors import InputError, NothingLeftError
+from rocket_hub.encoder import RETRIEVAL_PREFIX, DeferredEncoder
+from rocket_hub.errors import InputError, NothingLeftError, RecipeError
 from rocket_hub.options import InstructionOptions
+from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Row
 from rocket_hub.selection.instructions import select_instructions
 
@@ -20,7 +21,7 @@ class WordCounts:
 
     def encode(self, texts):
         self.texts += texts
-        vectors = np.zeros((len(texts), 500), dtype=np.float32)
+        vectors = np.zeros((len(texts), 800), dtype=np.float32)
         for vector, text in zip(vectors, texts, strict=True):
             for word in re.findall(r"\w+", text.removeprefix(RETRIEVAL_PREFIX)):
                 vector[self.words.setdefault(word, len(self.words))] += 1
@@ -42,6 +43,11 @@ def names(selection):
     return [row.index for row in selection.selected]
 
 
+def accounted(selection):
+    """Whether every row of every data set became something."""
+    return all(count["read"] == sum(count.values()) - count["read"] for count in selection.counts.values())
+
+
 def test_rows_come_in_the_order_of_their_largest_similarity_to_any_shot():
     pool = rows("sing a song | la", "take coins now | rest", "add apples and plums | first second sum", "x | y")
     selection = select(pool)
@@ -52,9 +58,11 @@ def test_rows_come_in_the_order_of_their_largest_similarity_to_any_shot():
 
 def test_prompt_and_completion_are_encoded_behind_the_papers_prefix():
     encoder = WordCounts()
-    select_instructions(encoder, SHOTS, rows("p q | r"), InstructionOptions())
-    assert encoder.texts[0] == f"{RETRIEVAL_PREFIX}p q\nr"
-    assert encoder.texts[1] == f"{RETRIEVAL_PREFIX}add apples and pears\nfirst second sum"
+    pool = [Row(" p q ", "r\ud800 ", "u/data", 0)]
+    select_instructions(encoder, [*SHOTS, Example("long", "x " * 40_000, "x")], pool, InstructionOptions())
+    assert f"{RETRIEVAL_PREFIX}p q\nr?" in encoder.texts
+    assert f"{RETRIEVAL_PREFIX}add apples and pears\nfirst second sum" in encoder.texts
+    assert max(map(len, encoder.texts)) == 32_768
 
 
 def test_of_two_near_duplicates_the_one_nearer_to_the_kshot_stays_and_the_next_row_takes_the_place():
@@ -69,6 +77,73 @@ def test_of_two_near_duplicates_the_one_nearer_to_the_kshot_stays_and_the_next_r
     selection = select(pool, max_rows=3)
     assert names(selection) == [2, 1, 3]
     assert [(r.item, r.reason, r.detail) for r in selection.rejected] == [("u/data#0", "near_duplicate_of", "u/data#1")]
+
+
+@pytest.mark.parametrize("option", ["similarity: most", "max_tokens: 0", "kde_gamma: 0"])
+def test_a_recipe_with_an_impossible_option_is_refused_at_once(option):
+    key = option.split(":")[0]
+    with pytest.raises(RecipeError, match=rf"r.yaml: instructions.{key}: expected"):
+        Recipe.from_yaml(f"task: gsm8k\nbase: u/base\ninstructions: {{{option}}}\n", "r.yaml")
+
+
+@pytest.mark.parametrize("mode", ["mean", "kde", "round_robin"])
+def test_the_other_ways_to_compare_are_asked_for_by_name(mode):
+    pool = rows("sing a song | la", "take coins now | rest", "add apples and plums | first second sum", "x | y")
+    assert names(select(pool, similarity=mode))[:2] == [2, 1]
+    with pytest.raises(InputError, match="expected one of max, mean"):
+        select(pool, similarity=mode.upper())
+
+
+def test_every_row_is_accounted_for():
+    pool = [
+        *rows("add apples | sum", "add apples | sum", "Add apples and pears | no", "take coins away | rest"),
+        *rows("add apples now | sum", "zz | yy", "take all coins | rest", "bad | row", source="u/more"),
+    ]
+    found = select_instructions(
+        WordCounts(), SHOTS, iter(pool), InstructionOptions(max_rows=3, min_similarity=0.1, threshold=0.8),
+        refuse=lambda row: "without_answer" if row.prompt == "bad" else "",
+    )  # fmt: skip
+    assert found.counts == {
+        "u/data": {"read": 4, "chosen": 1, "duplicate_of": 1, "duplicate_of_kshot": 2},
+        "u/more": {
+            "read": 4, "chosen": 1, "near_duplicate_of": 1, "below_min_similarity": 1, "without_answer": 1,
+        },
+    }  # fmt: skip
+    assert accounted(found) and found.considered == 4
+    assert [(r.item, r.reason) for r in found.rejected if r.reason == "without_answer"] == [
+        ("u/more#3", "without_answer")
+    ]
+    few = select(pool, max_rows=1)
+    assert accounted(few) and few.counts["u/more"]["beyond_budget"] == 3
+
+
+def test_a_budget_of_tokens_counts_or_estimates():
+    pool = rows(
+        "add apples and plums | first second sum", "take coins now | rest", "x | y", "add apples | " + "a" * 500
+    )
+    counted = select_instructions(
+        WordCounts(), SHOTS, pool, InstructionOptions(max_tokens=11), count_tokens=lambda text: len(text.split())
+    )
+    assert names(counted) == [0, 1] and counted.tokens == 11
+    estimated = select(pool, max_tokens=15)
+    assert names(estimated) == [0, 1] and estimated.tokens == 10 + 5
+    assert [(r.item, r.reason, r.detail) for r in estimated.rejected] == [
+        ("u/data#3", "over_token_budget", "max_tokens is 15")
+    ]
+    assert accounted(estimated) and select(pool).tokens == 0
+
+
+def test_rows_may_come_as_a_stream_and_vectors_are_kept(tmp_path):
+    pool = rows(*(f"word{i} apples | text{i % 7}" for i in range(60)))
+    seen, options = [], InstructionOptions(max_rows=20)
+    first = select_instructions(
+        WordCounts(), SHOTS, iter(pool), options, cache=tmp_path, progress=lambda *said: seen.append(said)
+    )
+    assert first == select(pool, max_rows=20) and seen == [("encoding rows", 60, 60)]
+    again = select_instructions(
+        None, SHOTS, iter(pool), options, cache=tmp_path, progress=lambda *said: seen.append(said)
+    )
+    assert again == first and len(seen) == 1, "an encoder is not needed for what is in the cache"
 
 
 def test_rows_that_may_not_be_taken_are_named_with_their_reason():
@@ -104,6 +179,31 @@ def test_equal_similarity_keeps_the_order_of_the_rows():
     assert names(select(pool, max_rows=150)) == list(range(150))
 
 
+def test_chosen_rows_that_may_be_of_the_evaluation_set_are_flagged():
+    question = "Ann has nine red pens and gives two of them to Bob, so how many are left?"
+    pool = rows(
+        "Ann has ten red pens and gives four of them to Bob, so how many are left? | 6",
+        "Bob has red pens and gives nine of them to Ann, so how many are left? | 2",
+        "sing a song | la",
+    )
+    found = select(pool, [question])
+    assert sorted(names(found)) == [0, 1, 2]
+    assert [(doubt.item, doubt.reason) for doubt in found.flagged] == [
+        ("u/data#0", "numbers_changed"),
+        ("u/data#1", "near_evaluation_question"),
+    ]
+    assert found.flagged[1].detail.startswith("cosine 0.9") and found.flagged[1].detail.endswith(question)
+    assert not select(pool).flagged
+
+
+def test_languages_and_the_longest_row_are_limits():
+    german = "Wie viele Äpfel haben wir heute noch auf dem Tisch liegen, wenn jeder von uns einen davon isst? | "
+    pool = rows("add apples | sum", german + "Es sind noch drei, denn zwei haben wir gegessen und einer ist nicht da.")
+    assert names(select(pool)) == [0] and names(select(pool, languages=())) == [0, 1]
+    found = select_instructions(WordCounts(), SHOTS, pool, InstructionOptions(languages=()), longest=10)
+    assert [(r.item, r.reason) for r in found.rejected] == [("u/data#1", "too_long")]
+
+
 @pytest.mark.slow
 def test_a_real_encoder_finds_the_sums_among_other_text(shared_data):
     folder = shared_data / "instructions"
@@ -116,7 +216,7 @@ def test_a_real_encoder_finds_the_sums_among_other_text(shared_data):
         Example("A train runs 60 km in 2 hours. How fast is it?", "60 / 2 = 30 km per hour. #### 30", "30"),
         Example("Ann buys 3 pens at $2 each. What does she pay?", "3 * 2 = 6 #### 6", "6"),
     ]
-    encoder = load_encoder(str(shared_data / "models" / "potion-base-4m"), None)
+    encoder = DeferredEncoder(str(shared_data / "models" / "potion-base-4m"), None)
     options = InstructionOptions(max_rows=80)
     selection = select_instructions(encoder, shots, pool, options)
     assert len(selection.selected) == 80 and selection.per_source["aqua_rat"] >= 72

@@ -1,23 +1,34 @@
-import json
-import shutil
-
 import numpy as np
 import pytest
 import torch
-from peft import IA3Config, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, LlamaForCausalLM
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from rocket_hub.errors import InputError
-from rocket_hub.inference import completion_nll, generate
+from rocket_hub.errors import InputError, RecipeError
+from rocket_hub.inference import completion_nll, generate, option_nll
+from rocket_hub.moe.expert import read_expert
+from rocket_hub.options import ExpertOptions
 from rocket_hub.records import Example
-from rocket_hub.selection.scoring import ShotScores, exact_match, expert_scores, reasoning_perplexity, score_adapters
+from rocket_hub.selection.scoring import (
+    Choices,
+    ShotScores,
+    exact_match,
+    expert_scores,
+    losses,
+    reasoning_perplexity,
+    score_adapters,
+)
+from rocket_hub.selection.swapping import swapping
 
 SHOTS = [
     Example("what is 1 plus 2 ?", " the answer #### 3", "3"),
     Example("user : what is 4 + 4 ? assistant :", " 4 + 4 = 8 . #### 8", "8"),
     Example("7 - 7", " 0", "0"),
 ]
+PAIRS = [(shot.prompt, shot.completion) for shot in SHOTS]
+PROMPTS = [shot.prompt for shot in SHOTS]
+MANY = [Example(f"what is {i % 9} plus {i // 9} ?", f" the answer #### {i % 7}", str(i % 7)) for i in range(20)]
 
 
 def first_word(text):
@@ -39,26 +50,28 @@ def fresh(tiny_model):
     return model.eval()
 
 
-def score(model, tokenizer, folders, shots=SHOTS, **options):
-    return score_adapters(
-        model, tokenizer, folders, shots, extract=first_word, batch_size=2, max_new_tokens=3, **options
-    )
+def factors_of(folder):
+    return read_expert(folder).modules
 
 
 @pytest.fixture
-def copy(lora_bank, tmp_path):
-    """Copy the first adapter with another configuration and weights."""
+def bank(lora_bank):
+    return {f"u/{i}": factors_of(folder) for i, folder in enumerate(lora_bank)}
 
-    def make(name, weights=None, **config):
-        folder = tmp_path / name
-        shutil.copytree(lora_bank[0], folder)
-        path = folder / "adapter_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
-        if weights:
-            save_file(weights(load_file(folder / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
-        return folder
 
-    return make
+def variants(bank, count):
+    """More adapters than there are: the same with other signs and sizes."""
+    found = list(bank.values())
+    return {
+        f"v/{i:02}": {name: (a, b * (1 + i / 10) * (-1) ** i) for name, (a, b) in found[i % len(found)].items()}
+        for i in range(count)
+    }
+
+
+def score(model, tokenizer, factors, shots=SHOTS, **options):
+    return score_adapters(
+        model, tokenizer, factors, shots, extract=first_word, **{"batch_size": 2, "max_new_tokens": 3, **options}
+    )
 
 
 def test_exact_match():
@@ -87,91 +100,204 @@ def test_expert_scores_rank_both_ways():
     assert expert_scores(ShotScores((), np.zeros((0, 2)), np.array([5, 7]), np.zeros((0, 2), dtype=bool))) == ()
 
 
-def test_scores_are_those_of_each_adapter_on_its_own_base(tiny_model, lora_bank, tokenizer):
-    folders = {f"u/{i}": folder for i, folder in enumerate(lora_bank)}
+def test_what_was_not_scored_on_all_shots_has_no_rank():
+    nll = np.array([[1.0, 2.0], [1.0, np.nan], [2.0, 3.0]])
+    scores = ShotScores(("a", "b", "c"), nll, np.array([1, 1]), np.array([[1, 0], [-1, -1], [0, 0]], dtype=np.int8))
+    assert [s.repo_id for s in expert_scores(scores)] == ["a", "c"]
+    assert [s.accuracy for s in expert_scores(scores)] == [0.5, 0]
+
+
+def test_scores_are_those_of_stock_peft(tiny_model, lora_bank, bank, tokenizer):
     calls = []
-    scores = score(fresh(tiny_model), tokenizer, folders, progress=lambda *call: calls.append(call))
-    for i, folder in enumerate(lora_bank):
+    scores = score(fresh(tiny_model), tokenizer, bank, progress=lambda *call: calls.append(call))
+    for i, folder in enumerate(lora_bank):  # rslora, rank patterns and alpha patterns among them
         alone = PeftModel.from_pretrained(fresh(tiny_model), folder)
-        nll, tokens = completion_nll(alone, tokenizer, [(s.prompt, s.completion) for s in SHOTS])
+        nll, tokens = completion_nll(alone, tokenizer, PAIRS)
         assert scores.nll[i] == pytest.approx(nll, abs=1e-5) and scores.tokens.tolist() == tokens.tolist()
-        said = [first_word(t) for t in generate(alone, tokenizer, [s.prompt for s in SHOTS], max_new_tokens=3)]
-        assert scores.correct[i].tolist() == [a == s.answer for a, s in zip(said, SHOTS, strict=True)]
+        said = [first_word(text) for text in generate(alone, tokenizer, PROMPTS, max_new_tokens=3)]
+        assert scores.correct[i].tolist() == exact_match(said, [s.answer for s in SHOTS]).tolist()
+        assert scores.answers[i] == tuple(said)
     assert len(np.unique(scores.nll.round(3), axis=0)) == 4
-    assert scores.repo_ids == tuple(folders) and not scores.rejected and calls == [(i, 4) for i in (1, 2, 3, 4)]
+    assert scores.repo_ids == tuple(bank) and not scores.rejected
+    assert calls[-1] == (24, 24) and calls == sorted(calls)
 
 
-def test_a_right_answer_counts(tiny_model, lora_bank, tokenizer):
+def test_the_bare_base_is_scored_too(tiny_model, bank, tokenizer):
+    scores = score(fresh(tiny_model), tokenizer, bank)
+    assert scores.base_nll == pytest.approx(completion_nll(fresh(tiny_model), tokenizer, PAIRS)[0], abs=1e-5)
+    said = [first_word(text) for text in generate(fresh(tiny_model), tokenizer, PROMPTS, max_new_tokens=3)]
+    assert scores.base_correct.tolist() == exact_match(said, [s.answer for s in SHOTS]).tolist()
+
+
+def test_a_right_answer_counts(tiny_model, lora_bank, bank, tokenizer):
     alone = PeftModel.from_pretrained(fresh(tiny_model), lora_bank[0])
-    said = generate(alone, tokenizer, [s.prompt for s in SHOTS], max_new_tokens=3)
+    said = generate(alone, tokenizer, PROMPTS, max_new_tokens=3)
     shots = [Example(s.prompt, s.completion, first_word(text)) for s, text in zip(SHOTS, said, strict=True)]
-    scores = score(fresh(tiny_model), tokenizer, {"u/0": lora_bank[0]}, shots)
+    scores = score(fresh(tiny_model), tokenizer, bank, shots)
     assert scores.correct[0].tolist() == [bool(first_word(text)) for text in said] and any(scores.correct[0])
 
 
-def test_dropout_is_off_and_the_base_is_given_back_as_it_was(tiny_model, tokenizer, copy):
+def test_numpy_factors_and_many_swaps_change_nothing(tiny_model, bank, tokenizer):
+    model = fresh(tiny_model)
+    once = score(model, tokenizer, {"u/1": bank["u/1"]}).nll
+    as_numpy = {name: {m: (a.numpy(), b.numpy()) for m, (a, b) in found.items()} for name, found in bank.items()}
+    for order in (("u/0", "u/1"), ("u/3", "u/1", "u/2"), ("u/1", "u/0")):
+        scores = score(model, tokenizer, {name: as_numpy[name] for name in order})
+        assert scores.nll[order.index("u/1")].tolist() == once[0].tolist()
+
+
+def test_the_base_is_given_back_as_it_was(tiny_model, bank, tokenizer):
     model = fresh(tiny_model).train()
+    model.model.layers[0].eval()
     model.lm_head.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    kinds = {name: type(module) for name, module in model.named_modules()}
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    folder = copy("dropout", lora_dropout=0.9)
-    scores = score(model, tokenizer, {"u/x": folder, "u/y": folder, "u/bad": copy("bad", r=7)})
-    assert scores.nll[0].tolist() == scores.nll[1].tolist() and len(scores.rejected) == 1
-    assert {name: type(module) for name, module in model.named_modules()} == kinds
-    assert [name for name, p in model.named_parameters() if not p.requires_grad] == frozen
+    modules = [(name, type(module), module.training) for name, module in model.named_modules()]
+    score(model, tokenizer, bank)
+    with pytest.raises(RuntimeError, match="stopped"):
+        score(model, tokenizer, bank, progress=lambda *_: (_ for _ in ()).throw(RuntimeError("stopped")))
+    assert [(name, type(module), module.training) for name, module in model.named_modules()] == modules
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["lm_head.weight"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(module.training for module in model.modules()) and not hasattr(model, "peft_config")
 
 
-def without_last(weights):
-    return dict(list(weights.items())[:-1])
-
-
-@pytest.mark.parametrize(
-    ("config", "weights", "detail"),
-    [
-        ({"r": 7}, None, "size mismatch"),
-        ({"target_modules": ["no_such"]}, None, "no_such"),
-        ({"target_modules": ["input_layernorm"]}, None, "not supported"),
-        ({"bias": "all"}, None, "changes the base"),
-        ({"init_lora_weights": "pissa"}, None, "changes the base"),
-        ({"peft_type": "NO_SUCH"}, None, "no LoRA"),
-        ({"layer_replication": [[0, 2], [1, 2]]}, None, "missing adapter keys"),
-        ({"lora_alpha": "much"}, None, "TypeError"),
-        ({}, without_last, "missing adapter keys"),
-    ],
-)
-def test_an_adapter_that_cannot_be_loaded_is_rejected_and_the_next_is_scored(
-    config, weights, detail, tiny_model, lora_bank, tokenizer, copy, tmp_path
-):
+def test_dropout_is_off_and_nothing_is_kept_for_gradients(tiny_model, bank, tokenizer):
     model = fresh(tiny_model)
-    scores = score(model, tokenizer, {"u/bad": copy("bad", weights, **config), "u/good": lora_bank[1]})
-    assert [(r.item, r.reason) for r in scores.rejected] == [("u/bad", "unloadable")]
-    assert detail in scores.rejected[0].detail and str(tmp_path) not in scores.rejected[0].detail
-    assert scores.nll.tolist() == score(fresh(tiny_model), tokenizer, {"u/good": lora_bank[1]}).nll.tolist()
+    model.config.attention_dropout = 0.9
+    plain = score(model, tokenizer, bank).nll
+    seen = []
+    model.model.layers[0].register_forward_hook(lambda _, __, output: seen.append(output.requires_grad))
+    assert score(model.train(), tokenizer, bank).nll.tolist() == plain.tolist() and not any(seen)
 
 
-def test_broken_folders_and_pickles_are_rejected(tiny_model, lora_bank, tokenizer, copy, tmp_path):
-    empty, pickled, cut, no_json, other = (tmp_path / n for n in ("empty", "pickled", "cut", "no_json", "other"))
-    empty.mkdir()
-    shutil.copytree(lora_bank[0], pickled)
-    torch.save(load_file(pickled / "adapter_model.safetensors"), pickled / "adapter_model.bin")
-    (pickled / "adapter_model.safetensors").unlink()
-    shutil.copytree(lora_bank[0], cut)
-    (cut / "adapter_model.safetensors").write_bytes((cut / "adapter_model.safetensors").read_bytes()[:700])
-    shutil.copytree(lora_bank[0], no_json)
-    (no_json / "adapter_config.json").write_text("{")
-    get_peft_model(fresh(tiny_model), IA3Config(target_modules=["q_proj"], feedforward_modules=[])).save_pretrained(
-        other
+def test_head_conv1d_and_bf16_follow_peft(tiny_model, tokenizer, tmp_path):
+    cases = {
+        "head": (fresh, ["lm_head", "k_proj"], torch.float32, 1e-5),
+        "gpt2": (gpt2, ["c_attn", "c_fc"], torch.float32, 1e-5),
+        "bf16": (fresh, ["q_proj", "down_proj"], torch.bfloat16, 1e-2),
+    }
+    for name, (make, targets, dtype, tolerance) in cases.items():
+        torch.manual_seed(3)
+        config = LoraConfig(
+            r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False, fan_in_fan_out=name == "gpt2"
+        )
+        get_peft_model(make(tiny_model), config).save_pretrained(tmp_path / name, save_embedding_layers=False)
+        weights = load_file(tmp_path / name / "adapter_model.safetensors")
+        keys = [key.removesuffix("A.weight") for key in weights if key.endswith("lora_A.weight")]
+        pairs = {key: (weights[f"{key}A.weight"], 2 * weights[f"{key}B.weight"]) for key in keys}
+        factors = {key.removeprefix("base_model.model.").removesuffix(".lora_"): pair for key, pair in pairs.items()}
+        scores = score(make(tiny_model).to(dtype), tokenizer, {name: factors})
+        alone = PeftModel.from_pretrained(make(tiny_model).to(dtype), tmp_path / name)
+        assert scores.nll[0] == pytest.approx(completion_nll(alone, tokenizer, PAIRS)[0], abs=1e-5, rel=tolerance)
+
+
+def gpt2(_):
+    torch.manual_seed(1)
+    small = {"vocab_size": 28, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5, **small)
+    return GPT2LMHeadModel(config).eval()
+
+
+def test_what_does_not_fit_is_rejected_and_the_rest_is_scored(tiny_model, bank, tokenizer):
+    good, layer = bank["u/1"], "model.layers.0.self_attn.q_proj"
+    a, b = good[layer]
+    bad = {
+        "no_layer": ({"model.layers.7.mlp.up_proj": (a, b)}, "no linear layer 'model.layers.7"),
+        "norm": ({"model.norm": (a, b)}, "no linear layer"),
+        "wide": ({layer: (torch.ones(4, 17), b)}, "is 16 -> 16 in the base; found A (4, 17)"),
+        "ranks": ({layer: (a, torch.ones(16, 3))}, "B (16, 3)"),
+        "nothing": ({}, "adapts no layer"),
+    }
+    nan = {layer: (a * float("nan"), b)}
+    scores = score(fresh(tiny_model), tokenizer, {**{n: f for n, (f, _) in bad.items()}, "nan": nan, "good": good})
+    assert {r.item: r.reason for r in scores.rejected} == {**dict.fromkeys(bad, "unloadable"), "nan": "nan_scores"}
+    assert all(words in scores.rejected[i].detail for i, (_, words) in enumerate(bad.values()))
+    assert scores.repo_ids == ("good",)
+    assert scores.nll.tolist() == score(fresh(tiny_model), tokenizer, {"good": good}).nll.tolist()
+    nobody = score(fresh(tiny_model), tokenizer, {"nan": nan})
+    assert nobody.nll.shape == nobody.correct.shape == (0, 3) and expert_scores(nobody) == ()
+
+
+def test_halving_scores_fewer_pairs_with_the_same_numbers(tiny_model, bank, tokenizer):
+    adapters, model = variants(bank, 16), fresh(tiny_model)
+    options = ExpertOptions(shortlist=4)
+    full = score(model, tokenizer, adapters, MANY, budget="all", options=options, batch_size=8)
+    half = score(model, tokenizer, adapters, MANY, budget="50%", options=options, batch_size=8)
+    assert half.repo_ids == full.repo_ids and full.cost.pairs == full.cost.possible == 320 and not full.rejected
+    done = np.isfinite(half.nll)
+    assert half.cost.pairs == done.sum() <= half.cost.allowed == 160
+    assert half.nll[done] == pytest.approx(full.nll[done], abs=1e-5)
+    finalists = half.complete()
+    assert len(finalists.repo_ids) >= 4 and half.cost.answers == 20 * len(finalists.repo_ids) < full.cost.answers
+    assert half.cost.tokens < full.cost.tokens
+    left = {r.item: r for r in half.rejected}
+    assert set(left) == set(adapters) - set(finalists.repo_ids) and {r.reason for r in left.values()} == {"halved_out"}
+    assert all("round" in r.detail and "mean loss" in r.detail for r in left.values())
+    assert (half.correct[~done.all(axis=1)] == -1).all() and half.answers[0].count("") in (0, 20)
+    means = (full.nll / full.tokens).mean(axis=1)
+    assert full.repo_ids[means.argmin()] in finalists.repo_ids
+
+
+def test_a_specialist_is_kept_by_the_signal_accuracy():
+    nll, tokens = np.array([[0.1, 9.0, np.nan], [2.0, 2.0, np.inf]]), np.array([2, 2, 2])
+    assert losses(nll, tokens, "likelihood")[:, :2].mean(axis=1).tolist() == pytest.approx([2.275, 1.0])
+    assert losses(nll, tokens, "accuracy")[:, :2].mean(axis=1).tolist() == pytest.approx([0.547, 0.865], abs=1e-3)
+    assert (
+        np.isnan(losses(nll, tokens, "accuracy")[:, 2]).all() and np.isnan(losses(nll, tokens, "likelihood")).sum() == 2
     )
-    nan = copy("nan", lambda weights: {name: weight * float("nan") for name, weight in weights.items()})
-    folders = {p.name: p for p in (empty, pickled, cut, no_json, other, nan)}
-    scores = score(fresh(tiny_model), tokenizer, folders)
-    assert {r.item: r.reason for r in scores.rejected} == {**dict.fromkeys(folders, "unloadable"), "nan": "nan_scores"}
-    assert scores.nll.shape == scores.correct.shape == (0, 3) and expert_scores(scores) == ()
 
 
-def test_no_shots_is_an_error(tiny_model, tokenizer):
+def test_the_seed_decides_which_shots_come_first(tiny_model, bank, tokenizer):
+    model, options = fresh(tiny_model), ExpertOptions(shortlist=2, budget="40%")
+    one, again, other = (
+        score(model, tokenizer, variants(bank, 8), MANY, options=options, seed=seed) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(one.nll, again.nll, equal_nan=True) and one.rejected == again.rejected
+    assert not np.array_equal(np.isfinite(one.nll), np.isfinite(other.nll))
+
+
+def test_a_budget_in_tokens_or_minutes_is_kept(tiny_model, bank, tokenizer):
+    model, options = fresh(tiny_model), ExpertOptions(shortlist=2)
+    tokens = score(model, tokenizer, variants(bank, 8), MANY, options=options, budget="2800 tokens")
+    assert tokens.cost.pairs < tokens.cost.possible and tokens.cost.tokens <= 2800
+    plenty = score(model, tokenizer, variants(bank, 8), MANY, options=options, budget="60 minutes")
+    assert plenty.cost.pairs == plenty.cost.possible and 0 < plenty.cost.seconds < 60
+    little = score(model, tokenizer, variants(bank, 8), MANY, options=options, budget="0.000001 minutes")
+    assert little.cost.allowed == 0 < little.cost.pairs < little.cost.possible  # the least is scored all the same
+    with pytest.raises(RecipeError, match=r"budget: expected '40%', .* found 'much'"):
+        score(model, tokenizer, bank, budget="much")
+
+
+def test_options_are_compared_in_place_of_generating(tiny_model, lora_bank, bank, tokenizer):
+    choices = [Choices((" 3", " the answer 4", " 5"), 0), None, Choices((" 0", " 1"), 1)]
+    scores = score(fresh(tiny_model), tokenizer, bank, choices=choices)
+    for i, folder in enumerate(lora_bank):
+        alone = PeftModel.from_pretrained(fresh(tiny_model), folder)
+        for k in (0, 2):
+            found = option_nll(alone, tokenizer, [(SHOTS[k].prompt, choices[k].options)])[0]
+            assert scores.answers[i][k] == choices[k].options[found.chosen()].strip()
+            assert scores.correct[i][k] == (found.chosen() == choices[k].gold)
+        assert scores.answers[i][1] == first_word(generate(alone, tokenizer, PROMPTS, max_new_tokens=3)[1])
+
+
+def test_what_cannot_be_scored_is_an_error(tiny_model, bank, tokenizer):
+    model = fresh(tiny_model)
     with pytest.raises(InputError, match="K-shot is empty"):
-        score(fresh(tiny_model), tokenizer, {}, [])
+        score(model, tokenizer, {}, [])
+    with pytest.raises(InputError, match="choices for 1 of 3 shots"):
+        score(model, tokenizer, bank, choices=[None])
+    with pytest.raises(InputError, match="right option is 2 of 2"):
+        score(model, tokenizer, bank, choices=[Choices((" a", " b"), 2), None, None])
+    assert score(model, tokenizer, {}).nll.shape == (0, 3)
+
+
+def test_an_adapter_is_taken_off_again(tiny_model, bank):
+    model, ids = fresh(tiny_model), torch.tensor([[4, 5, 6]])
+    with torch.no_grad():
+        bare = model(ids).logits
+        with swapping(model, bank) as swap:
+            assert torch.equal(model(ids).logits, bare)
+            swap(bank["u/0"])
+            assert not torch.allclose(model(ids).logits, bare)
+            swap(None)
+            assert torch.equal(model(ids).logits, bare)

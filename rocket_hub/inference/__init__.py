@@ -1,0 +1,12 @@
+"""Batched generation and likelihoods over one model, plain or with an adapter.
+
+Rows are sorted by length, so that a batch holds little padding; results come back in the order given. Text is tokenised
+as TRL's `SFTTrainer` does it, so that what is scored is what is trained.
+"""
+
+from rocket_hub.inference.choices import OptionScores, option_nll
+from rocket_hub.inference.generation import generate
+from rocket_hub.inference.likelihood import completion_nll
+from rocket_hub.inference.rows import Progress, encode
+
+__all__ = ["OptionScores", "Progress", "completion_nll", "encode", "generate", "option_nll"]

@@ -1,0 +1,99 @@
+"""From text to batches of token rows, and a model that neither learns nor drops out meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from rocket_hub.errors import InputError
+
+Progress = Callable[[int, int], None]  # rows done, rows in all
+
+PAD = 0  # any token will do: the attention mask hides it
+
+
+def encode(
+    tokenizer: Any, prompt: str, completion: str, *, max_length: int | None = None, ended: bool = True
+) -> tuple[list[int], int]:
+    """Tokenise a prompt and its completion as TRL's `SFTTrainer` does.
+
+    Both are one text, with the end-of-sequence token after it: apart, the completion would get a beginning of its own.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        prompt: Text before the completion.
+        completion: Text that is learned or scored.
+        max_length: Cut after this many tokens; None = keep all.
+        ended: Whether the end-of-sequence token belongs to the completion.
+
+    Returns:
+        (token ids, how many of them are the prompt). Where a token spans the boundary it belongs to the completion.
+    """
+    end = tokenizer.eos_token or ""
+    text = prompt + completion.removesuffix(end) + end if ended else prompt + completion
+    alone = tokenizer(text=prompt, verbose=False)["input_ids"]
+    ids = tokenizer(text=text, verbose=False)["input_ids"][:max_length]
+    if not ended and ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(end):
+        ids = ids[:-1]  # some tokenizers end every text of their own accord
+    pairs = zip(alone, ids, strict=False)
+    length = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(alone), len(ids)))
+    return ids, length
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Tokenise a prompt as it stands before a completion, without an end-of-sequence token.
+
+    Raises:
+        InputError: The prompt has no tokens at all.
+    """
+    ids, _ = encode(tokenizer, prompt, "", ended=False)
+    if not ids:
+        raise InputError(f"the prompt {prompt!r} has no tokens; a model needs at least one to go on from")
+    return ids
+
+
+def injected(model: Any) -> Any:
+    """Return the transformers model itself; a LoRA or routed adapter sits inside its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def evaluating(base: Any, generation: GenerationConfig | None = None) -> Iterator[None]:
+    """Switch dropout and gradients off and set how to generate, then put everything back as it was.
+
+    Not `inference_mode`: buffers that a model makes in it cannot be used in training later. The generation settings
+    are replaced, not given to `generate`, which would fill them up with the model's own.
+    """
+    training = [module for module in base.modules() if module.training]
+    own, base.generation_config = base.generation_config, generation or base.generation_config
+    base.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        base.generation_config = own
+        for module in training:
+            module.training = True
+
+
+def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Yield the row numbers of each batch, longest rows first, so that a lack of memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def padded(rows: Sequence[list[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack rows of different lengths into (ids, attention mask), both [rows, longest]."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), PAD)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        span = slice(longest - len(row), None) if left else slice(0, len(row))
+        ids[i, span] = torch.tensor(row)
+        mask[i, span] = 1
+    return ids, mask

@@ -1,0 +1,97 @@
+"""The map of the rows: what there was, what the K-shot is like, and what it chose."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from rocket_hub.errors import InputError, StorageError
+
+MAX_POINTS = 1500  # of the pool, and of the chosen rows: more make the file large, not the picture clearer
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # told apart by the colour-blind, too
+_OTHERS = "#5D3A9B"
+
+
+def draw_rows(
+    path: Path, *, pool: np.ndarray, shots: np.ndarray, chosen: np.ndarray, sources: Sequence[str], title: str = ""
+) -> None:
+    """Draw rows and examples on the plane that shows most of their spread, as an SVG file.
+
+    Args:
+        path: Where to.
+        pool: Vectors of a sample of all rows, [n, d]; grey.
+        shots: Vectors of the K-shot, [K, d]; black stars.
+        chosen: Vectors of the chosen rows, [m, d]; coloured by data set.
+        sources: Data set of each chosen row.
+        title: Above the picture.
+
+    Raises:
+        InputError: The vectors do not have the same width, or the chosen rows no data set each.
+        StorageError: The file cannot be written.
+    """
+    if len({vectors.shape[1] for vectors in (pool, shots, chosen)}) > 1 or len(chosen) != len(sources):
+        shapes = ", ".join(str(vectors.shape) for vectors in (pool, shots, chosen))
+        raise InputError(f"pool, shots and chosen rows of shapes {shapes} with {len(sources)} data sets: no map")
+    drawn, pool = _thinned(len(chosen)), pool[_thinned(len(pool))]
+    points, shares = project(np.concatenate([pool, shots, chosen[drawn]]))
+    first, second, third = np.split(points, [len(pool), len(pool) + len(shots)])
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rocket-hub"}):
+        figure = Figure(figsize=(9, 6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.scatter(first[:, 0], first[:, 1], s=6, color="#BBBBBB", linewidths=0, label="all rows (a sample)")
+        _draw_chosen(axes, third, [sources[row] for row in drawn], Counter(sources))
+        axes.scatter(second[:, 0], second[:, 1], s=70, marker="*", color="black", label=f"{len(shots)} examples")
+        axes.set(xticks=[], yticks=[])
+        axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the spread)")
+        axes.set_ylabel(f"second principal component ({shares[1]:.0%} of the spread)")
+        axes.set_title(title, parse_math=False)
+        for text in figure.legend(loc="outside right upper", frameon=False, fontsize="small").get_texts():
+            text.set_parse_math(False)  # a `$` in a name is a `$`
+        try:
+            figure.savefig(path, format="svg", metadata={"Date": None})
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written: {error.strerror or error}; free some space") from error
+
+
+def project(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Project vectors on their first two principal components.
+
+    Args:
+        vectors: [n, d], at least two of at least two numbers.
+
+    Returns:
+        Coordinates [n, 2], and the share of the spread that each of the two shows [2].
+    """
+    centred = vectors - vectors.mean(axis=0)
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    # Both ends of an axis are equal: the larger side of each direction is put on the right, so that pictures agree.
+    signs = np.sign(directions[:2][np.arange(2), np.abs(directions[:2]).argmax(axis=1)])
+    # [n, d] @ [d, 2] -> [n, 2]
+    return centred @ (directions[:2] * signs[:, None]).T, sizes[:2] ** 2 / max(float((sizes**2).sum()), 1e-12)
+
+
+def _draw_chosen(axes: Any, points: np.ndarray, sources: Sequence[str], counts: Counter[str]) -> None:
+    """Draw the chosen rows, the leading data sets in a colour each, the others in one together."""
+    leading = [source for source, _ in counts.most_common(len(_COLOURS))]
+    style = {"s": 14, "linewidths": 0, "alpha": 0.8}
+    for source, colour in zip(leading, _COLOURS, strict=False):
+        own = np.array([name == source for name in sources])
+        axes.scatter(
+            points[own, 0], points[own, 1], color=colour, label=f"{counts[source]:,} chosen of {source}", **style
+        )
+    if rest := counts.total() - sum(counts[source] for source in leading):
+        own = np.array([name not in leading for name in sources])
+        axes.scatter(
+            points[own, 0], points[own, 1], color=_OTHERS, label=f"{rest:,} chosen of other data sets", **style
+        )
+
+
+def _thinned(count: int) -> np.ndarray:
+    """Choose which of so many points are drawn, evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).astype(int))

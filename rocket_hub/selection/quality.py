@@ -1,0 +1,233 @@
+"""Rows that are not worth training on, whatever the task: one short test a fault, in one table."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from rocket_hub.errors import InputError
+from rocket_hub.records import Rejection, Row
+from rocket_hub.selection.languages import LANGUAGES, other_language
+from rocket_hub.selection.overlap import normalise
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a row has to keep to.
+
+    Attributes:
+        languages: Languages that rows may be in, as two letters; none = any.
+        max_characters: Longest prompt and completion together.
+        max_tokens: The same in tokens, the model's context; none = no such limit.
+        count_tokens: Counts the tokens of a text; asked only about rows that may be too long.
+
+    Raises:
+        InputError: A language is not known, or `max_tokens` is given without `count_tokens`.
+    """
+
+    languages: tuple[str, ...] = ("en",)
+    max_characters: int = 32_768
+    max_tokens: int | None = None
+    count_tokens: Callable[[str], int] | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.languages) - LANGUAGES):
+            raise InputError(
+                f"languages: {', '.join(unknown)} cannot be told from others; known are "
+                f"{', '.join(sorted(LANGUAGES))}; an empty list takes rows in any language"
+            )
+        if self.max_tokens is not None and self.count_tokens is None:
+            raise InputError("max_tokens needs count_tokens, a function that counts the tokens of a text")
+
+
+_PLACEHOLDER = re.compile(
+    r"[\W_]*(?:no ?input|no ?output|n/a|nan|null|todo|tbd|lorem ipsum\b.*"
+    r"|[\[<](?:insert|enter|your|add)\b[^\]>]{0,60}[\]>])[\W_]*",
+    re.IGNORECASE | re.DOTALL,
+)
+_DOING = (
+    "help (?!but)|assist|provide|fulfil|fulfill|answer (?:that|this|your)|comply|do that|generate|create|browse|access|"
+    "engage in|discuss"
+)
+_REFUSAL = re.compile(
+    r"\W*(?:(?:i'm|i am) (?:very |really |so )?sorry,? (?:but )?(?:(?:but )?(?:i|as an?|that)\b|for (?:any|the))"
+    r"|sorry,? (?:but )?i (?:can|do|am)"
+    r"|(?:i )?apologi[sz]e,? but (?:i|as)\b"
+    r"|as an? (?:ai|artificial intelligence|(?:large )?language model)\b"
+    r"|i(?:'m| am) (?:just |only )?an? (?:ai|artificial intelligence|(?:large )?language model)\b"
+    rf"|(?:unfortunately,? )?i (?:cannot|can't|can not|am unable to|am not able to|won't be able to) (?:{_DOING})\b"
+    r"|i do(?:n't| not) have (?:access to|the ability|personal|feelings))",
+    re.IGNORECASE,
+)
+_HANGING = re.compile(
+    r"(?:,|(?<![:;\-])[(\[{]|[a-z](?:\.\.\.|…)"
+    r"|\b(?:the|an|and|or|my|your|their|its|our|because|which|although|whose|than|into))$"
+)
+_SENTENCE_END = re.compile(r"[.!?][\"”')\]]*\s+")
+_LIST_ITEM = re.compile(r"\s*(?:[-*•|#>]|\d{1,3}[.)]|\w[.)])")
+_REPEATED = 4  # words of the n-grams that are counted
+
+
+def fault_of(row: Row, limits: Limits | None = None) -> Rejection | None:
+    """Find the first fault of a row, in the order of `GATES`.
+
+    Args:
+        row: The row.
+        limits: What rows have to keep to; none = the defaults.
+
+    Returns:
+        The rejection, whose reason is the gate's name; None for a sound row.
+    """
+    for reason, gate in GATES.items():
+        if found := gate(row, limits or _DEFAULTS):
+            return Rejection(f"{row.source}#{row.index}", reason, found)
+    return None
+
+
+def faults(rows: Iterable[Row], *, limits: Limits | None = None) -> dict[int, Rejection]:
+    """Find the rows that are not worth training on, and those that are there twice; rows are read once.
+
+    Args:
+        rows: Rows of all data sets.
+        limits: What rows have to keep to; none = the defaults.
+
+    Returns:
+        Position in `rows` -> the rejection; a row with a fault is nobody's duplicate.
+    """
+    found: dict[int, Rejection] = {}
+    known = ExactDuplicates()
+    for position, row in enumerate(rows):
+        if fault := fault_of(row, limits) or known.fault_of(row):
+            found[position] = fault
+    return found
+
+
+class ExactDuplicates:
+    """Rows seen so far, in whichever data set, by a hash of prompt and completion.
+
+    Letter case, white space and compatible characters do not tell rows apart; signs do, as `3 + 4` is not `3 - 4`.
+    Memory is about 200 bytes a row.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[bytes, str] = {}
+
+    def fault_of(self, row: Row) -> Rejection | None:
+        """Return the rejection `duplicate_of` with the name of the equal row before, or remember this one."""
+        name = f"{row.source}#{row.index}"
+        text = "\0".join(" ".join(_folded(part).split()) for part in (row.prompt, row.completion))
+        key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        first = self._first.setdefault(key, name)
+        return Rejection(name, "duplicate_of", first) if first is not name else None
+
+
+def empty(row: Row, _: Limits) -> str:
+    """Find a prompt or a completion without any character to see."""
+    return next((f"no {part}" for part in ("prompt", "completion") if not getattr(row, part).strip()), "")
+
+
+def too_long(row: Row, limits: Limits) -> str:
+    """Find more characters or tokens than allowed."""
+    size = len(row.prompt) + len(row.completion)
+    if size > limits.max_characters:
+        return f"{size:,} characters, {limits.max_characters:,} are allowed"
+    text = f"{row.prompt}\n{row.completion}"
+    # A token is at least one byte of UTF-8 in the usual vocabularies, so most rows need not be counted.
+    if (
+        limits.max_tokens is None
+        or len(text.encode("utf-8", "replace")) <= limits.max_tokens
+        or not limits.count_tokens
+    ):
+        return ""
+    tokens = limits.count_tokens(text)
+    return f"{tokens:,} tokens, {limits.max_tokens:,} are allowed" if tokens > limits.max_tokens else ""
+
+
+def placeholder(row: Row, _: Limits) -> str:
+    """Find a completion that is only a mark where an answer should be, such as `<nooutput>` or `[insert name]`."""
+    text = row.completion.strip()
+    return text[:60] if len(text) <= 500 and _PLACEHOLDER.fullmatch(text) else ""
+
+
+def refusal(row: Row, _: Limits) -> str:
+    """Find a completion that starts by refusing, or by saying that a language model writes it."""
+    found = _REFUSAL.match(row.completion.replace("’", "'") if "’" in row.completion[:100] else row.completion)
+    return found[0].strip() if found else ""
+
+
+def repeats_prompt(row: Row, _: Limits) -> str:
+    """Find a completion that is the prompt, or starts with all of a prompt of eight words or more."""
+    if len(row.completion) < len(row.prompt) / 2:
+        return ""
+    prompt, completion = normalise(row.prompt), normalise(row.completion[: 2 * len(row.prompt) + 100])
+    if prompt and completion == prompt:
+        return "the completion is the prompt"
+    return "it starts with the prompt" if prompt.count(" ") > 6 and completion.startswith(f"{prompt} ") else ""
+
+
+def truncated(row: Row, _: Limits) -> str:
+    """Find a completion that breaks off.
+
+    The signs are such that sound answers hardly show them; most cuts leave none of them. A fence of code that is not
+    closed; two brackets or more that are not closed, unless a sentence ends after them; from twelve words on a comma,
+    an opening bracket, three dots after a word or a word such as `the` or `and` at the end, from twenty on a colon;
+    from 150 words on prose that stops in the middle of a sentence.
+    """
+    text = row.completion.rstrip()
+    if text.count("```") % 2:
+        return "a fence of code is not closed"
+    if len(text) < 40:
+        return ""
+    if text[-1] not in ".!?$" and any(text.count(a) - text.count(b) > 1 for a, b in ("()", "[]", "{}")):
+        return "brackets are not closed"
+    words = text.count(" ") + text.count("\n") + 1
+    if (words >= 12 and _HANGING.search(text[-20:])) or (words >= 20 and text.endswith(":")):
+        return f"it ends with {text[-20:]!r}"
+    return f"it ends with {text[-20:]!r}" if words >= 150 and _stops_inside(text, words) else ""
+
+
+def _stops_inside(text: str, words: int) -> bool:
+    """Tell whether prose stops in the middle of a sentence."""
+    last_line = text.rpartition("\n")[2]
+    last_sentence = _SENTENCE_END.split(last_line)[-1].split()
+    return (
+        text[-1].islower()
+        and len(last_sentence) >= 3
+        and last_sentence[-1][0].islower()
+        and not _LIST_ITEM.match(last_line)
+        and len(_SENTENCE_END.findall(text)) >= words / 40
+    )
+
+
+def repetitive(row: Row, _: Limits) -> str:
+    """Find a completion of thirty words or more, of whose runs of four words at least half were there before."""
+    if len(row.completion) < 60:
+        return ""
+    words = row.completion.split()
+    runs = len(words) - _REPEATED + 1
+    if len(words) < 30:
+        return ""
+    distinct = len(set(zip(*(words[i:] for i in range(_REPEATED)), strict=False)))
+    return f"{distinct} different runs of {_REPEATED} words among {runs}" if 2 * distinct <= runs else ""
+
+
+def wrong_language(row: Row, limits: Limits) -> str:
+    """Find another language than those declared, see `other_language`."""
+    return other_language(f"{row.prompt[-300:]}\n{row.completion[:300]}", limits.languages)
+
+
+GATES: dict[str, Callable[[Row, Limits], str]] = {
+    gate.__name__: gate
+    for gate in (empty, too_long, placeholder, refusal, repeats_prompt, truncated, repetitive, wrong_language)
+}
+"""Reason -> what finds it: a gate says what it found, or nothing."""
+
+_DEFAULTS = Limits()
+
+
+def _folded(text: str) -> str:
+    """Fold letter case and compatible characters."""
+    return (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()

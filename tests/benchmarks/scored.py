@@ -1,0 +1,113 @@
+"""The real bank and the demo bank, scored on whole pools of questions."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+import rocket_hub
+from rocket_hub.base_models import load_base
+from rocket_hub.errors import AdapterError
+from rocket_hub.moe.expert import read_expert
+from rocket_hub.records import Example
+from rocket_hub.selection.scoring import ShotScores, score_adapters
+from rocket_hub.tasks import GSM8K
+from tests.benchmarks.bank import BASE, SHARED
+
+DEMO = Path(rocket_hub.__file__).parent / "localhub" / "demo"
+LONGEST = 256  # tokens
+DEMO_KINDS = ("its own K-shot", "questions of one step")
+
+Factors = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A bank and what it did on a pool of questions.
+
+    Attributes:
+        model: Its base.
+        tokenizer: The base's tokenizer.
+        factors: The adapters.
+        shots: The pool.
+        scores: Every adapter on every question.
+    """
+
+    model: Any
+    tokenizer: Any
+    factors: Factors
+    shots: list[Example]
+    scores: ShotScores
+
+    @property
+    def texts(self) -> list[str]:
+        """The questions with their answers."""
+        return [shot.prompt + shot.completion for shot in self.shots]
+
+
+def real_pool(task: str, folders: Mapping[str, Path], rows: int) -> Pool:
+    """Score the real bank on rows of a benchmark's train split."""
+    model, tokenizer = load_base(str(BASE), None, "float32")
+    factors = {name: read_expert(folder).modules for name, folder in folders.items()}
+    table = pyarrow.parquet.read_table(SHARED / "benchmarks" / task / "train.parquet").to_pylist()
+    random.Random(0).shuffle(table)
+    shots = []
+    for row in table:
+        shot = _example(row)
+        if len(tokenizer(shot.prompt + shot.completion, verbose=False)["input_ids"]) <= LONGEST:
+            shots.append(shot)
+    return Pool(model, tokenizer, factors, shots[:rows], _scores(model, tokenizer, factors, shots[:rows], 1))
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    """Write a row of a benchmark as question, rationale and answer."""
+    letters = [f"{letter}. {choice}" for letter, choice in zip("ABCDEFGH", row["choices"], strict=False)]
+    question = "\n".join([row["question"], *letters])
+    answer = letters[row["answer_index"]] if letters else f"{row['rationale']}\n#### {row['answer']}"
+    return Example(f"Question: {question}\nAnswer:", f" {answer}", row["answer"])
+
+
+def demo_pool(kind: str, rows: int) -> Pool:
+    """Score the demo Hub's adapters, answers included, on one of `DEMO_KINDS`."""
+    model, tokenizer = load_base(str(DEMO / "models" / "rocket-demo" / "tiny-llama"), None, "float32")
+    factors = {}
+    for path in sorted((DEMO / "models" / "rocket-demo").glob("*/adapter_config.json")):
+        try:
+            factors[path.parent.name] = read_expert(path.parent, base_weights=model.get_parameter).modules
+        except AdapterError:  # the demo has adapters that must be refused
+            continue
+    known = _own_kshot() if kind == DEMO_KINDS[0] else _one_step()
+    shots = random.Random(0).sample(known, rows)
+    return Pool(model, tokenizer, factors, shots, _scores(model, tokenizer, factors, shots, 32))
+
+
+def _own_kshot() -> list[Example]:
+    """Read what the demo's K-shot is drawn from: two steps a question, which no adapter alone was trained for."""
+    path = DEMO / "datasets" / "rocket-demo" / "word-problems" / "data" / "train-00000.parquet"
+    return GSM8K.examples(pyarrow.parquet.read_table(path).to_pylist(), str(path.name))
+
+
+def _one_step() -> list[Example]:
+    """Read the demo's open data sets of one step a question."""
+    known = []
+    for name in ("first-steps", "tutor-chat"):
+        text = (DEMO / "datasets" / "rocket-demo" / name / "train.jsonl").read_text(encoding="utf-8")
+        for row in map(json.loads, text.splitlines()):
+            turns = [turn["content"] for turn in row.get("messages", ())]
+            asked, said = turns or (row["instruction"], row["output"])
+            known.append(GSM8K.example(Example(asked, said, said)))
+    return known
+
+
+def _scores(model: Any, tokenizer: Any, factors: Factors, shots: list[Example], new_tokens: int) -> ShotScores:
+    """Score exhaustively."""
+    return score_adapters(
+        model, tokenizer, factors, shots, extract=GSM8K.extract, batch_size=16 if new_tokens == 1 else 60,
+        max_new_tokens=new_tokens, budget="all",
+    )  # fmt: skip

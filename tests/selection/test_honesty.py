@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from experts_world import evidence, scored
+
+from rocket_hub.records import Rejection
+from rocket_hub.selection.diversity import mean_ranks
+from rocket_hub.selection.groups import best_group
+from rocket_hub.selection.honesty import (
+    accuracy_interval,
+    base_score,
+    beats,
+    chosen_shares,
+    held_out_accuracy,
+    left_behind,
+    paired,
+)
+from rocket_hub.selection.shot_scores import ShotScores
+
+
+def test_the_interval_is_wilsons():
+    assert accuracy_interval(0, 0) == (0, 1)
+    assert accuracy_interval(5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)
+    assert accuracy_interval(0, 50)[0] == 0
+    assert accuracy_interval(50, 50)[1] == 1
+
+
+def test_a_difference_has_an_error_from_two_shots_on():
+    assert paired(np.array([])) == (None, None)
+    assert paired(np.array([2.0])) == (2.0, None)
+    assert paired(np.array([1.0, 3.0])) == (2.0, 1.0)
+
+
+def test_one_shot_of_many_is_within_the_noise_and_two_are_not():
+    for shots in (10, 37, 50):
+        one = np.zeros(shots)
+        one[3] = 1
+        assert not beats(one)
+        one[4] = 1
+        assert beats(one)
+    assert not beats(np.zeros(50))
+    assert not beats(-np.ones(50))
+    assert beats(np.full(50, 0.1))
+
+
+def test_below_ten_shots_only_what_is_blatant_counts():
+    assert beats(np.array([0, 0, 0.1]))
+    assert not beats(np.array([0, -1, 0.0]))
+
+
+def test_scores_get_their_shots_and_intervals():
+    found = scored(["u/a", "u/b"], [[1, 2, 3], [2, 2, 2]], [[1, 0, 1], [0, 0, 0]], [4, 4, 4], [1, 0, 0])
+    (a, b), base = evidence(found)
+    assert (a.shots, a.correct, a.nll) == (3, (1, 0, 1), (1, 2, 3))
+    assert (a.accuracy_low, a.accuracy_high) == accuracy_interval(2, 3)
+    assert b.accuracy == b.accuracy_low == 0
+    assert base is not None and (base.repo_id, base.correct, base.nll) == ("u/base", (1, 0, 0), (4, 4, 4))
+    assert base.perplexity == pytest.approx(np.exp(4))
+    assert base_score(scored(["u/a"], [[1.0]], [[1]]), "u/base") is None
+
+
+def test_those_left_behind_rank_after_the_others_by_how_far_they_came():
+    nan = np.nan
+    found = ShotScores(
+        ("u/whole", "u/early", "u/late", "u/worse"),
+        np.array([[1.0, 1, 1], [2, nan, nan], [3, 3, nan], [4, 4, nan]]),
+        np.array([1, 2, 1]),
+        np.array([[1, 1, 0], [-1] * 3, [-1] * 3, [-1] * 3]),
+        (Rejection("u/early", "halved_out"),),
+    )
+    behind = left_behind(found, after=1)
+    assert [(s.repo_id, s.shots, s.rank_perplexity, s.rank_accuracy) for s in behind] == [
+        ("u/late", 2, 2, 3), ("u/worse", 2, 3, 3), ("u/early", 1, 4, 3)
+    ]  # fmt: skip
+    assert behind[0].perplexity == pytest.approx((np.exp(3) + np.exp(1.5)) / 2)
+    assert all((s.accuracy_low, s.accuracy_high, s.marks) == (0, 1, ("halved_out",)) for s in behind)
+    assert left_behind(scored(["u/a"], [[1.0]], [[1]]), 1) == ()
+
+
+def test_what_is_clearly_best_is_always_chosen_and_what_is_a_toss_up_is_not():
+    rng = np.random.default_rng(0)
+    perplexity = np.array([np.full(40, 1.0), 2 + rng.random(40), 2 + rng.random(40), np.full(40, 9.0)])
+    correct = np.array([np.ones(40), *(rng.random((2, 40)) < 0.5), np.zeros(40)])
+    shares = chosen_shares(perplexity, correct, np.eye(4), shortlist=3, size=2)
+    assert shares[0] == 1
+    assert shares[3] == 0
+    assert 0.1 < shares[1] < 0.9
+    assert shares.sum() == pytest.approx(2)
+    assert shares.tolist() == chosen_shares(perplexity, correct, np.eye(4), 3, 2).tolist()
+    assert chosen_shares(perplexity, correct, np.eye(2), 3, 2).tolist() == [1, 1, 0, 0]  # the others only have ranks
+
+
+def test_a_resample_is_algorithm_1_on_the_drawn_shots():
+    rng = np.random.default_rng(3)
+    perplexity, correct = 1 + rng.random((7, 12)), (rng.random((7, 12)) < 0.5).astype(float)
+    vectors = rng.normal(size=(7, 4))
+    similarity = np.corrcoef(vectors)
+    counts, draw = np.zeros(7), np.random.default_rng(5)
+    for _ in range(400):
+        drawn = draw.integers(12, size=12)
+        means = perplexity[:, drawn].mean(axis=1)
+        sums = mean_ranks(means) + mean_ranks(-correct[:, drawn].mean(axis=1))
+        best = np.sort(np.lexsort((means, sums))[:5])
+        counts[best[list(best_group(sums[best], similarity[np.ix_(best, best)], 3))]] += 1
+    assert chosen_shares(perplexity, correct, similarity, 5, 3, seed=5).tolist() == (counts / 400).tolist()
+
+
+def test_the_winner_is_tried_on_shots_that_did_not_choose_it():
+    perplexity = np.ones((2, 6))
+    lucky = np.array([[1, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 1]], dtype=float)  # each is right on one half only
+    assert held_out_accuracy(perplexity, lucky) == 0
+    assert lucky.mean(axis=1).tolist() == [0.5, 0.5]
+    assert held_out_accuracy(perplexity, np.ones((2, 6))) == 1
+    assert held_out_accuracy(np.ones((2, 1)), np.ones((2, 1))) is None

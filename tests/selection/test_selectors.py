@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from experts_world import adapter
+from peft import PeftModel
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from rocket_hub.errors import InputError
+from rocket_hub.inference import completion_nll
+from rocket_hub.moe.expert import read_expert
+from rocket_hub.moe.initialisation import arrow_prototypes
+from rocket_hub.options import ExpertOptions
+from rocket_hub.recipe import Recipe
+from rocket_hub.records import Example, ExpertScore
+from rocket_hub.selection.experts import select_experts
+from rocket_hub.selection.mixing import kshot_votes, mixture_loss
+from rocket_hub.selection.selectors import SELECTORS, top_direction
+
+NAMES = tuple(f"u/{letter}" for letter in "abcdef")
+SCORES = [ExpertScore(name, 2.0 + i, 0.5, 1.0 + i, 1.0 + i) for i, name in enumerate(NAMES)]
+FACTORS = {name: adapter(np.random.default_rng(i)) for i, name in enumerate(NAMES)}
+SHOTS = [Example(f"what is {i} plus {j} ?", f" the answer #### {i + j}", str(i + j)) for i in (1, 2, 3) for j in (1, 4)]
+
+
+def chosen(selector, **more):
+    options = ExpertOptions(shortlist=4, num_experts=3, selector=selector)
+    return select_experts(SCORES, FACTORS, options, **more)
+
+
+def test_a_recipe_knows_every_selector():
+    for name in SELECTORS:
+        Recipe("gsm8k", "u/base", experts=ExpertOptions(selector=name)).check("recipe")
+    with pytest.raises(InputError, match=r"selector: expected one of rocket, random.*found 'rockets'"):
+        Recipe("gsm8k", "u/base", experts=ExpertOptions(selector="rockets")).check("recipe")
+    with pytest.raises(InputError, match=r"selector: expected one of rocket, random.*found 'rockets'"):
+        chosen("rockets")
+
+
+def test_random_draws_among_all_and_by_the_seed():
+    drawn = [chosen("random", seed=seed).selected for seed in range(30)]
+    assert all(len(set(group)) == 3 for group in drawn)
+    assert {name for group in drawn for name in group} == set(NAMES)
+    assert drawn[7] == chosen("random", seed=7).selected
+
+
+def test_best_single_and_all():
+    found = chosen("best_single")
+    assert (found.selected, found.diversity) == (("u/a",), 1)
+    assert {r.reason for r in found.rejected} == {"not_selected"}
+    assert chosen("all").selected == NAMES
+    assert not chosen("all").rejected
+
+
+def test_the_top_direction_is_the_first_right_singular_vector():
+    for factors in FACTORS.values():
+        a, b = factors["up"]
+        expected = np.linalg.svd(b @ a)[2][0]
+        assert abs(top_direction(factors, "up") @ expected) == pytest.approx(1)
+    a, b = (torch.from_numpy(matrix) for matrix in FACTORS["u/a"]["up"])
+    router = arrow_prototypes(a, b, [3])[0].numpy()
+    assert abs(top_direction(FACTORS["u/a"], "up") @ router) == pytest.approx(1, abs=1e-6)
+    assert not top_direction({"q": (np.ones((2, 5)), np.zeros((4, 2)))}, "q").any()
+
+
+def test_arrow_takes_whom_the_votes_go_to():
+    def votes(prototypes):
+        assert {name: len(rows) for name, rows in prototypes.items()} == {"q": 6, "up": 6}
+        assert all(np.linalg.norm(row) == pytest.approx(1) for rows in prototypes.values() for row in rows)
+        return np.array([0, 7, 1, 0, 9, 3])
+
+    assert chosen("arrow", votes=votes).selected == ("u/e", "u/b", "u/f")
+    with pytest.raises(InputError, match=r"arrow.*hidden states"):
+        chosen("arrow")
+
+
+def test_lorahub_finds_the_weights_of_least_loss_and_takes_the_largest():
+    best = {"u/a": -1.0, "u/b": 0.9, "u/c": 0.0, "u/d": 0.4, "u/e": 0.0, "u/f": -0.5}
+    tried = []
+
+    def loss(weights):
+        tried.append(weights)
+        return sum((weights[name] - value) ** 2 for name, value in best.items())
+
+    assert chosen("lorahub", loss=loss).selected[:2] == ("u/b", "u/d")
+    assert len(tried) <= 42
+    assert all(abs(weight) <= 1.5 for weights in tried for weight in weights.values())
+    assert len(chosen("lorahub", loss=lambda weights: sum(weights.values())).selected) == 1  # none is worth adding
+    with pytest.raises(InputError, match=r"lorahub.*loss"):
+        chosen("lorahub")
+
+
+@pytest.fixture(scope="module")
+def world(tiny_model: Path):
+    return LlamaForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+
+
+def test_the_loss_of_a_mixture_is_that_of_the_adapters_at_these_weights(world, lora_bank: list[Path]):
+    """Against PEFT, which adds the adapters' updates up when their weights are scaled; alpha and rslora count."""
+    model, tokenizer = world
+    bank = {path.name: read_expert(path) for path in lora_bank[:2]}
+    pairs = [(shot.prompt, shot.completion) for shot in SHOTS]
+    plain = completion_nll(model, tokenizer, pairs)
+    modules = {name: expert.modules for name, expert in bank.items()}
+    loss = mixture_loss(model, tokenizer, modules, SHOTS, batch_size=4)
+    assert loss(dict.fromkeys(bank, 0.0)) == pytest.approx((plain[0] / plain[1]).mean(), abs=1e-6)
+    for weights in ({"one": 1.0, "other": 0.0}, {"one": -0.7, "other": 1.3}):
+        named = dict(zip(bank, weights.values(), strict=True))
+        peft = PeftModel.from_pretrained(model, lora_bank[0], "one")
+        peft.load_adapter(lora_bank[1], "other")
+        peft.base_model.set_adapter(["one", "other"])
+        for layer in peft.modules():
+            for adapter_name, weight in weights.items():
+                if hasattr(layer, "scale_layer") and adapter_name in getattr(layer, "scaling", {}):
+                    layer.scaling[adapter_name] *= weight
+        nll, tokens = completion_nll(peft, tokenizer, pairs)
+        peft.unload()
+        vars(model).pop("peft_config", None)
+        assert loss(named) == pytest.approx((nll / tokens).mean(), abs=1e-5)
+    again = completion_nll(model, tokenizer, pairs)
+    assert again[0].tolist() == plain[0].tolist()
+
+
+def test_votes_count_the_largest_answers_of_all_tokens(world, lora_bank: list[Path]):
+    model, tokenizer = world
+    name, width = "model.layers.0.self_attn.q_proj", 16
+    prototypes = np.random.default_rng(0).normal(size=(3, width))
+    votes = kshot_votes(model, tokenizer, SHOTS)({name: prototypes})
+    expected = np.zeros(3)
+    with torch.no_grad():
+        for shot in SHOTS:
+            ids = tokenizer(shot.prompt + shot.completion + tokenizer.eos_token, return_tensors="pt")["input_ids"]
+            hidden = model.model.layers[0].input_layernorm(model.model.embed_tokens(ids))[0].numpy()
+            expected += np.bincount(np.abs(hidden @ prototypes.T).argmax(axis=1), minlength=3)
+    assert votes.tolist() == expected.tolist()
+    assert not any(module._forward_pre_hooks for module in model.modules())

@@ -1,0 +1,189 @@
+"""The stage that chooses experts: real adapters on a real base from a real Hub, and what it leaves and says."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import HfApi
+from rich.console import Console
+
+from rocket_hub.cli.tables import experts as table_of
+from rocket_hub.errors import NothingLeftError
+from rocket_hub.localhub import LocalHub
+from rocket_hub.options import DiscoverOptions, EvaluateOptions, ExpertOptions, MergeOptions
+from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.scores import reasoned_shots
+from rocket_hub.pipeline.select_experts import check_chosen, select_experts
+from rocket_hub.recipe import Recipe
+from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Example, ExpertSelection, Pinned
+from rocket_hub.runs import RunFolder
+from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.tasks import get_task
+
+# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
+STAGE = "2-select-experts"
+SHOTS = tuple(
+    Example(f"what is {i} plus {j} ? the answer", f" {i} + {j} = {i + j} #### {i + j}", str(i + j))
+    for i in range(5) for j in (1, 3, 4)
+)  # fmt: skip
+
+
+@dataclass
+class Listening:
+    """A reporter that keeps what it was told."""
+
+    heard: list[str] = field(default_factory=list)
+
+    def stage(self, name: str, note: str) -> None:
+        self.heard.append(f"{name} {note}".strip())
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        if what not in self.heard:
+            self.heard.append(what)
+
+    def say(self, text: str) -> None:
+        self.heard.append(text)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HfApi]:
+    with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
+        yield HfApi(endpoint=hub.url, token="hf_local")
+
+
+@pytest.fixture(scope="module")
+def found(api: HfApi, tiny_model: Path, lora_bank: list[Path]) -> AdapterDiscovery:
+    """Four adapters; one was made from the task's own data, one has gone from the Hub."""
+    candidates = []
+    for number, folder in enumerate(lora_bank):
+        repo = api.create_repo(f"local/lora-{number}", exist_ok=True).repo_id
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=["adapter_*"]).oid
+        datasets = ("OpenAI/GSM8K",) if number == 2 else ("local/other",)
+        candidates.append(AdapterCandidate(repo, commit, "mit", datasets=datasets, flags=("base_unverified",)))
+    gone = AdapterCandidate("local/gone", "0" * 40)
+    return AdapterDiscovery(Pinned(str(tiny_model), ""), (*candidates, gone))
+
+
+def context(api: HfApi, base: Path, folder: Path, **groups: Any) -> Context:
+    recipe = Recipe("gsm8k", str(base), experts=ExpertOptions(shortlist=3, num_experts=2, follow_verdict=False),
+                    evaluate=EvaluateOptions(max_new_tokens=4))  # fmt: skip
+    recipe = replace(recipe, **groups)
+    return Context(recipe, get_task("gsm8k"), SHOTS, SHOTS, RunFolder(folder, Listening()), api, "", Listening(),
+                   Pinned(str(base), ""))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def left(
+    api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A run folder and what the stage left in it."""
+    folder = tmp_path_factory.mktemp("left")
+    return folder, run(context(api, tiny_model, folder), found)
+
+
+def run(place: Context, found: AdapterDiscovery) -> dict[str, Any]:
+    result: dict[str, Any] = select_experts(place, STAGE, {"1-discover": {"adapters": to_dict(found)}})
+    return result
+
+
+def shown(result: dict[str, Any]) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table_of(result))
+    return capture.get()
+
+
+def test_the_stage_leaves_scores_a_picture_and_a_table(left: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = left
+    selection = from_dict(ExpertSelection, result, "result")
+    assert len(selection.selected) == 2
+    assert {score.repo_id for score in selection.scores} == {f"local/lora-{i}" for i in range(4)}
+    reasons = {rejection.item: rejection.reason for rejection in selection.rejected}
+    assert reasons.keys() == {"local/gone", *(s.repo_id for s in selection.scores)} - set(selection.selected)
+    assert reasons["local/gone"] == "not_found"
+    assert selection.base is not None and len(selection.base.nll) == len(SHOTS)
+    marks = {score.repo_id: score.marks for score in selection.scores}
+    assert [name for name, marked in marks.items() if "task_data" in marked] == ["local/lora-2"]
+    assert all("base_unverified" in marked for marked in marks.values())
+    assert sum("halved_out" in marked for marked in marks.values()) == 1
+    assert selection.cost["possible"] == 4 * len(SHOTS) > selection.cost["pairs"]
+    assert "local/lora-0" in (folder / STAGE / "experts.svg").read_text()
+    assert json.loads((folder / STAGE / "result.json").read_text())["result"] == result
+    text = shown(result)
+    assert all(f"{score.perplexity:.3f}" in text for score in (*selection.scores, selection.base))
+    assert f"{selection.cost['pairs']:.0f} of 60 pairs" in text
+    assert "task_data" in text and "base model" in text and selection.reason[:40] in text
+
+
+def test_another_choice_does_not_score_again(
+    left: tuple[Path, dict[str, Any]], api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
+) -> None:
+    _, before = left
+    shutil.copytree(left[0], tmp_path / "run")
+    again = context(api, tiny_model, tmp_path / "run", experts=ExpertOptions(3, 1, follow_verdict=False))
+    after = run(again, found)
+    assert "scoring adapters" not in again.reporter.heard  # type: ignore[attr-defined]
+    assert len(after["selected"]) == 1
+    assert [s["nll"] for s in after["scores"]] == [s["nll"] for s in before["scores"]]
+    assert after["cost"] == before["cost"]
+
+
+def test_adapters_made_from_the_tasks_own_data_can_be_left_out(
+    api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
+) -> None:
+    result = run(context(api, tiny_model, tmp_path, discover=DiscoverOptions(leave_task_out=True)), found)
+    assert {score["repo_id"] for score in result["scores"]} == {"local/lora-0", "local/lora-1", "local/lora-3"}
+    left_out = [each for each in result["rejected"] if each["reason"] == "task_data"]
+    assert left_out == [{"item": "local/lora-2", "reason": "task_data",
+                         "detail": "trained on OpenAI/GSM8K, the task's own training data"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("selector", ["arrow", "lorahub", "all"])
+def test_the_baselines_choose_among_all(
+    selector: str, api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
+) -> None:
+    result = run(context(api, tiny_model, tmp_path, experts=ExpertOptions(2, 2, selector=selector)), found)
+    assert len(result["selected"]) == 4 if selector == "all" else 1 <= len(result["selected"]) <= 2
+    assert all(len(score["correct"]) == len(SHOTS) for score in result["scores"])
+    assert {each["reason"] for each in result["rejected"]} <= {"not_selected", "not_found"}
+
+
+def test_the_verdict_is_acted_on(
+    left: tuple[Path, dict[str, Any]], api: HfApi, tiny_model: Path, tmp_path: Path
+) -> None:
+    place, result = context(api, tiny_model, tmp_path, merge=MergeOptions(top_k=2)), left[1]
+    check_chosen(place, result)
+    none = {**result, "selected": [], "verdict": "none_helps", "reason": "no adapter beats the bare base"}
+    check_chosen(place, none)
+    assert re.search(r"no adapter beats.*goes on with a fresh LoRA \(--ignore-verdict", " ".join(place.reporter.heard))  # type: ignore[attr-defined]
+    with pytest.raises(NothingLeftError, match=r"merge\.top_k is 2, and 1 expert is left.*--ignore-verdict"):
+        check_chosen(place, {**result, "selected": result["selected"][:1]})
+    assert "not followed" in shown({**result, "verdict": "none_helps"})
+    assert "not followed" not in shown(none)
+
+
+def test_what_an_author_wrote_is_no_markup(left: tuple[Path, dict[str, Any]]) -> None:
+    result = {**left[1], "scores": [{**left[1]["scores"][0], "licence": "[red]mine[/red] [bold"}]}
+    assert "[red]mine[/red] [bold" in shown(result)
+
+
+def test_the_base_may_write_the_reasoning_once(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
+    place = context(api, tiny_model, tmp_path, experts=ExpertOptions(rationales="base"))
+    place.examples = tuple(replace(shot, rationale="") for shot in SHOTS)
+    made = reasoned_shots(place)
+    assert set(made.sources) <= {"generated", "none"} and len(made.examples) == len(SHOTS)
+    assert [shot.answer for shot in made.examples] == [shot.answer for shot in SHOTS]
+    assert len(made.rejected) == made.sources.count("none")
+    heard = list(place.reporter.heard)  # type: ignore[attr-defined]
+    assert any("writes the reasoning" in each for each in heard)
+    assert reasoned_shots(place) == made
+    assert place.reporter.heard == heard  # type: ignore[attr-defined]
+    given = context(api, tiny_model, tmp_path)
+    assert reasoned_shots(given).sources == ("none",) * len(SHOTS)
