@@ -10,7 +10,7 @@ ROOT = Path(rocket_hub.__file__).parent
 FLOORS = [  # ground floor first; rooms on one floor do not know each other
     {"errors", "autoload", "records", "options"},
     {"serialization"},
-    {"kshot", "recipe", "runs"},
+    {"kshot", "recipe", "runs", "sandbox"},
     {"tasks", "encoder", "inference", "base_models"},
     {"discovery", "selection", "moe", "localhub"},
     {"training", "evaluation"},

@@ -6,9 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tasks import native as native_columns
 
 from rocket_hub.errors import KShotError
 from rocket_hub.kshot import load_kshot
+from rocket_hub.tasks import get_task
 
 QUESTION, ANSWER = "What is 2 plus 3?", "2 + 3 = 5. #### 5"
 FORMS = {
@@ -48,6 +50,77 @@ def test_a_rationale_in_its_own_field(tmp_path: Path) -> None:
 def test_an_input_field_joins_the_prompt(tmp_path: Path) -> None:
     row = {"instruction": "Add.", "input": "2 and 3", "output": "5"}
     assert load_kshot(write(tmp_path / "k.jsonl", row))[0].prompt == "Add.\n2 and 3"
+
+
+ARC = {"question": "What melts?", "choices": {"text": ["iron bar", "ice"], "label": ["1", "2"]}, "answerKey": "2"}
+PIQA = {"goal": "Open a jar.", "sol1": "Twist the lid.", "sol2": "Twist the jar's bottom.", "label": 0}
+BOOLQ = {"passage": "Ice is frozen water.", "question": "is ice water", "answer": True}
+MBPP = {"text": "Write a function that adds two numbers.", "code": "def add(a, b):\r\n    return a + b",
+        "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"], "test_setup_code": ""}  # fmt: skip
+NATIVE = {
+    "arc_easy": (ARC, "B", ("iron bar", "ice"), ()),
+    "piqa": (PIQA, "A", ("Twist the lid.", "Twist the jar's bottom."), ()),
+    "boolq": (BOOLQ, "yes", ("no", "yes"), ()),
+    "mbpp": (MBPP, "def add(a, b):\n    return a + b", (), tuple(MBPP["test_list"])),
+}
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_columns_give_what_the_evaluation_set_gives(name: str, tmp_path: Path) -> None:
+    row, answer, choices, tests = NATIVE[name]
+    task = get_task(name)
+    (raw,) = load_kshot(write(tmp_path / "k.jsonl", row))
+    example = task.example(raw)
+    assert (example.answer, example.choices, example.tests) == (answer, choices, tests)
+    assert example == task.examples([row], "rows")[0]
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "k.parquet")
+    assert load_kshot(tmp_path / "k.parquet") == (raw,)
+
+
+@pytest.mark.parametrize("name", ["arc_easy", "piqa", "boolq"])
+def test_a_rationale_joins_native_columns(name: str, tmp_path: Path) -> None:
+    row, answer, _, _ = NATIVE[name]
+    (raw,) = load_kshot(write(tmp_path / "k.jsonl", {**row, "rationale": "Because it does."}))
+    example = get_task(name).example(raw)
+    assert example.rationale == "Because it does."
+    assert example.completion.strip() == f"Because it does.\nThe answer is {answer}."
+
+
+def test_native_columns_in_csv(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("goal,sol1,sol2,label\nOpen a jar.,Twist the lid.,Shout at it.,0\n")
+    (tmp_path / "b.csv").write_text("passage,question,answer\nIce is frozen water.,is ice water,False\n")
+    assert load_kshot(tmp_path / "p.csv")[0].answer == "A"
+    assert load_kshot(tmp_path / "b.csv")[0].answer == "no"
+
+
+STRANGE = [
+    (ARC | {"choices": ["iron", "ice"]}, r"k\.jsonl:1: 'choices' must hold two lists, text and label"),
+    (ARC | {"choices": {"text": ["ice"], "label": ["1", "2"]}}, "1 texts and 2 labels"),
+    (ARC | {"answerKey": "C"}, "'answerKey' must be one of 1, 2, found 'C'"),
+    (ARC | {"question": " "}, "'question' is empty or no text"),
+    (PIQA | {"label": -1}, r"'label' must be 0 \(sol1\) or 1 \(sol2\), found -1"),
+    (PIQA | {"sol2": None}, "'sol2' is empty or no text: None"),
+    (BOOLQ | {"answer": "perhaps"}, "'answer' must be true or false, found 'perhaps'"),
+    (BOOLQ | {"passage": ""}, "'passage' is empty"),
+    (MBPP | {"test_list": []}, "'test_list' must be a list of assert statements"),
+    (MBPP | {"test_list": "assert True"}, "'test_list' must be a list of assert statements"),
+    (MBPP | {"code": ""}, "'code' is empty"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), STRANGE)
+def test_native_columns_with_strange_values_are_named(row: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(KShotError, match=message):
+        load_kshot(write(tmp_path / "k.jsonl", row))
+
+
+def test_the_benchmarks_own_rows(shared_data: Path, tmp_path: Path) -> None:
+    for name, split in (("arc_easy", "test"), ("piqa", "validation"), ("boolq", "train"), ("mbpp", "prompt")):
+        rows = pq.read_table(shared_data / "benchmarks" / name / f"{split}.parquet").slice(0, 40).to_pylist()
+        native = [native_columns.NATIVE[name](row) for row in rows if name != "boolq" or row["context"]]
+        task = get_task(name)
+        shots = load_kshot(write(tmp_path / f"{name}.jsonl", *native))
+        assert [task.example(shot) for shot in shots] == task.examples(native, name)
 
 
 GOOD = FORMS["question"]

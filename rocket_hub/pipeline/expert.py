@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rocket_hub.discovery import load_instructions
-from rocket_hub.discovery.hub import call
+from rocket_hub.discovery.access.hub import call
 from rocket_hub.discovery.instructions import discover_datasets
 from rocket_hub.discovery.licences import combine, declared
 from rocket_hub.errors import DatasetError, InputError, NothingLeftError, StorageError
@@ -116,7 +116,7 @@ def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], 
     return rows, data
 
 
-def without_problems(rows: list[Example], task: Task, split: str) -> tuple[list[Example], int]:
+def without_problems(rows: list[Example], task: Task, split: str | None) -> tuple[list[Example], int]:
     """Leave out the rows that hold a problem of the task's evaluation set; returns the others, and how many it were."""
     asked = [Row(question, row.completion, "", i) for i, (question, row) in
              enumerate(zip(questions(task, rows), rows, strict=True))]  # fmt: skip

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
+from rocket_hub.tasks.numbers import NUMBER, canonical, in_digits
 from rocket_hub.tasks.task import Task
+from rocket_hub.tasks.text import after, boxed, own_part, plain
 
 _MARKED = re.compile(r"####\s*(-?[$]?[0-9][0-9,]*(?:\.[0-9]+)?)")
+_STATED = re.compile(r"\banswer(?:\s+(?:to|for)\b[^.\n:]{0,80}?)?\s*(?:is|was|=|equals|:)+(?:\s*:)?", re.IGNORECASE)
+_MAX_STATEMENT = 200  # characters after "the answer is"
 
 
 def marked_number(text: str) -> str:
@@ -22,8 +26,43 @@ def marked_number(text: str) -> str:
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
+def any_number(text: str, choices: tuple[str, ...] = ()) -> str:
+    r"""Read the number that a generated text gives as its answer, however it is written; empty when there is none.
+
+    What comes after a next question does not count. Of the rest: the number after the first `####`; else in the last
+    `\boxed{}`; else after the last "answer is"; else the last number, which is the flexible-extract rule of
+    lm-evaluation-harness and of OpenCompass (which ROCKET was measured with). Numbers in words count only where the
+    answer is stated, or are all that is said: "so one sees" is not a number.
+
+    Args:
+        text: What the model wrote.
+        choices: Not used; other families have options.
+
+    Returns:
+        The number in the form of `marked_number`; a fraction without an end as `1/3`.
+    """
+    part = own_part(text)
+    _, mark, marked = part.partition("####")
+    own = [marked.strip().partition("\n")[0][:_MAX_STATEMENT]] if mark else []
+    for stated in (*own, *boxed(part)[:1], *after(_STATED, part)[:1]):
+        if answer := _stated_number(stated.strip()[:_MAX_STATEMENT]):
+            return answer
+    text = plain(part)
+    if numbers := list(NUMBER.finditer(text)):
+        return canonical(numbers[-1])
+    return _stated_number(text) if len(text.split()) < 10 else ""
+
+
+def _stated_number(statement: str) -> str:
+    """Read the first number of a statement, or what its equation comes to."""
+    text = in_digits(plain(statement))
+    _, equals, result = text.partition("\n")[0].rpartition("=")
+    found = NUMBER.search(result if equals and NUMBER.search(result) else text)
+    return canonical(found) if found else ""
+
+
 def prompt(question: str) -> str:
-    """Write lm-evaluation-harness' GSM8K prompt (its zero-shot form)."""
+    """Write lm-evaluation-harness' GSM8K prompt (its zero-shot form); OpenCompass, and so ROCKET, has the same."""
     return f"Question: {question}\nAnswer:"
 
 
@@ -37,11 +76,14 @@ GSM8K = Task(
     description="Grade-school mathematics word problems with a numeric answer.",
     dataset="openai/gsm8k",
     config="main",
+    revision="740312add88f781978c0658806c59bc2815b9866",
     question="question",
     answer="answer",
     prompt=prompt,
     completion=completion,
     extract=marked_number,
+    guess=any_number,
     mark="####",
+    stop=("Question:", "</s>", "<|im_end|>"),
     closed=("openai/gsm8k", "gsm8k"),
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rocket_hub.errors import TaskError
 from rocket_hub.records import Example
+from rocket_hub.tasks.lettering import LETTERS, lettered
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,22 @@ class Task:
         answer: Column that holds the gold answer, with or without its rationale.
         prompt: Turns a question into what the model is given.
         completion: Turns (rationale, answer) into what the model should write.
-        extract: Reads the answer out of generated or gold text, in the form that is compared; empty when there is none.
-        mark: Text between rationale and answer.
+        extract: Reads the answer out of text in the task's own form, as it is compared; empty when there is none.
+        mark: Text between rationale and answer; empty = there is no rationale.
         closed: Data sets made from the task's own training split, which `leave_task_out` excludes.
+        guess: Reads the answer out of (generated text, options), however it is written; none = `extract` does.
+        columns: Further columns that `read_row` needs.
+        read_row: Turns a row of the evaluation set into an example as a K-shot file would hold it; none = question and
+            answer are texts.
+        prepare: Brings such an example nearer to the task's form before the prompt is written (options, tests).
+        metric: `exact_match` or `pass_at_1`, see `rocket_hub.tasks.scoring`.
+        split: Split of the evaluation set that is measured.
+        revision: Its commit on the Hub; none = the newest.
+        stop: Texts at which a generation is over, as in lm-evaluation-harness.
+        delimiter: Between prompt and completion.
+        shots: Examples that stand before every question.
+        frame: `prompt` without shots and chat template; none = there are none in it.
+        chat: Puts a prompt into a model's chat template; none = a base model.
     """
 
     name: str
@@ -39,26 +53,41 @@ class Task:
     extract: Callable[[str], str]
     mark: str
     closed: tuple[str, ...] = ()
+    guess: Callable[[str, tuple[str, ...]], str] | None = None
+    columns: tuple[str, ...] = ()
+    read_row: Callable[[Mapping[str, Any]], Example] | None = None
+    prepare: Callable[[Example], Example] | None = None
+    metric: str = "exact_match"
+    split: str = "test"
+    revision: str | None = None
+    stop: tuple[str, ...] = ()
+    delimiter: str = " "
+    shots: tuple[Example, ...] = ()
+    frame: Callable[[str], str] | None = None
+    chat: Callable[[str], str] | None = None
 
     def example(self, raw: Example) -> Example:
         """Bring an example, as a file or a data set holds it, into the task's form.
 
         Args:
             raw: `prompt` is the bare question; `completion` the whole answer text; `rationale` and `answer` its two
-                parts where the source tells them apart.
+                parts where the source tells them apart; `choices` and `tests` where it has them apart.
 
         Returns:
-            An example whose `prompt` ends where the model starts to write, whose `completion` starts with a space and
-            whose `answer` is in the compared form.
+            An example whose `prompt` ends where the model starts to write, whose `completion` starts with the delimiter
+            and whose `answer` is in the compared form.
         """
+        raw = self.prepare(raw) if self.prepare else raw
         text, rationale = raw.completion.strip(), raw.rationale.strip()
         if raw.answer and (rationale not in text or not self.extract(text)):
             text = self.completion(rationale, raw.answer.strip())
         return Example(
             prompt=self.prompt(raw.prompt.strip()),
-            completion=f" {text}",
+            completion=f"{self.delimiter}{text}",
             answer=self.extract(text),
-            rationale=rationale or text.rpartition(self.mark)[0].strip(),
+            rationale=rationale or (text.rpartition(self.mark)[0].strip() if self.mark else ""),
+            choices=raw.choices,
+            tests=raw.tests,
         )
 
     def examples(self, rows: Iterable[Mapping[str, Any]], where: str) -> list[Example]:
@@ -68,19 +97,113 @@ class Task:
             TaskError: A column is missing or holds no answer in the task's form; the message names row and columns.
         """
         read = []
+        needed = (self.question, self.answer, *self.columns)
         for index, row in enumerate(rows):
-            if self.question not in row or self.answer not in row:
+            if any(name not in row for name in needed):
+                names = f"{', '.join(map(repr, needed[:-1]))} and '{needed[-1]}'"
                 raise TaskError(
-                    f"{where}: row {index}: the task '{self.name}' needs the columns '{self.question}' and "
-                    f"'{self.answer}', found {', '.join(map(str, row))}"
+                    f"{where}: row {index}: the task '{self.name}' needs the columns {names}, "
+                    f"found {', '.join(map(str, row))}"
                 )
             text = str(row[self.answer])
-            example = self.example(Example(str(row[self.question]), text, text))
+            try:
+                raw = self.read_row(row) if self.read_row else Example(str(row[self.question]), text, text)
+            except TaskError as error:
+                raise TaskError(f"{where}: row {index}: {error}") from error
+            example = self.example(raw)
             if not example.answer:
                 raise TaskError(f"{where}: row {index}: no answer in the form of '{self.name}' in {text[:80]!r}")
             read.append(example)
         return read
 
     def at(self, dataset: str | None, config: str | None) -> Task:
-        """Return the task with another evaluation set; none = its own."""
-        return replace(self, dataset=dataset, config=config) if dataset else self
+        """Return the task with another evaluation set, at its newest commit; none = its own."""
+        return replace(self, dataset=dataset, config=config, revision=None) if dataset else self
+
+    def with_shots(self, shots: Sequence[Example]) -> Task:
+        """Return the task with solved examples before every question, a blank line between them.
+
+        Args:
+            shots: Examples in the form that this task gives without shots and chat template.
+
+        Raises:
+            TaskError: A shot has another prompt.
+        """
+        for shot in shots:
+            self._bare(shot.prompt, self.frame or self.prompt)
+        return self._dressed(tuple(shots), self.chat)
+
+    def for_model(self, tokenizer: Any) -> Task:
+        """Return the task as this tokenizer's model is asked: in its chat template, if it has one.
+
+        As in lm-evaluation-harness (`--apply_chat_template`) all is one turn of the user's, shots too, and nothing
+        stands between the template and the completion.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            return self
+
+        def chat(text: str) -> str:
+            turns = [{"role": "user", "content": text}]
+            said: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            begin = tokenizer.bos_token or ""
+            twice = begin and tokenizer(text=said)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
+            return said.removeprefix(begin) if twice else said  # the tokenizer will begin the text once more
+
+        return replace(self._dressed(self.shots, chat), delimiter="")
+
+    def prompt_for(self, question: str, tokenizer: Any) -> str:
+        """Write the prompt of a bare question for a base or a chat model; see `for_model`."""
+        return self.for_model(tokenizer).prompt(question)
+
+    def options(self, example: Example) -> tuple[str, tuple[str, ...]]:
+        """Return what option likelihood compares, as lm-evaluation-harness does: no letters, the options' own texts.
+
+        Args:
+            example: A problem in the task's form.
+
+        Returns:
+            (prompt, continuations); a continuation starts with the delimiter.
+
+        Raises:
+            TaskError: The task, or the problem, has no options.
+        """
+        if len(example.choices) < 2:
+            raise TaskError(f"task '{self.name}': a problem without options has no option likelihood; generate instead")
+        frame = self.frame or self.prompt
+        shown = "".join(
+            f"{frame(self._stem(shot, frame))} {shot.choices[self.choice_index(shot)]}\n\n" for shot in self.shots
+        )
+        prompt = shown + frame(self._stem(example, self.prompt))
+        return self.chat(prompt) if self.chat else prompt, tuple(f"{self.delimiter}{text}" for text in example.choices)
+
+    def choice_index(self, example: Example) -> int:
+        """Return which of an example's options is the right one, from 0."""
+        if example.answer in tuple(LETTERS[: len(example.choices)]):  # an option's text may be a letter, too
+            return LETTERS.index(example.answer)
+        return example.choices.index(example.answer)
+
+    def read_answer(self, text: str, example: Example) -> str:
+        """Read the answer out of what a model wrote for a problem, in the compared form; empty when there is none."""
+        return self.guess(text, example.choices) if self.guess else self.extract(text)
+
+    def _stem(self, example: Example, frame: Callable[[str], str]) -> str:
+        """Return the bare question of a problem, without the options below it."""
+        return self._bare(example.prompt, frame).removesuffix("\n" + lettered(example.choices).rstrip())
+
+    def _bare(self, prompt: str, frame: Callable[[str], str]) -> str:
+        """Take a question out of its prompt."""
+        before, _, after = frame("\0").partition("\0")
+        if not (prompt.startswith(before) and prompt.endswith(after)):
+            raise TaskError(f"task '{self.name}': expected a prompt like {frame('…')!r}, found {prompt[-200:]!r}")
+        return prompt[len(before) : len(prompt) - len(after)]
+
+    def _dressed(self, shots: tuple[Example, ...], chat: Callable[[str], str] | None) -> Task:
+        """Return the task with these shots and this chat template around its questions."""
+        frame = self.frame or self.prompt
+        shown = "".join(f"{shot.prompt}{shot.completion}\n\n" for shot in shots)
+
+        def prompt(question: str) -> str:
+            text = shown + frame(question)
+            return chat(text) if chat else text
+
+        return replace(self, prompt=prompt, frame=frame, shots=shots, chat=chat)

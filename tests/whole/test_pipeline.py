@@ -90,6 +90,7 @@ def test_the_controls_are_measured_on_the_same_problems(built: Built) -> None:
 def test_the_lock_pins_every_ingredient(built: Built, api: HfApi) -> None:
     lock = json.loads((built[0].run / "lock.json").read_text())
     assert lock["format_version"] == 1
+    assert lock["licence"] == {"result": "apache-2.0", "restrictions": []}
     for key, pin in lock["ingredients"].items():
         kind, _, repo_id = key.partition("/")
         assert (f"{pin['kind']}s", pin["repo_id"]) == (kind, repo_id)
@@ -161,6 +162,28 @@ def test_a_changed_option_makes_again_what_depends_on_it(place: Workplace) -> No
     assert done.note("5-train") == "again, because of train.max_steps"
     assert done.note("6-evaluate") is None
     assert place.result("5-train")["training"]["steps"] == 5
+
+
+def test_where_no_expert_helps_a_fresh_lora_is_built(place: Workplace) -> None:
+    path = place.run / "2-select-experts" / "result.json"
+    done = json.loads(path.read_text())
+    done["result"] |= {"selected": [], "verdict": "none_helps", "reason": "no adapter beats the bare base"}
+    path.write_text(json.dumps(done))
+    again = place.call("build", "--controls", "base", "--max-steps", "4")
+    assert again.code == 0, again.error
+    assert "no adapter beats the bare base; the build goes on with a fresh LoRA" in again.out
+    assert place.result("4-merge")["method"] == "fresh_lora"
+    evaluated = place.result("6-evaluate")
+    assert "routed" not in {entry["method"] for entry in evaluated["evaluations"]}
+    assert "fresh_lora" not in evaluated["differences"] and "base" in evaluated["differences"]
+    content = place.run / place.result("7-push")["content"]
+    assert json.loads((content / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert not (content / "static-lora").exists()
+    lock = json.loads((place.run / "lock.json").read_text())["ingredients"]
+    assert [key for key, pin in lock.items() if pin["used"] and key.startswith("models/")] == [
+        "models/rocket-demo/tiny-llama"
+    ]
+    assert place.result("7-push")["reload"]["max_difference"] == 0
 
 
 def test_an_edited_lock_is_refused(place: Workplace) -> None:
@@ -268,7 +291,11 @@ def test_a_push_whose_result_was_not_noted_makes_no_second_commit(place: Workpla
 
 
 def test_only_the_best_is_published(place: Workplace) -> None:
-    """Here nothing has learned anything, so the base is recommended, and there is nothing to publish."""
+    """Where the base is recommended there is nothing to publish."""
+    path = place.run / "6-evaluate" / "result.json"
+    measured = json.loads(path.read_text())
+    measured["result"]["recommendation"] |= {"method": "base"}
+    path.write_text(json.dumps(measured))
     done = place.call("build", "--controls", "all", "--max-steps", "4", "--publish", "best")
     assert done.code == 2
     assert [done.note(stage) for stage in STAGES[:6]] == ["done earlier"] * 6

@@ -1,0 +1,57 @@
+"""Score what a model wrote for the problems of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rocket_hub.errors import TaskError
+from rocket_hub.records import Example
+from rocket_hub.tasks.task import Task
+
+if TYPE_CHECKING:
+    import evaluate
+
+
+def load_metric(task: Task) -> evaluate.Metric:
+    """Return a task's metric.
+
+    Raises:
+        TaskError: There is no metric of that name.
+    """
+    from rocket_hub.tasks import metrics  # imports `evaluate`, which takes seconds
+
+    known = {"exact_match": metrics.ExactMatch, "pass_at_1": metrics.PassAt1}
+    if task.metric not in known:
+        raise TaskError(f"task '{task.name}': unknown metric '{task.metric}'; known: {', '.join(known)}")
+    metric: evaluate.Metric = known[task.metric](keep_in_memory=True)
+    return metric
+
+
+def score(
+    task: Task, texts: Sequence[str], examples: Sequence[Example], *, allow_code_execution: bool = False
+) -> dict[str, Any]:
+    """Read the answers out of generated texts and let the task's metric judge them.
+
+    Args:
+        task: The task.
+        texts: What a model wrote, n of them.
+        examples: The problems, in the task's form, n of them.
+        allow_code_execution: Run what the model wrote, where the answer is a program (`rocket_hub.sandbox`).
+
+    Returns:
+        What the metric computes: the share of right answers under the metric's name, `correct` (one 0 or 1 a problem)
+        and, for programs, `reasons`.
+
+    Raises:
+        TaskError: There are not as many texts as problems, or none.
+        SandboxError: Programs may not be run, or this machine cannot isolate them.
+    """
+    if len(texts) != len(examples) or not texts:
+        raise TaskError(f"{len(texts)} texts for {len(examples)} problems of '{task.name}'; give one a problem")
+    answers = [task.read_answer(text, example) for text, example in zip(texts, examples, strict=True)]
+    programs = task.metric == "pass_at_1"
+    right = ["\n".join(example.tests) if programs else example.answer for example in examples]
+    options = {"allow_code_execution": allow_code_execution} if programs else {}
+    judged: dict[str, Any] = load_metric(task).compute(predictions=answers, references=right, **options)
+    return judged

@@ -1,0 +1,124 @@
+"""`rocket-hub evaluate` alone: models and adapters of a Hub, of folders, and what cannot be measured."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .conftest import Demo
+from .test_cli import several
+
+BASE, EXPERT = "rocket-demo/tiny-llama", "rocket-demo/addition"
+
+
+@pytest.fixture(scope="module")
+def measured(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """Every command below, in one process: each costs seconds of imports otherwise."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    chat = folder / "chat"
+    shutil.copytree(demo.hub / "models" / BASE, chat)
+    template = "{% for m in messages %}user : {{ m.content }}{% endfor %} assistant :"
+    (chat / "chat_template.jinja").write_text(template)
+    own, pickled, reaching, foreign = (folder / name for name in ("own", "pickled", "reaching", "foreign"))
+    for copy in (own, pickled, reaching, foreign):
+        shutil.copytree(demo.hub / "models" / EXPERT, copy)
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    config = json.loads((own / "adapter_config.json").read_text())
+    (reaching / "adapter_config.json").write_text(json.dumps(config | {"megatron_config": {"a": 1}}))
+    (foreign / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
+    sheet = "name: mine\nevaluation: {dataset: rocket-demo/word-problems}\nextractor: number\n"
+    (folder / "mine.yaml").write_text(sheet + "columns: {question: question, answer: answer}\n")
+    common = ["evaluate", "--hub", str(demo.hub), "--max-rows", "12"]
+    gsm8k = [*common, "--task", "gsm8k"]
+    report = ["--json", str(folder / "report.json")]
+    shots = ["--few-shot", "2", "--kshot", str(demo.kshot)]
+    commands = {
+        "first": [*gsm8k, "--adapter", EXPERT, "--adapter", str(own), *report],
+        "again": [*gsm8k, "--adapter", EXPERT, "--adapter", str(own), *report],
+        "plain": [*common, "--task", str(folder / "mine.yaml"), "--model", BASE],
+        "chat": [*gsm8k, "--model", str(chat), *shots, "--json", str(folder / "chat.json"), "--max-new-tokens", "4"],
+        "pickled": [*gsm8k, "--adapter", str(pickled)],
+        "reaching": [*gsm8k, "--adapter", str(reaching)],
+        "foreign": [*gsm8k, "--adapter", str(foreign)],
+        "nobody": [*gsm8k, "--model", "nobody/nothing"],
+        "split": [*gsm8k, "--model", BASE, "--split", "nope"],
+        "likelihood": [*gsm8k, "--model", BASE, "--scoring", "likelihood"],
+        "mbpp": [*common, "--task", "mbpp", "--model", BASE],
+        "unknown": [*common, "--task", "gsm9k", "--model", BASE],
+        "taskless": [*common, "--model", BASE],
+        "nothing": gsm8k,
+        "both": [*gsm8k, "--model", BASE, "--out", "run"],
+        "shots": [*gsm8k, "--model", BASE, "--few-shot", "2"],
+        "stage": [*gsm8k, "--kshot", str(demo.kshot), "--scoring", "both"],
+        "none": [*gsm8k, "--model", BASE, "--max-rows", "0"],
+        "build": ["build", "--hub", str(demo.hub), "--task", "mbpp", "--recipe", str(folder / "mbpp.yaml"),
+                  "--kshot", str(demo.kshot)],
+    }  # fmt: skip
+    (folder / "mbpp.yaml").write_text(f"task: mbpp\nbase: {BASE}\n")
+    answers = several(list(commands.values()), folder, folder / "home")
+    return folder, dict(zip(commands, answers, strict=True))
+
+
+def test_adapters_beside_their_base(measured: tuple[Path, dict]) -> None:
+    folder, done = measured
+    assert done["first"].code == 0, done["first"].error
+    report = json.loads((folder / "report.json").read_text())
+    assert report["model"]["repo_id"] == BASE
+    assert all(re.fullmatch("[0-9a-f]{40}", report[key]["revision"]) for key in ("model", "evaluation_set"))
+    base, hub, own = report["evaluations"]
+    assert [each["method"] for each in (base, hub, own)] == [BASE, EXPERT, str(folder / "own")]
+    assert hub["correct"] == own["correct"]
+    assert len(base["correct"]) == 12
+    assert not report["chat_template"]
+    for gap, each in zip(report["differences"], (hub, own), strict=True):
+        assert gap["difference"] == pytest.approx(each["accuracy"] - base["accuracy"])
+        assert gap["low"] <= gap["difference"] <= gap["high"]
+    assert "gsm8k: 12 problems of rocket-demo/word-problems" in done["first"].out
+
+
+def test_answers_are_kept_and_not_asked_again(measured: tuple[Path, dict]) -> None:
+    folder, done = measured
+    kept = sorted((folder / "report-answers").glob("*.jsonl"))
+    assert len(kept) == 3
+    assert all(len(path.read_text().splitlines()) == 12 for path in kept)  # a second run added none
+    assert done["again"].code == 0
+
+
+def test_a_task_of_ones_own_and_a_chat_model(measured: tuple[Path, dict]) -> None:
+    folder, done = measured
+    assert done["plain"].code == 0, done["plain"].error
+    assert "mine: 12 problems" in done["plain"].out
+    assert done["chat"].code == 0, done["chat"].error
+    report = json.loads((folder / "chat.json").read_text())
+    assert report["chat_template"]
+    assert (report["options"]["few_shot"], report["options"]["max_new_tokens"]) == (2, 4)
+
+
+REFUSED = {
+    "pickled": (2, "holds no adapter_model.safetensors; save the adapter as safetensors"),
+    "reaching": (2, "adapter_config.json sets 'megatron_config', so PEFT would load more than this adapter"),
+    "foreign": (2, "does not load on this model: "),
+    "nobody": (3, "nobody/nothing"),
+    "split": (2, "split 'nope'"),
+    "likelihood": (2, "no option likelihood; generate instead"),
+    "mbpp": (2, "allow it with --allow-code-execution"),
+    "unknown": (2, "unknown task 'gsm9k', did you mean 'gsm8k'?"),
+    "taskless": (2, "give --task NAME, or --task FILE.yaml"),
+    "nothing": (2, "give --model ID or --adapter ID to measure them, or --kshot FILE"),
+    "both": (2, "--out: can be used only without --model and --adapter"),
+    "shots": (2, "--few-shot 2: give --kshot FILE, which holds the examples"),
+    "stage": (2, "--scoring: can be used only with --model or --adapter"),
+    "none": (2, "--max-rows: expected at least 1, found 0"),
+    "build": (2, "allow it with --allow-code-execution"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_measured_is_one_line(name: str, measured: tuple[Path, dict]) -> None:
+    code, message = REFUSED[name]
+    found = measured[1][name]
+    assert (found.code, len(found.error.strip().splitlines())) == (code, 1), found.error
+    assert found.last.startswith("error: ")
+    assert message in found.last
