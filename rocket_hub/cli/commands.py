@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
 
-# name -> (module, one line for --help)
+from rocket_hub.cli.lazy import Lazy
+
 COMMANDS = {
     "build": ("rocket_hub.cli.build", "Build an adapter for a task: every stage below, in order."),
     "discover": ("rocket_hub.cli.discover", "List adapters and data on the Hub that fit, and why the rest do not."),
@@ -20,27 +19,9 @@ COMMANDS = {
 }
 
 
-class Lazy(click.Group):
-    """A group whose commands are imported when they are called; `--help` imports none."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """List the commands in the order of the pipeline."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import one command."""
-        if name not in COMMANDS:
-            return None
-        command: click.Command = getattr(import_module(COMMANDS[name][0]), f"{name}_command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands without importing them."""
-        with formatter.section("Commands, in order"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Lazy, lazy=COMMANDS, heading="Commands, in order", context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="rocket-hub", prog_name="rocket-hub")
 def cli() -> None:
     r"""From K verified examples of a task to a published mixture of LoRA experts.

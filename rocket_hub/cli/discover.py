@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from importlib import import_module
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from rocket_hub.cli.lazy import Lazy
 from rocket_hub.cli.options import recipe_options
 
 if TYPE_CHECKING:
@@ -18,34 +18,13 @@ if TYPE_CHECKING:
 
     from rocket_hub.records import AdapterDiscovery
 
-# name -> (module, one line for --help)
 KINDS = {
     "adapters": ("rocket_hub.cli.discover", "LoRA adapters that fit a base model, and why the rest do not."),
     "datasets": ("rocket_hub.cli.discover_datasets", "Instruction data that can be read, and why the rest cannot."),
 }
 
 
-class _Kinds(click.Group):
-    """A group whose commands are imported when they are called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """List the commands."""
-        return list(KINDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import one command."""
-        if name not in KINDS:
-            return None
-        command: click.Command = getattr(import_module(KINDS[name][0]), f"{name}_command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands without importing them."""
-        with formatter.section("Commands, which only look"):
-            formatter.write_dl([(name, text) for name, (_, text) in KINDS.items()])
-
-
-@click.group(cls=_Kinds, invoke_without_command=True)
+@click.group(cls=Lazy, lazy=KINDS, heading="Commands, which only look", invoke_without_command=True)
 @recipe_options
 @click.pass_context
 def discover_command(context: click.Context, /, **given: Any) -> None:

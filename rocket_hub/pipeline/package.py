@@ -73,7 +73,6 @@ def card(
     recipe, pins = context.recipe, used(results, method)
     ledger = combine(pins, recipe.discover.allow_licences)
     experts = [pin for pin in pins if pin.kind == "model"][1:]
-    sources = results["3-select-instructions"]["per_source"]
     rows = [pin for pin in pins if pin.kind == "dataset"]
     labels = results["6-evaluate"]["labels"]
     repo_id = recipe.push.repo_id or context.run.path.name
@@ -93,6 +92,8 @@ def card(
         "recommendation": {"label": labels[recommendation["method"]], "reason": recommendation["reason"]},
         "experts": [_expert_row(pin, i, results, collapse, start) for i, pin in enumerate(experts)],
         "shots": len(context.shots),
+        "verdict": results["2-select-experts"].get("reason", ""),
+        "flagged": len(results["3-select-instructions"].get("flagged", ())),
         "scored": len(results["2-select-experts"]["scores"]),
         "diversity": results["2-select-experts"]["diversity"],
         "adapters_rejected": _reasons(
@@ -100,7 +101,7 @@ def card(
         ),
         "rows": len(results["3-select-instructions"]["selected"]),
         "considered": f"{results['3-select-instructions']['considered']:,}",
-        "datasets": [{**asdict(pin), "rows": sources[pin.repo_id]} for pin in rows],
+        "datasets": [_data_row(pin, results["3-select-instructions"]) for pin in rows],
         "rows_rejected": _in_words(results["3-select-instructions"]["reasons"]),
         "datasets_rejected": _reasons(results["1-discover"]["datasets"]["rejected"]),
         "licence": ledger.result,
@@ -157,6 +158,12 @@ def _expert_row(
     score = next(s for s in results["2-select-experts"]["scores"] if s["repo_id"] == pin.repo_id)
     weight = f"{start * collapse['expert_means'][position]:.2f}" if collapse else ""
     return {**asdict(pin), "perplexity": score["perplexity"], "accuracy": score["accuracy"], "weight": weight}
+
+
+def _data_row(pin: Pinned, chosen: Results) -> dict[str, Any]:
+    """Describe a data set: what of it is in the adapter, and what of it may not be."""
+    contaminated = chosen.get("counts", {}).get(pin.repo_id, {}).get("contaminated", 0)
+    return {**asdict(pin), "rows": chosen["per_source"][pin.repo_id], "contaminated": contaminated}
 
 
 def _reasons(*rejected: Any) -> str:
