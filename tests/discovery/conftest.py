@@ -34,9 +34,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def api(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HfApi]:
-    """A client that remembers nothing of what earlier tests read, and is impatient."""
-    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+def api(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[HfApi]:
+    """A client that remembers nothing of what earlier tests read, and is impatient.
+
+    Its cache is not in `tmp_path`, which tests import whole: a thread of an earlier test may still write there.
+    """
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.setattr(hub_calls, "BACK_OFF", 0.01)
     hub.log.clear()
     hub.faults.clear()
