@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -12,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from rocket_hub.errors import StorageError, TaskError
+from rocket_hub.errors import TaskError
 from rocket_hub.inference import Progress, generate, option_nll
 from rocket_hub.inference.rows import batches
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.records import Evaluation, Example
-from rocket_hub.runs import digest
+from rocket_hub.runs import KeptResults, digest
 from rocket_hub.selection.honesty import accuracy_interval
 from rocket_hub.tasks import Task, score
 from rocket_hub.tasks.yes_no import CHOICES as YES_NO
@@ -137,45 +136,19 @@ def _each(
     kept: Path | None,
 ) -> list[Any]:
     """Compute one result a row, group by group, but for the groups that an earlier run has kept."""
-    known, done = _read(kept) if kept else {}, 0
+    store = KeptResults(kept) if kept else None
+    known, done = store.known if store else dict[str, Any](), 0
     for group in groups:
         if not all(keys[i] in known for i in group):
             found = {keys[i]: result for i, result in zip(group, compute(group), strict=True)}
-            known.update(found)
-            if kept:
-                _append(kept, found)
+            if store:
+                store.add(found)
+            else:
+                known.update(found)
         done += len(group)
         if progress:
             progress(done, len(keys))
     return [known[key] for key in keys]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read what was kept; a line that a killed run left half-written is left out."""
-    known = {}
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            entry = json.loads(line)
-            known[str(entry["problem"])] = entry["result"]
-        except (ValueError, TypeError, KeyError):
-            continue
-    return known
-
-
-def _append(path: Path, found: dict[str, Any]) -> None:
-    """Add results in one write; it starts on a line of its own, whatever a killed run left."""
-    lines = [json.dumps({"problem": key, "result": result}) for key, result in found.items()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            if file.tell():
-                file.seek(-1, 2)
-                lines = lines if file.read(1) == b"\n" else ["", *lines]
-            file.write("".join(f"{line}\n" for line in lines).encode())
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written: {error.strerror or error}; free some space and run the same command again"
-        ) from error
 
 
 def paired_difference(one: Evaluation, other: Evaluation) -> tuple[float, float]:

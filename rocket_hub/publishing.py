@@ -23,12 +23,13 @@ RELOAD_SECONDS = 900
 MOST_DIFFERENT = 0.5  # of logits; bf16 here against fp32 there explains less, another adapter more
 
 
-def create_model_card(facts: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+def create_model_card(facts: Mapping[str, Any], metadata: Mapping[str, Any], template: str = "model_card.md") -> str:
     """Write the card of a result.
 
     Args:
-        facts: What the template `templates/model_card.md` asks for.
+        facts: What the template asks for.
         metadata: The card's YAML header; keys without a value are left out.
+        template: Which file of `templates/`.
 
     Returns:
         Markdown with a YAML header.
@@ -39,11 +40,11 @@ def create_model_card(facts: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
     import jinja2
     import yaml
 
-    text = (files("rocket_hub") / "templates" / "model_card.md").read_text(encoding="utf-8")
+    text = (files("rocket_hub") / "templates" / template).read_text(encoding="utf-8")
     header = yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False).strip()
     try:
-        template = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-        return template.render(metadata=header, **facts)
+        form = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        return form.render(metadata=header, **facts)
     except jinja2.UndefinedError as error:
         raise InputError(f"model card: {error}; give it in `facts`") from error
 

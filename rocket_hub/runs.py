@@ -77,6 +77,48 @@ def digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class KeptResults:
+    """Results by name in one file, a JSON line each, appended; a line that a kill cut short is not read.
+
+    Attributes:
+        known: Name -> result, as plain data.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read what an earlier run kept.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        self._path, self.known = path, dict[str, Any]()
+        try:
+            data = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error}; delete it or choose another folder") from error
+        self._torn = bool(data) and not data.endswith(b"\n")
+        for line in data.splitlines():
+            with suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                self.known[str(entry["problem"])] = entry["result"]
+
+    def add(self, found: Mapping[str, Any]) -> None:
+        """Keep results, in one write; they are on disk when this returns.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        self.known.update(found)
+        lines = [json.dumps({"problem": name, "result": result}) for name, result in found.items()]
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{line}\n" for line in ([""] if self._torn else []) + lines))
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be written: {error.strerror or error}; free some space and run "
+                               "the same command again") from error  # fmt: skip
+        self._torn = False
+
+
 class RunFolder:
     """Stages on disk: what is done and matches is kept, what changed is made again.
 

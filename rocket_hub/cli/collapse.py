@@ -60,11 +60,8 @@ def _folder(adapter: str) -> Path:
         return Path(adapter)
     from huggingface_hub import HfApi
 
-    from rocket_hub.discovery.access.files import download
     from rocket_hub.discovery.access.hub import call
+    from rocket_hub.pipeline.loading import fetch_adapter
 
     api = HfApi()
-    commit = str(call(adapter, api.model_info, adapter).sha)
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        path = download(api, adapter, commit, name, max_bytes=MAX_BYTES)
-    return path.parent
+    return fetch_adapter(api, adapter, str(call(adapter, api.model_info, adapter).sha), max_bytes=MAX_BYTES)

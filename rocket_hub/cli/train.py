@@ -11,9 +11,12 @@ from click.core import ParameterSource
 from rocket_hub.cli.options import adjusted, expert_options, find_recipe, recipe_options
 from rocket_hub.errors import InputError
 
-# What says something to one of the two, and would be ignored by the other.
-EXPERT_ONLY = ("rank", "alpha", "targets", "batch_size", "max_length", "dtype", "quantize")
-BUILD_ONLY = ("kshot", "max_adapters", "num_experts", "gate_grid", "eval_rows", "controls", "publish", "locked")
+# Options that only say something with --dataset; and those of a build that then say something, too.
+EXPERT = ("rank", "alpha", "targets", "batch_size", "max_length", "dtype", "quantize")
+SHARED = (
+    "hub", "task", "recipe", "base", "out", "seed", "allow_licence", "max_rows", "lr_grid", "max_steps", "push_to",
+    "private",
+)  # fmt: skip
 
 
 @click.command()
@@ -27,9 +30,10 @@ def train_command(context: click.Context, /, dataset: str | None, **given: Any) 
     """
     if dataset is None and given["kshot"] is None:
         raise InputError("give --kshot FILE to train the merged adapter, or --dataset ID to train an expert")
-    strange = [f"--{name.replace('_', '-')}" for name in (EXPERT_ONLY if dataset is None else BUILD_ONLY)
-               if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]  # fmt: skip
-    if strange:
+    asked = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    unread = [name for name in asked if (name in EXPERT if dataset is None else name not in (*EXPERT, *SHARED))]
+    if unread:
+        strange = [f"--{name.replace('_', '-')}" for name in unread]
         what = "the merged adapter: they are" if dataset is None else "an expert: they are not"
         raise InputError(f"{', '.join(strange)} cannot be used to train {what} for --dataset; leave them out")
     if dataset is not None:

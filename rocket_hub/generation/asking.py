@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rocket_hub.errors import InputError, StorageError
+from rocket_hub.errors import InputError
 from rocket_hub.generation.teacher import AGAIN, Decoding, Reply, Teacher
-from rocket_hub.runs import digest
+from rocket_hub.runs import KeptResults, digest
 
 TRIES = 4
 LONGEST_WAIT = 60.0
@@ -69,39 +68,19 @@ class Bill:
 
 
 class AnswerCache:
-    """Answers by what was asked, one JSON line each, appended; a line that a kill cut short is not read."""
+    """Answers by what was asked; see `KeptResults`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, Reply] = {}
-        try:
-            lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-            if lines[-1]:  # the last line was cut: the next one must not be glued to it
-                with path.open("ab") as file:
-                    file.write(b"\n")
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be read: {error}; delete it or choose another folder") from error
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                self._known[entry["key"]] = Reply(**entry["reply"])
-            except (ValueError, TypeError, KeyError):
-                continue
+        self._kept = KeptResults(path)
 
     def get(self, key: str) -> Reply | None:
         """Return the answer to what has been asked before."""
-        return self._known.get(key)
+        known = self._kept.known.get(key)
+        return None if known is None else Reply(**known)
 
     def put(self, key: str, reply: Reply) -> None:
         """Keep an answer; it is on disk when this returns."""
-        self._known[key] = reply
-        line = json.dumps({"key": key, "reply": asdict(reply)}) + "\n"
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written: {error}; free some space and run it again") from error
+        self._kept.add({key: asdict(reply)})
 
 
 def ask(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from rocket_hub.errors import DatasetError, InputError, NothingLeftError, Storag
 from rocket_hub.kshot import load_kshot
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.pipeline.problems import as_example, questions, read_problems
-from rocket_hub.publishing import push_to_hub
+from rocket_hub.publishing import create_model_card, push_to_hub
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Pinned, Row
 from rocket_hub.runs import Reporter, RunFolder, digest, write_text
@@ -186,9 +185,6 @@ def _start(model: Any, plan: ExpertPlan, folder: Path, base: Pinned) -> Path:
 
 def _card(facts: dict[str, Any], plan: ExpertPlan, task: Task, recipe: Recipe) -> str:
     """Write the expert's card: discovery reads it again."""
-    import jinja2
-    import yaml
-
     base, data = from_dict(Pinned, facts["base"], "base"), from_dict(Pinned, facts["data"], "data")
     metadata = {
         "base_model": base.repo_id,
@@ -199,10 +195,8 @@ def _card(facts: dict[str, Any], plan: ExpertPlan, task: Task, recipe: Recipe) -
         "datasets": [data.repo_id] if data.revision else [],
         "tags": ["lora", "rocket-hub"],
     }
-    header = yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False).strip()
-    text = (files("rocket_hub") / "templates" / "expert_card.md").read_text(encoding="utf-8")
-    template = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return template.render(**facts, metadata=header, plan=to_dict(plan), task=task, options=to_dict(recipe.train))
+    told = {**facts, "plan": to_dict(plan), "task": task, "options": to_dict(recipe.train)}
+    return create_model_card(told, metadata, "expert_card.md")
 
 
 def push_expert(api: HfApi, out: Path, repo_id: str, private: bool) -> str:

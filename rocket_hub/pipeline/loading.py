@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rocket_hub.moe  # noqa: F401  registers the routed adapter type with PEFT
 from rocket_hub.discovery.access.files import download
+from rocket_hub.discovery.adapters import MAX_ADAPTER_BYTES
 from rocket_hub.moe.adapter_config import check_config, read_config
 from rocket_hub.moe.expert import Expert, read_expert
 from rocket_hub.moe.writing import write_lora
@@ -16,7 +17,8 @@ from rocket_hub.pipeline.context import Context
 from rocket_hub.records import AdapterCandidate, Pinned
 from rocket_hub.runs import digest
 
-MAX_ADAPTER_BYTES = 2 * 2**30
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 
 @contextmanager
@@ -35,13 +37,18 @@ def adapted(base: Any, adapter: Path | None) -> Iterator[Any]:
         model.unload()
 
 
-def adapter_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:
-    """Fetch an adapter's two files, pinned and checked, and return the folder that PEFT loads them from."""
+def fetch_adapter(api: HfApi, repo_id: str, revision: str, *, max_bytes: int = MAX_ADAPTER_BYTES) -> Path:
+    """Download an adapter's two files, pinned and checked, and return the folder that PEFT loads them from."""
     paths = [
-        download(context.api, candidate.repo_id, candidate.revision, file, max_bytes=MAX_ADAPTER_BYTES)
+        download(api, repo_id, revision, file, max_bytes=max_bytes)
         for file in ("adapter_model.safetensors", "adapter_config.json")
     ]
     return paths[-1].parent
+
+
+def adapter_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:
+    """Fetch an adapter that discovery found; see `fetch_adapter`."""
+    return fetch_adapter(context.api, candidate.repo_id, candidate.revision)
 
 
 def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:

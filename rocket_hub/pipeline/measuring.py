@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from rocket_hub.base_models import load_base
-from rocket_hub.discovery.access.files import download
 from rocket_hub.discovery.access.hub import call
 from rocket_hub.errors import AdapterError, InputError
 from rocket_hub.evaluation import bootstrap_difference, evaluate, paired_difference
 from rocket_hub.moe.adapter_config import read_config
 from rocket_hub.options import EvaluateOptions
+from rocket_hub.pipeline.loading import fetch_adapter  # and, by that, the routed adapter type for PEFT
 from rocket_hub.pipeline.problems import read_problems
 from rocket_hub.records import Evaluation, Pinned
 from rocket_hub.runs import Reporter, digest
@@ -107,8 +107,7 @@ def adapter_folder(api: HfApi, adapter: str) -> tuple[Pinned, Path]:
             raise AdapterError("no_safetensors", f"{adapter}: holds no {missing[0]}; save the adapter as safetensors")
     else:
         pinned = Pinned(adapter, str(call(adapter, api.model_info, adapter).sha))
-        for name in (WEIGHTS, CONFIG):
-            folder = download(api, adapter, pinned.revision, name, max_bytes=MAX_BYTES).parent
+        folder = fetch_adapter(api, adapter, pinned.revision, max_bytes=MAX_BYTES)
     config = read_config(folder)
     if reaching := [name for name in REACHING_OUT if config.get(name)]:
         raise AdapterError(
@@ -154,8 +153,6 @@ def _adapted(base: Any, folder: Path) -> Any:
         AdapterError: It does not fit, or some of its weights are missing.
     """
     from peft import PeftModel
-
-    import rocket_hub.moe  # noqa: F401  registers the routed adapter type with PEFT
 
     try:
         with warnings.catch_warnings():

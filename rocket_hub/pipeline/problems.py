@@ -49,8 +49,7 @@ def read_problems(task: Task, split: str | None, revision: str | None, *, max_ro
 
 def questions(task: Task, examples: Sequence[Example]) -> list[str]:
     """Return the bare questions of problems in the task's form, for comparison with rows of data."""
-    frame = task.prompt("\0").partition("\0")
-    return [example.prompt.removeprefix(frame[0]).removesuffix(frame[2]) for example in examples]
+    return [task.question_of(example) for example in examples]
 
 
 def as_example(prompt: str, completion: str) -> Example:

@@ -105,7 +105,7 @@ def _labelled(
     for score in scores:
         candidate = candidates[score.repo_id]
         marks = (*(["task_data"] if _made_from(candidate, task) else []), *candidate.flags, *score.marks)
-        labelled.append(replace(score, licence=candidate.licence, marks=marks))
+        labelled.append(replace(score, licence=candidate.licence, marks=tuple(dict.fromkeys(marks))))
     return tuple(labelled)
 
 

@@ -186,6 +186,14 @@ class Task:
         """Read the answer out of what a model wrote for a problem, in the compared form; empty when there is none."""
         return self.guess(text, example.choices) if self.guess else self.extract(text)
 
+    def question_of(self, example: Example) -> str:
+        """Return the bare question of a problem in the task's form, with its options where it has any.
+
+        Raises:
+            TaskError: Its prompt is not in the task's form.
+        """
+        return self._bare(example.prompt, self.prompt)
+
     def _stem(self, example: Example, frame: Callable[[str], str]) -> str:
         """Return the bare question of a problem, without the options below it."""
         return self._bare(example.prompt, frame).removesuffix("\n" + lettered(example.choices).rstrip())
