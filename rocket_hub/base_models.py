@@ -36,24 +36,49 @@ def load_base(model_id: str, revision: str | None, dtype: str, *, quantization: 
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     if quantization:
         options["quantization_config"] = _quantization(quantization, _DTYPES[dtype])
+    tokenizer = load_tokenizer(model_id, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_id, revision=options["revision"], trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model_id, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        remote = isinstance(error, OSError) and not Path(model_id).is_dir()
-        message = f"{model_id}@{revision or 'main'}: cannot be loaded as a causal language model: {error}"
-        raise (HubError if remote else InputError)(message) from error
+        raise _unusable(model_id, revision, "cannot be loaded as a causal language model", error) from error
     model, info = loaded
     if info["missing_keys"]:
         # transformers fills what is missing with random numbers and only warns.
         missing = sorted(info["missing_keys"])
         raise InputError(f"{model_id}: {len(missing)} weights are not in its safetensors files, first '{missing[0]}'")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
+
+
+def load_tokenizer(model_id: str, revision: str | None) -> Any:
+    """Load a model's tokenizer alone: no weights, and no code from the repository.
+
+    Args:
+        model_id: Repository id or local folder.
+        revision: Commit hash; None or empty = the newest.
+
+    Returns:
+        The tokenizer, with a pad token.
+
+    Raises:
+        HubError: The repository, the revision or a file in it cannot be had.
+        InputError: The folder does not exist, or its tokenizer is unusable or needs code of its own.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_id, revision=revision or "main", trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unusable(model_id, revision, "its tokenizer cannot be loaded", error) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _unusable(model_id: str, revision: str | None, what: str, error: Exception) -> HubError | InputError:
+    """Say what is wrong with a model; what is the Hub's fault is told apart from what is the model's."""
+    remote = isinstance(error, OSError) and not Path(model_id).is_dir()
+    return (HubError if remote else InputError)(f"{model_id}@{revision or 'main'}: {what}: {error}")
 
 
 def _quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rocket_hub.discovery.lora.bases import Described, describe, read_shapes
 from rocket_hub.discovery.lora.crawl import by_configuration, by_weights
-from rocket_hub.discovery.lora.listing import Listed, check_listed, closed_names, list_adapters
+from rocket_hub.discovery.lora.listing import Listed, check_listed, list_adapters
 from rocket_hub.discovery.lora.mirrors import known_copies
 from rocket_hub.discovery.lora.plan import CrawlPlan, plan_crawl
 from rocket_hub.discovery.lora.prior import prior
@@ -133,10 +133,9 @@ def _by_list(
     survey: _Survey, options: DiscoverOptions, closed: Collection[str], verdicts: Verdicts
 ) -> list[tuple[Listed, tuple[str, ...]]]:
     """Judge adapters by what the list says; return those that are left, with their flags."""
-    names = closed_names(tuple(closed))
     alive = []
     for item in survey.listed:
-        flags = verdicts.attempt(item.repo_id, partial(check_listed, item, options, names))
+        flags = verdicts.attempt(item.repo_id, partial(check_listed, item, options, closed))
         if flags is not None:
             alive.append((item, flags))
     return alive

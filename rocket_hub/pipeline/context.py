@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +25,11 @@ class Context:
     """Recipe, task, examples, run folder and Hub of one build; the base model is loaded when first needed.
 
     Attributes:
+        task: The task as the base is asked: from the second stage on in its chat template, if it has one.
         shots: The K-shot as it was given.
         examples: The K-shot in the task's form.
         pinned: The base at its commit; set by the first stage.
+        plain: The K-shot in the task's form without a chat template, where `examples` have one.
     """
 
     recipe: Recipe
@@ -38,6 +41,7 @@ class Context:
     hub_name: str
     reporter: Reporter
     pinned: Pinned = field(default_factory=lambda: Pinned("", ""))
+    plain: tuple[Example, ...] = ()
 
     @cached_property
     def base(self) -> tuple[Any, Any]:
@@ -47,10 +51,26 @@ class Context:
         self.reporter.say(f"loading {self.pinned.repo_id}")
         return load_base(self.pinned.repo_id, self.pinned.revision, self.recipe.train.dtype)
 
+    def use_chat_template(self) -> None:
+        """Ask everything from now on in the base's chat template, if its tokenizer has one; needs no weights.
+
+        Raises:
+            HubError: The tokenizer cannot be had.
+            InputError: It cannot be used.
+            TaskError: Its chat template cannot be used.
+        """
+        from rocket_hub.base_models import load_tokenizer
+
+        task = self.task.for_model(load_tokenizer(self.pinned.repo_id, self.pinned.revision))
+        if task is not self.task:
+            self.reporter.say(f"{self.pinned.repo_id} is asked in its chat template")
+            self.plain, self.examples = self.examples, tuple(task.example(shot) for shot in self.shots)
+            self.task = task
+
     @property
     def measured(self) -> Task:
         """The task as it is measured: with the first examples before every problem, where that was asked for."""
-        shots = self.examples[: self.recipe.evaluate.few_shot]
+        shots = (self.plain or self.examples)[: self.recipe.evaluate.few_shot]
         return self.task.with_shots(shots) if shots else self.task
 
     def inputs(self, *groups: str, **more: Any) -> dict[str, Any]:
@@ -59,21 +79,27 @@ class Context:
         chosen = {f"{group}.{key}": value for group in groups for key, value in recipe[group].items()}
         fixed = {"hub": self.hub_name, "task": self.task.name, "base": self.recipe.base, "seed": self.recipe.seed,
                  "base_revision": self.pinned.revision}  # fmt: skip
-        return {**fixed, "kshot": digest([to_dict(shot) for shot in self.shots]), **chosen,
+        chat = {"chat_template": digest(self.task.chat("…"))} if self.task.chat else {}
+        return {**fixed, **chat, "kshot": digest([to_dict(shot) for shot in self.shots]), **chosen,
                 **{name: digest(value) for name, value in more.items()}}  # fmt: skip
 
 
-def open_context(recipe: Recipe, kshot: Path, out: Path, hub_name: str, reporter: Reporter) -> Context:
-    """Read the K-shot, find the task and open the run folder.
+def open_context(
+    recipe: Recipe, kshot: Path, out: Path, hub_name: str, reporter: Reporter, *, measured: bool = True
+) -> Context:
+    """Read the K-shot, find the task and open the run folder; `measured`: whether the result will be.
 
     Raises:
+        InputError: This is one of several processes of a launch.
         KShotError: The K-shot cannot be read, or not by this task.
         RecipeError: `evaluate.few_shot` asks for more examples than there are.
         SandboxError: The task is measured by running programs, and that is not allowed, or not safe here.
         TaskError: There is no such task.
     """
+    check_alone()
     task = get_task(recipe.task).at(recipe.evaluate.dataset, recipe.evaluate.config)
-    check_measurable(task, recipe.evaluate)
+    if measured:
+        check_measurable(task, recipe.evaluate)
     shots = load_kshot(kshot)
     examples = tuple(task.example(shot) for shot in shots)
     _check(task, kshot, shots, examples)
@@ -100,6 +126,24 @@ def check_measurable(task: Task, options: EvaluateOptions) -> None:
             "own; allow it with --allow-code-execution (evaluate.allow_code_execution: true)"
         )
     check_isolation()
+
+
+def check_alone() -> None:
+    """Refuse to work where other processes of the same launch would do the same work, in the same run folder.
+
+    Raises:
+        InputError: torchrun or `accelerate launch` started several processes.
+    """
+    from rocket_hub.errors import InputError
+
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world.isdecimal() and int(world) > 1:
+        raise InputError(
+            f"rocket-hub works in one process, and this launch has {world} (WORLD_SIZE): start it without torchrun or "
+            "accelerate. In a script of your own, several processes share the scoring of adapters (score_adapters in "
+            "rocket_hub.selection.scoring), the encoding of rows (select_instructions) and training with TRL's "
+            "SFTTrainer"
+        )
 
 
 def _check_few_shot(wanted: int, shots: int, kshot: Path) -> None:

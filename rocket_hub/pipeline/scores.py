@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from rocket_hub.options import ExpertOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import Example, Rejection
 from rocket_hub.runs import digest, read_json, write_json
-from rocket_hub.selection.rationales import Rationales, from_model, with_rationales
+from rocket_hub.selection.rationales import Rationales, Teacher, from_model, with_rationales
 from rocket_hub.selection.shot_scores import Cost, ShotScores
 from rocket_hub.serialization import from_dict
+from rocket_hub.tasks import Task
 
 FORMAT = 1
 
@@ -52,8 +54,9 @@ def reasoned_shots(context: Context) -> Rationales:
     path = context.run.path / "scores" / f"rationales-{digest(context.inputs(dtype=context.recipe.train.dtype))}.json"
     if (known := read_json(path)) is None:
         context.reporter.say(f"the base model writes the reasoning of {sources.count('none')} examples")
-        made = with_rationales(shots, from_model(*context.base), completion=context.task.completion,
+        made = with_rationales(context.plain or shots, _writer(context), completion=context.task.completion,
                                extract=context.task.extract)  # fmt: skip
+        made = replace(made, examples=tuple(map(partial(_asked, context.task), made.examples, shots)))
         known = json.loads(json.dumps(asdict(made)))
         write_json(path, known)
     return Rationales(
@@ -61,6 +64,18 @@ def reasoned_shots(context: Context) -> Rationales:
         tuple(known["sources"]),
         tuple(Rejection(**each) for each in known["rejected"]),
     )
+
+
+def _writer(context: Context) -> Teacher:
+    """Let the base model write; a chat model is asked in its template, and so the prompts given to this have none."""
+    write, chat = from_model(*context.base), context.task.chat
+    return (lambda prompts: write([chat(prompt) for prompt in prompts])) if chat else write
+
+
+def _asked(task: Task, written: Example, shot: Example) -> Example:
+    """Put a shot whose reasoning was written without a chat template back into it."""
+    completion = f"{task.delimiter}{written.completion.lstrip()}" if task.chat else written.completion
+    return replace(written, prompt=shot.prompt, completion=completion)
 
 
 def _inputs(context: Context, options: ExpertOptions, adapters: Any) -> dict[str, Any]:

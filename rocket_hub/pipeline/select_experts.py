@@ -16,6 +16,7 @@ from rocket_hub.pipeline.scores import reasoned_shots, shot_scores
 from rocket_hub.records import AdapterCandidate, AdapterDiscovery, ExpertScore, ExpertSelection, Rejection
 from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks import Task
+from rocket_hub.tasks.own_data import own_data
 
 Results = Mapping[str, Any]
 PICTURE = "experts.svg"
@@ -111,9 +112,7 @@ def _labelled(
 
 def _made_from(candidate: AdapterCandidate, task: Task) -> str:
     """Name the data set of the task's own that an adapter says it was trained on; empty when there is none."""
-    from rocket_hub.selection.decontamination import declared_overlap
-
-    return next(iter(declared_overlap(candidate.datasets, [*task.closed, task.dataset])), "")
+    return next(iter(own_data(candidate.datasets, [*task.closed, task.dataset], copies=True)), "")
 
 
 def _without_task_data(

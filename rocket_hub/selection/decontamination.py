@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,6 @@ _FRAME = frozenset(
     )
 )
 _LONGEST_FRAME = max(map(len, _FRAME))
-_NAME_EXTRAS = frozenset({"main", "train", "full", "hf", "mirror", "dataset", "data"})
 
 
 @dataclass(frozen=True)
@@ -210,28 +209,3 @@ def neighbours(
         for row in np.flatnonzero(highest >= threshold):
             found[start + int(row)] = int(nearest[row]), float(highest[row])
     return dict(sorted(found.items(), key=lambda item: -item[1][1]))
-
-
-def declared_overlap(datasets: Iterable[str], closed: Collection[str]) -> tuple[str, ...]:
-    """Find the declared training sets of an adapter that are closed, under any of their usual names.
-
-    `openai/gsm8k`, `GSM8K`, `someone/gsm8k-main` and a link to any of them are one data set: namespace, letter case,
-    signs and words such as `main` or `train` are left out. `someone/gsm8k-cot` is another one.
-
-    Args:
-        datasets: Data sets as a card declares them.
-        closed: Ids of the data sets that must not be trained on.
-
-    Returns:
-        Those of `datasets` that are closed, as they were given.
-    """
-    known = {name for entry in closed for name in _names(entry)}
-    return tuple(entry for entry in datasets if not known.isdisjoint(_names(entry)))
-
-
-def _names(dataset: str) -> set[str]:
-    """Return the normal forms of a data set's id, with its namespace and without it."""
-    path = re.sub(r"^(?:https?://[^/]*/)?(?:datasets/)?", "", dataset.strip().casefold()).split("@")[0].split("?")[0]
-    parts = [re.findall(r"[^\W_]+", part) for part in path.split("/")[:2]]
-    named = ["".join(word for word in words if word not in _NAME_EXTRAS) or "".join(words) for words in parts]
-    return {name for name in (named[-1], "".join(named)) if name}

@@ -5,25 +5,42 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rocket_hub.tasks.denying import denied
 from rocket_hub.tasks.lettering import LETTERS
-from rocket_hub.tasks.text import after, boxed, own_part, plain
+from rocket_hub.tasks.text import after, boxed, own_part, plain, straight
 
 _STATED = re.compile(
-    r"\b(?:answer|choice|option|solution)(?:\s+(?:to|for|here|choice|option)\b[^.\n:]{0,60}?)?"
-    r"\s*(?:is|was|=|:|would be|should be|must be)+(?:\s*:)?",
+    r"\b(?:answer|ans|choice|option|solution)\b[\"'*]*(?:\s+(?:to|for|here|choice|option)\b[^.\n:]{0,60}?)?"
+    r"\s*(?:(?:is(?!n't)|was|=|:|would be|should be|must be)+(?:\s*:)?|>)|\bans\.|####",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
     r"\A(?:[\s\"'*_>=-]|\b(?:the|option|choice|solution|letter|answer|number|clearly|therefore|probably)\b)+",
     re.IGNORECASE,
 )
-_LETTER = re.compile(r"\A[(\[{<\"']*([A-Za-z])(?:(?P<end>[)\]}>\"'.,:;!?/]|\s*\Z|\s*\n|\s+[-–—:=])|(?=\s))")
+_LETTER = re.compile(r"\A[(\[{<\"']*([A-Za-z])(?:(?P<end>[)\]}<>\"'.,:;!?/]|\s*\Z|\s*\n|\s+[-–—:=])|(?=\s))")
 _NUMBERED = re.compile(r"\A\(?[1-9][.):]\s+(?=\D)")  # "2. grass"
 _DIGIT = re.compile(r"\A\(?([1-9])[).:]?\s*(?:\Z|\n)")
-_PLACE = re.compile(r"\A(first|second|third|fourth|fifth|last)(?:\s+(?:option|choice|one|answer)\b|\W*(?:\Z|\n))", re.I)
-_PLACES = ("first", "second", "third", "fourth", "fifth")
+_PLACES = (("first", "1st", "one", "1"), ("second", "2nd", "two", "2"), ("third", "3rd", "three", "3"),
+           ("fourth", "4th", "four", "4"), ("fifth", "5th", "five", "5"))  # fmt: skip
+_ORDINAL = r"(first|second|third|fourth|fifth|[1-5](?:st|nd|rd|th)|last|former|latter)"
+_THING = r"(?:option|choice|one|answer|solution|way|method|approach|alternative|statement)"
+_PLACE = re.compile(rf"\A{_ORDINAL}(?:\s+{_THING}\b|\W*(?:\Z|\n))", re.IGNORECASE)
+_NUMBER = r"[#(]?([1-9]|one|two|three|four|five)(?!\w|\.\d)"
+_COUNT = (  # "Solution 1"; but "Solution 1 has more salt" is a sentence
+    rf"(?:option|choice|solution|sol|answer)\s*(?:number\s+|no\.\s*)?{_NUMBER}"
+    r"(?=[)\]\"'*]*\s*(?:\Z|[.,:;!?\n–—-]|(?:is|would|works|because|since|as|and|or)\b))"
+)
+_COUNTED = re.compile(rf"\A\W*(?:(?:the|correct|right|best|better)\s+)*{_COUNT}", re.IGNORECASE)
+_MORE_COUNTED = re.compile(rf"\W*(?:,|/|&|\band\b|\bor\b)\s*(?:option|choice|solution|sol)?\s*{_NUMBER}", re.IGNORECASE)
 _MORE = re.compile(r"\s*(?:,|/|&|\band\b|\bor\b)\s*(?:option\s+|choice\s+)?[(\[]?[A-Z](?:[)\].,\s]|\Z)")
-_MENTIONED = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Cc]hoose|[Pp]ick|[Ss]elect)\s+\(?([A-Z])\b")
+_ANOTHER = re.compile(r"[).\]:]*\s+\(?[A-Z]\)?[.!]?\s*\Z")  # "A: B" is an answer B, or an option A
+_MENTIONED = re.compile(
+    r"\(([A-Z])\)|\b(?i:option|choice|choose|pick|select|solution)\s+\(?([A-Z])\b"
+    r"|\b(?i:so|therefore|thus|hence|sorry|sure|i think|it(?:'s| is| must be| should be))[,:]?\s+([A-Z])"
+    r"(?=[.,;!)]|\s*\Z|\s+(?:is|must|would|because|since|as)\b)"
+    rf"|\b(?i:{_COUNT})|\b(?i:{_ORDINAL}\s+(?:option|choice|answer|solution))\b"
+)
 _CONNECTIVES = frozenset(("because", "since", "as", "and", "or", "is", "was", "for", "so", "which", "due", "with"))
 
 
@@ -32,8 +49,10 @@ def read_choice(text: str, choices: Sequence[str] = ()) -> str:
 
     What comes after a next question does not count. Of the rest, in this order: the last `\boxed{…}`; else the last
     explicit statement ("the answer is …", "Answer: …"); else the beginning of the text; else its last line; else the
-    only option whose words occur; else the only letter that is mentioned as an option. An option is named by its words,
-    its letter or its place. OpenCompass, which ROCKET was measured with, takes the first capital letter of the text.
+    only option whose words occur; else the only one that is mentioned by letter or place. An option is named by its
+    words, its letter or its place ("the second", "solution 2"); of two options a bare "1" is neither, for it is the
+    second's label in PIQA. What is denied ("A is wrong", "not option A") is not chosen, nor is what is left then.
+    OpenCompass, which ROCKET was measured with, takes the first capital letter of the text.
 
     Args:
         text: What the model wrote.
@@ -42,7 +61,7 @@ def read_choice(text: str, choices: Sequence[str] = ()) -> str:
     Returns:
         A capital letter.
     """
-    part = own_part(text)
+    part = straight(own_part(text))
     boxes = [plain(box) for box in boxed(part)]
     part = plain(part).strip()
     for named in (*boxes, *after(_STATED, part)):
@@ -60,18 +79,19 @@ def _named(text: str, choices: Sequence[str]) -> str:
     starts = [text, text[filler.end() :]] if filler else [text]
     starts.append(_NUMBERED.sub("", starts[-1], count=1))
     found = [_by_words(start, choices) for start in starts] + [_by_letter(start) for start in starts]
-    letter = next((each for each in found if each), "") or _by_place(starts[-2], choices)
+    found += [_by_count(starts[0], choices), _by_place(starts[-2], choices)]
+    letter = next((each for each in found if each), "")
     return letter if letter == "several" or (letter and LETTERS.index(letter) < (len(choices) or 26)) else ""
 
 
 def _by_words(text: str, choices: Sequence[str]) -> str:
     """Return the letter of the longest option that a text begins with, as it is written or else in any case."""
-    for form in (_trimmed, _normal):
+    for form in (_trimmed, _normal, _bare):
         said = form(text[:2000])
         fits = [
             (len(words), letter)
             for letter, words in zip(LETTERS, map(form, choices), strict=False)
-            if _is_words(words, choices) and _begins(said, words)
+            if _is_words(words, choices) and _begins(said, words) and not denied(said, 0, len(words))
         ]
         longest = max(fits, default=(0, ""))[0]
         if letter := _only({letter for length, letter in fits if length == longest}):
@@ -97,7 +117,9 @@ def _by_letter(text: str) -> str:
     if not found:
         return ""
     letter, rest = found[1], text[found.end(1) :]
-    if letter.isupper() and _MORE.match(rest.lstrip(")].\"'")):
+    if denied(text, 0, found.end(1)):
+        return ""
+    if letter.isupper() and (_MORE.match(rest.lstrip(")].\"'")) or _ANOTHER.match(rest)):
         return "several"
     if found["end"] is not None or (letter.isupper() and letter not in "AI"):
         return letter.upper()
@@ -105,14 +127,29 @@ def _by_letter(text: str) -> str:
     return letter if letter == "A" and following in _CONNECTIVES else ""
 
 
+def _by_count(text: str, choices: Sequence[str]) -> str:
+    """Return the letter of "solution 2"."""
+    found = _COUNTED.match(text)
+    if not found or denied(text, 0, found.end()):
+        return ""
+    return "several" if _MORE_COUNTED.match(text, found.end()) else _at(found[1], choices)
+
+
 def _by_place(text: str, choices: Sequence[str]) -> str:
     """Return the letter of "2", or of "the second option"."""
     if found := _DIGIT.match(text):
-        return LETTERS[int(found[1]) - 1]
-    if found := _PLACE.match(text):
-        word = found[1].lower()
-        return LETTERS[_PLACES.index(word) if word in _PLACES else len(choices) - 1]
-    return ""
+        return "" if len(choices) == 2 and found[1] == "1" else LETTERS[int(found[1]) - 1]
+    found = _PLACE.match(text)
+    return _at(found[1], choices) if found and not denied(text, 0, found.end()) else ""
+
+
+def _at(place: str, choices: Sequence[str]) -> str:
+    """Return the letter of a place: `first`, `2nd`, `three`, `4`, or the last of the options, the former of two."""
+    word = place.lower()
+    if word in ("last", "former", "latter"):
+        known = len(choices) == 2 or (word == "last" and choices)
+        return LETTERS[0 if word == "former" else len(choices) - 1] if known else ""
+    return next((letter for letter, words in zip(LETTERS, _PLACES, strict=False) if word in words), "")
 
 
 def _occurring(text: str, choices: Sequence[str]) -> set[str]:
@@ -120,15 +157,22 @@ def _occurring(text: str, choices: Sequence[str]) -> set[str]:
     said, found = _normal(text), set()
     for words, letter in sorted(zip(map(_normal, choices), LETTERS, strict=False), key=lambda pair: -len(pair[0])):
         place = re.compile(rf"(?<!\w){re.escape(words)}(?!\w)")
-        if (len(words) > 1 or words.isdigit()) and place.search(said):
-            found.add(letter)
+        if len(words) > 1 or words.isdigit():
+            found |= {letter for match in place.finditer(said) if not denied(said, *match.span())}
             said = place.sub(" ", said)
     return found
 
 
 def _mentioned(text: str, choices: Sequence[str]) -> set[str]:
-    """Return the letters that are mentioned as options."""
-    return {one or other for one, other in _MENTIONED.findall(text)} & set(LETTERS[: len(choices) or 26])
+    """Return the letters of the options that are mentioned as options."""
+    found = set()
+    for match in _MENTIONED.finditer(text):
+        if not denied(text, *match.span()):
+            *letters, count, place = match.groups()
+            found.add(next(filter(None, letters), "") or _at(count or place, choices))
+            if count and (other := _MORE_COUNTED.match(text, match.end())):
+                found.add(_at(other[1], choices))
+    return found & set(LETTERS[: len(choices) or 26])
 
 
 def _only(letters: set[str]) -> str:
@@ -138,9 +182,14 @@ def _only(letters: set[str]) -> str:
 
 def _trimmed(text: str) -> str:
     """Write a text with single spaces and no punctuation around it."""
-    return " ".join(text.split()).strip(" .,;:!?\"'()[]")
+    return " ".join(straight(text).split()).strip(" .,;:!?\"'()[]")
 
 
 def _normal(text: str) -> str:
     """Write a text for comparison: trimmed and in lower case."""
     return _trimmed(text).lower()
+
+
+def _bare(text: str) -> str:
+    """Write a text for comparison without an article before it."""
+    return re.sub(r"\A(?:an?|the)\s+", "", _normal(text))

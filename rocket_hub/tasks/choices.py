@@ -14,6 +14,7 @@ from rocket_hub.tasks.lettering import LETTERS, lettered, split_choices
 from rocket_hub.tasks.task import Task
 
 _OWN_FORM = re.compile(r"[Tt]he answer is:?\s*\(?([A-Z])\)?(?!\w)")
+_FROM_ONE = re.compile(r"(?:^|\s)\(?1[.):]\s")
 _FRAME = re.compile(r"\A\s*Question:\s*(.*?)\s*Answer:\s*\Z", re.DOTALL)
 
 
@@ -49,9 +50,17 @@ def prepare(raw: Example) -> Example:
     if not choices:
         return raw
     question = f"{stem if choices == written else raw.prompt.strip()}\n{lettered(choices)}"
-    letter = read_choice(raw.answer or raw.completion, choices)
+    letter = _right(raw, choices, numbered=not raw.choices)
     rationale = raw.rationale or _reasons(raw.completion, choices)
     return replace(raw, prompt=question, choices=choices, answer=letter, rationale=rationale)
+
+
+def _right(raw: Example, choices: tuple[str, ...], *, numbered: bool) -> str:
+    """Read which option an example says is right; where its options are numbered, "1" is the first of two, too."""
+    said = raw.answer or raw.completion
+    if numbered and said.strip().strip("().:") == "1" and _FROM_ONE.search(raw.prompt):
+        return LETTERS[0]
+    return read_choice(said, choices)
 
 
 def _reasons(text: str, choices: tuple[str, ...]) -> str:

@@ -24,6 +24,8 @@ NUMBER = re.compile(
     rf"(?:(?P<whole>[0-9]+)[ ](?=[0-9]+/[0-9]))?(?P<number>{_DIGITS})(?P<power>[eE][+-]?[0-9]{{1,2}}\b)?"
     rf"(?:\s?/\s?(?P<under>[0-9][0-9,]*)(?![0-9/]))?(?:\s+(?P<scale>{'|'.join(_SCALES)})\b)?"
 )
+_HALF = re.compile(r"\b(?:([0-9]+)\s+and\s+)?(?:a|1)\s+half\b", re.IGNORECASE)
+_EUROPEAN = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]{1,2})(?![\w.,]*[0-9])")
 _MAX_DIGITS = 40
 
 
@@ -58,8 +60,14 @@ def written(value: Fraction) -> str:
 
 
 def in_digits(text: str) -> str:
-    """Write the numbers in words as digits: `twenty-one apples` becomes `21 apples`."""
-    return _IN_WORDS.sub(lambda match: f"{'-' if match[1] else ''}{_value(match[2])}", text)
+    """Write the numbers in words as digits: `twenty-one apples` becomes `21 apples`, `two and a half` becomes `2.5`."""
+    digits = _IN_WORDS.sub(lambda match: f"{'-' if match[1] else ''}{_value(match[2])}", text)
+    return _HALF.sub(lambda match: f"{match[1] or 0}.5", digits)
+
+
+def english(text: str) -> str:
+    """Write numbers with points between thousands and a comma before the cents as in English: 1.234,50 is 1234.50."""
+    return _EUROPEAN.sub(lambda match: f"{match[1].replace('.', '')}.{match[2]}", text)
 
 
 def _value(words: str) -> int:

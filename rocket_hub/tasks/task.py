@@ -8,6 +8,7 @@ from typing import Any
 
 from rocket_hub.errors import TaskError
 from rocket_hub.records import Example
+from rocket_hub.tasks.chat import chat_frame
 from rocket_hub.tasks.lettering import LETTERS, lettered
 
 
@@ -138,18 +139,12 @@ class Task:
 
         As in lm-evaluation-harness (`--apply_chat_template`) all is one turn of the user's, shots too, and nothing
         stands between the template and the completion.
+
+        Raises:
+            TaskError: The template cannot be used; see `chat_frame`.
         """
-        if not getattr(tokenizer, "chat_template", None):
-            return self
-
-        def chat(text: str) -> str:
-            turns = [{"role": "user", "content": text}]
-            said: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            begin = tokenizer.bos_token or ""
-            twice = begin and tokenizer(text=said)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
-            return said.removeprefix(begin) if twice else said  # the tokenizer will begin the text once more
-
-        return replace(self._dressed(self.shots, chat), delimiter="")
+        chat = chat_frame(tokenizer)
+        return replace(self._dressed(self.shots, chat), delimiter="") if chat else self
 
     def prompt_for(self, question: str, tokenizer: Any) -> str:
         """Write the prompt of a bare question for a base or a chat model; see `for_model`."""

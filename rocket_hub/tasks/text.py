@@ -16,6 +16,7 @@ _LATEX = (
     (re.compile(r"(?<=\d)(?:\\[,;: ]|[\u00a0\u2009\u202f])(?=\d{3}\b)"), ""),
     (re.compile(r"\\[,;:! ]|[\u00a0\u2009\u202f]"), " "),
 )
+_STRAIGHT = str.maketrans("“”„‘’：（）", '"""\'\':()')
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
@@ -30,6 +31,11 @@ def plain(text: str) -> str:
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)
     return text
+
+
+def straight(text: str) -> str:
+    """Write typographic quotation marks, colons and brackets as they are on a keyboard."""
+    return text.translate(_STRAIGHT)
 
 
 def boxed(text: str) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from rocket_hub.errors import TaskError
 from rocket_hub.records import Example
+from rocket_hub.tasks.denying import denied
 from rocket_hub.tasks.task import Task
-from rocket_hub.tasks.text import after, boxed, own_part, plain
+from rocket_hub.tasks.text import after, boxed, own_part, plain, straight
 
 CHOICES = ("no", "yes")  # in the harness' order: the label 1 is yes
 _SAID = {
@@ -18,14 +19,17 @@ _SAID = {
     "affirmative": "yes", "1": "yes", "no": "no", "false": "no", "incorrect": "no", "wrong": "no", "n": "no",
     "nope": "no", "f": "no", "negative": "no", "0": "no",
 }  # fmt: skip
-_LONG = re.compile(r"\b(?:yes|no|true|false)\b")
+_NONE = r"(?!\s+(?:idea|information|info|clue|comment|data|details?|doubt|evidence|mention|one)\b)"
+_LONG = re.compile(rf"\b(?:yes|no{_NONE}|true|false)\b")
 _OWN_FORM = re.compile(r"[Tt]he answer is:?\s*(yes|no)\b")
 _STATED = re.compile(
-    r"\banswer(?:\s+(?:to|for)\b[^.\n:]{0,80}?)?\s*(?:is|was|=|:|would be|should be|must be)+(?:\s*:)?", re.IGNORECASE
+    r"\banswer[\"'*]*(?:\s+(?:to|for)\b[^.\n:]{0,80}?)?\s*"
+    r"(?:(?:is(?!n't)|was|=|:|would be|should be|must be)+(?:\s*:)?|>)|####",
+    re.IGNORECASE,
 )
-_FIRST = re.compile(r"\A[\s\"'(\[*>-]*(?:(?:that|this|it)(?:\s+is|'s)\s+)?(not\s+)?([A-Za-z]+|[01])\b")
+_FIRST = re.compile(r"\A[\s\"'(\[*>-]*(?:(?:that|this|it)(?:\s+is|'s)\s+)?(not\s+)?([A-Za-z]+|[01])\b" + _NONE)
 _BOTH = re.compile(r"\s*(?:/|\band\b|\bor\b)\s*(?:yes|no|true|false)\b", re.IGNORECASE)
-_CLAIM = re.compile(r"\b(?:is|that's|it's)\s+(not\s+)?(true|false|correct|incorrect)\b", re.IGNORECASE)
+_CLAIM = re.compile(r"\b(?:is|that's|it's)((?:n't|\s+not)?)\s+(true|false|correct|incorrect)\b", re.IGNORECASE)
 
 
 def stated(text: str) -> str:
@@ -45,7 +49,7 @@ def read_yes_no(text: str, choices: tuple[str, ...] = ()) -> str:
         text: What the model wrote.
         choices: Not used; the options are always no and yes.
     """
-    part = own_part(text)
+    part = straight(own_part(text))
     boxes = [plain(box) for box in boxed(part)]
     part = plain(part)
     for said in (*boxes, *after(_STATED, part)):
@@ -55,7 +59,8 @@ def read_yes_no(text: str, choices: tuple[str, ...] = ()) -> str:
         return answer
     if claims := _CLAIM.findall(part):
         return _meant(*claims[-1])
-    found = {_SAID[word] for word in _LONG.findall(part.lower())}
+    part = part.lower()
+    found = {_SAID[match[0]] for match in _LONG.finditer(part) if not denied(part, *match.span())}
     return found.pop() if len(found) == 1 else ""
 
 

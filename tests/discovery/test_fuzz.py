@@ -13,7 +13,7 @@ from rocket_hub.discovery.access.headers import MAX_HEADER, Tensor, header_end, 
 from rocket_hub.discovery.lora.bases import BaseShapes
 from rocket_hub.discovery.lora.compatibility import check_header
 from rocket_hub.discovery.lora.configs import ADALORA, HARMLESS, UNSUPPORTED, check_config, claimed_base, parse_config
-from rocket_hub.discovery.lora.listing import check_listed, closed_names, read_item
+from rocket_hub.discovery.lora.listing import check_listed, read_item
 from rocket_hub.errors import AdapterError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.serialization import to_dict
@@ -208,7 +208,7 @@ def test_any_item_of_a_list_gets_a_verdict(item, leave_out):
     read = read_item(item)
     assert read.repo_id.isprintable() and read.text.isprintable() and len(json.dumps(to_dict(read))) < 200_000
     try:
-        check_listed(read, DiscoverOptions(leave_task_out=leave_out), closed_names(["openai/gsm8k"]))
+        check_listed(read, DiscoverOptions(leave_task_out=leave_out), ["openai/gsm8k"])
     except AdapterError as error:
         assert error.reason and len(str(error)) < 1_000
 

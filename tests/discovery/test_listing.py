@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rocket_hub.discovery.access import hub as hub_calls
 from rocket_hub.discovery.access.answers import pages
-from rocket_hub.discovery.lora.listing import Listed, check_listed, closed_names, list_adapters, read_item
+from rocket_hub.discovery.lora.listing import Listed, check_listed, list_adapters, read_item
 from rocket_hub.errors import AdapterError, HubError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
@@ -133,7 +133,7 @@ def test_faults_in_the_middle_of_a_list_are_survived(hub, api, planted):
     ],
 )
 def test_what_the_list_alone_decides(change, reason):
-    options, closed = DiscoverOptions(leave_task_out=True), closed_names(["openai/gsm8k"])
+    options, closed = DiscoverOptions(leave_task_out=True), ["openai/gsm8k"]
     assert check_listed(GOOD, options, closed) == ()
     with pytest.raises(AdapterError) as caught:
         check_listed(Listed(**{**GOOD.__dict__, **change}), options, closed)
@@ -142,7 +142,7 @@ def test_what_the_list_alone_decides(change, reason):
 
 def test_somebody_elses_data_set_of_the_same_name_is_another_one():
     item = Listed(**{**GOOD.__dict__, "datasets": ("someone/gsm8k",)})
-    assert check_listed(item, DiscoverOptions(), closed_names(["openai/gsm8k"])) == ()
+    assert check_listed(item, DiscoverOptions(), ["openai/gsm8k"]) == ()
 
 
 def test_what_an_adapter_is_about_comes_from_its_card():

@@ -8,7 +8,6 @@ from rocket_hub.selection.decontamination import (
     EvaluationIndex,
     contaminated,
     count_by_source,
-    declared_overlap,
     neighbours,
     overlaps,
 )
@@ -229,17 +228,6 @@ def test_neighbours(precision, monkeypatch):
     cosines = vectors @ questions.T
     assert {row: question for row, (question, _) in every.items()} == dict(enumerate(cosines.argmax(axis=1)))
     assert neighbours(vectors, questions[:0], -1.0) == neighbours(vectors[:0], questions, -1.0) == {}
-
-
-def test_declared_overlap():
-    same = (
-        "openai/gsm8k", "gsm8k", "GSM8K", "someone/gsm8k-main", "openai-gsm8k", "datasets/openai/gsm8k",
-        "https://huggingface.co/datasets/openai/gsm8k", "openai/gsm8k@0123abc", "someone/GSM-8K_train",
-    )  # fmt: skip
-    others = ("u/gsm8k-cot", "gsm", "openai/humaneval", "openai", "main", "", "/", "openai/data")
-    assert declared_overlap([*others, *same], ["openai/gsm8k"]) == same
-    assert declared_overlap(same, []) == () and declared_overlap([], same) == ()
-    assert declared_overlap(["allenai/ai2_arc", "u/AI2-ARC"], {"ai2_arc"}) == ("allenai/ai2_arc", "u/AI2-ARC")
 
 
 @pytest.mark.slow

@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 from rocket_hub.records import Example
 from rocket_hub.sandbox import Outcome, run_programs
 from rocket_hub.tasks import ARC_CHALLENGE, ARC_EASY, BOOLQ, GSM8K, MBPP, PIQA, Task
-from tests.tasks.sloppy import CHOICES, CODE, NUMBERS, PLANETS, YES_NO
+from tests.tasks.sloppy import CODE, NUMBERS, YES_NO
+from tests.tasks.sloppy_choices import CHOICES, EASY, PLANETS, ROCKS, TWO, WAYS
 
-TABLES = {GSM8K: (NUMBERS, ()), ARC_CHALLENGE: (CHOICES, PLANETS), BOOLQ: (YES_NO, ("no", "yes"))}
+TABLES = {
+    GSM8K: (NUMBERS, ()),
+    ARC_CHALLENGE: (CHOICES, PLANETS),
+    ARC_EASY: (EASY, ROCKS),
+    PIQA: (TWO, WAYS),
+    BOOLQ: (YES_NO, ("no", "yes")),
+}
 CASES = [
     pytest.param(task, choices, *case, id=f"{task.name}-{name}")
     for task, (table, choices) in TABLES.items()
@@ -24,6 +31,14 @@ def test_what_a_text_says(task: Task, choices: tuple[str, ...], text: str, answe
     assert task.read_answer(text, Example("", "", "", choices=choices)) == answer
 
 
+def test_every_task_has_twenty_kinds_and_answers_that_stay_unread() -> None:
+    for task, (table, _) in TABLES.items():
+        read = {text for text, answer in table.values() if answer}
+        assert len(read) >= 20 and len(table) - len(read) >= 3, task.name
+        assert len(set(table.values())) == len(table), task.name
+    assert len(CODE) >= 20
+
+
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
     programs = [(MBPP.read_answer(text, Example("", "", "")), "assert add(1, 2) == 3") for text, _ in CODE.values()]
@@ -33,24 +48,6 @@ def outcomes() -> dict[str, Outcome]:
 @pytest.mark.parametrize("name", CODE)
 def test_what_program_a_text_holds(name: str, outcomes: dict[str, Outcome]) -> None:
     assert outcomes[name].passed == CODE[name][1], outcomes[name]
-
-
-TWO = ("pour it into a jar", "pour it into a sieve")
-PIQA_CASES = {
-    "own form": ("Sieves leak.\nThe answer is A.", "A"),
-    "letter": ("B", "B"),
-    "lower case": ("the answer is b", "B"),
-    "text": ("Pour it into a sieve.", "B"),
-    "statement by text": ("The answer is: pour it into a jar", "A"),
-    "first": ("The first option is better.", "A"),
-    "solution": ("Solution 2", "B"),
-    "no third": ("C", ""),
-}
-
-
-@pytest.mark.parametrize(("text", "answer"), PIQA_CASES.values(), ids=PIQA_CASES)
-def test_two_options(text: str, answer: str) -> None:
-    assert PIQA.read_answer(text, Example("", "", "", choices=TWO)) == answer
 
 
 LIKE_LETTERS = {
@@ -70,6 +67,12 @@ LIKE_LETTERS = {
 @pytest.mark.parametrize(("choices", "text", "letter"), LIKE_LETTERS.values(), ids=LIKE_LETTERS)
 def test_options_that_look_like_letters_or_each_other(choices: tuple[str, ...], text: str, letter: str) -> None:
     assert ARC_EASY.read_answer(text, Example("", "", "", choices=choices)) == letter
+
+
+def test_numbered_options_of_a_shot() -> None:
+    shot = PIQA.example(Example("Keep the water.\n1. pour it into a jar\n2. pour it into a sieve", "1", ""))
+    assert (shot.answer, shot.choices) == ("A", WAYS)
+    assert PIQA.example(Example("Keep the water.", "1", "", choices=WAYS)).answer == ""  # PIQA's label of the second
 
 
 @settings(max_examples=50, deadline=None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rocket_hub.discovery.data.benchmarks import benchmark_of, mirrors_of
 from rocket_hub.discovery.data.listing import HUB_ID, ListedDataset
-from rocket_hub.discovery.lora.listing import closed_names
 from rocket_hub.options import DiscoverOptions
+from rocket_hub.tasks.own_data import own_data
 from rocket_hub.tasks.task import Task
 
 
@@ -19,7 +19,7 @@ class Rules:
     Attributes:
         evaluation: Ids, in lower case, of what the task is evaluated on.
         benchmark: Name of the benchmark that this is; empty if it is none that is known.
-        closed: The task's own training data, by every way to name it.
+        closed: Ids of the task's own training data.
         leave_out: Whether data sets made from these are refused.
         languages: Codes of the languages that are understood; empty = any.
         named: Whether the user named the data sets: then a benchmark is refused only if it is the task's own, and any
@@ -28,7 +28,7 @@ class Rules:
 
     evaluation: Collection[str]
     benchmark: str
-    closed: Mapping[str, str]
+    closed: Collection[str]
     leave_out: bool
     languages: Collection[str]
     named: bool
@@ -40,7 +40,7 @@ class Rules:
         return cls(
             evaluation={name for item in measured for name in mirrors_of(item)},
             benchmark=benchmark_of(task.dataset) if task else "",
-            closed=closed_names(task.closed) if task else {},
+            closed=task.closed if task else (),
             leave_out=options.leave_task_out,
             languages=set() if options.datasets else {language.lower() for language in options.languages},
             named=bool(options.datasets),
@@ -62,8 +62,7 @@ class Rules:
 
     def origin(self, item: ListedDataset) -> str:
         """Return which of the task's own training data a data set says it was made from; empty if none."""
-        names = (item.repo_id.lower(), *item.sources)
-        return next((self.closed[name] for name in names if name in self.closed), "")
+        return next(iter(own_data((item.repo_id, *item.sources), self.closed).values()), "")
 
     def _unusable(self, item: ListedDataset) -> tuple[str, str] | None:
         """Refuse what cannot be read, or not by those who shall."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from rocket_hub.discovery.licences import declared, judge
 from rocket_hub.errors import AdapterError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.tasks.own_data import own_data
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -148,13 +149,13 @@ def _text(repo_id: str, card: Mapping[str, Any], tags: Sequence[str], datasets: 
     return " ".join("; ".join(dict.fromkeys(part for part in parts if part)).split())[:DESCRIPTION]
 
 
-def check_listed(item: Listed, options: DiscoverOptions, closed: Mapping[str, str]) -> tuple[str, ...]:
+def check_listed(item: Listed, options: DiscoverOptions, closed: Collection[str]) -> tuple[str, ...]:
     """Refuse what the list alone shows to be no safe LoRA adapter, or not to be used.
 
     Args:
         item: The adapter.
         options: Which licences are accepted, and whether the task's own data are left out.
-        closed: The task's own data, as `closed_names` gives them.
+        closed: Ids of the task's own data.
 
     Returns:
         Flags: `own_tokenizer` if it brings a tokenizer or chat template, `task_data` if it was trained on the task's
@@ -176,7 +177,7 @@ def check_listed(item: Listed, options: DiscoverOptions, closed: Mapping[str, st
     if judge(item.licence, options.allow_licences):
         hint = f"name '{item.licence}' in discover.allow_licences (--allow-licence) to accept that"
         raise AdapterError("licence", f"its licence {item.licence} restricts the result; {hint}")
-    used = next((closed[name] for name in map(str.lower, item.datasets) if name in closed), None)
+    used = next(iter(own_data(item.datasets, closed).values()), "")
     if used and options.leave_task_out:
         raise AdapterError("task_data", f"trained on {used}, the task's own data")
     own = any(file in item.files for file in TOKENIZER)
@@ -190,9 +191,3 @@ def _refuse_files(item: Listed) -> None:
     if MLX in item.files:
         raise AdapterError("not_lora", f"saved by mlx-lm ({MLX}), and PEFT cannot load that")
     raise AdapterError("no_weights", f"there is no {WEIGHTS} at the root of the repository")
-
-
-def closed_names(closed: Sequence[str]) -> dict[str, str]:
-    """Map every way in which a card may name a data set to its id; old cards leave out the namespace."""
-    names = {name.rpartition("/")[2].lower(): name for name in closed}
-    return names | {name.lower(): name for name in closed}
