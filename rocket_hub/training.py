@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +60,7 @@ def train_expert(
     learning_rate: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    opened: Callable[[Any, Path, bool], AbstractContextManager[Any]] | None = None,
 ) -> Training:
     """Fine-tune an adapter: a plain LoRA, a stack of LoRAs or a routed adapter.
 
@@ -71,6 +74,7 @@ def train_expert(
         learning_rate: Peak learning rate; none = the first of `options`.
         seed: Seeds the data order and dropout.
         progress: Called after each step.
+        opened: Opens what is no adapter: (base, folder, True) -> a block that yields the model and spares the base.
 
     Returns:
         What was done.
@@ -79,37 +83,49 @@ def train_expert(
         RecipeError: The schedule is unknown.
         StorageError: The output folder cannot be written.
     """
-    from peft import PeftModel
     from safetensors import SafetensorError
 
     if options.schedule not in SCHEDULES:
         raise RecipeError(f"train.schedule: expected one of {', '.join(SCHEDULES)}, found {options.schedule!r}")
     rate = learning_rate or options.learning_rate[0]
     started = time.monotonic()
-    mode, use_cache = base.training, base.config.use_cache
-    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
-    _prepare(model, options)
-    try:
-        trainer = _trainer(model, tokenizer, examples, options, output, rate, seed, progress)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(output))
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        model.save_pretrained(str(output))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-            raise  # of the RuntimeErrors only torch's zip writer means a full disk
-        raise StorageError(f"{output}: cannot save the training: {error}; free some space and run it again") from error
-    finally:
-        model.unload()
-        base.train(mode)
-        base.config.use_cache = use_cache
-    _remove_checkpoints(output)
+    with (opened or _adapted)(base, adapter, True) as model:
+        _prepare(model, options)
+        try:
+            trainer = _trainer(model, tokenizer, examples, options, output, rate, seed, progress)
+            trainer.train(resume_from_checkpoint=_last_checkpoint(output))
+            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            model.save_pretrained(str(output))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise  # of the RuntimeErrors only torch's zip writer means a full disk
+            raise StorageError(f"{output}: cannot save: {error}; free some space and run it again") from error
+    for path in _checkpoints(output):
+        shutil.rmtree(path, ignore_errors=True)
     loss = float(losses[-1]) if losses else float("nan")
     return Training(str(output), rate, options.max_steps, loss, time.monotonic() - started)
 
 
+@contextmanager
+def _adapted(base: Any, adapter: Path, trained: bool) -> Iterator[Any]:
+    """Put an adapter on the base for as long as it is trained."""
+    from peft import PeftModel
+
+    mode, use_cache, own = base.training, base.config.use_cache, vars(base).get("forward")
+    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=trained)
+    try:
+        yield model
+    finally:
+        model.unload()
+        base.train(mode)
+        base.config.use_cache = use_cache
+        if own is None:
+            vars(base).pop("forward", None)  # TRL's; the next training would wrap it in another one
+
+
 def _prepare(model: Any, options: TrainOptions) -> None:
     """Freeze what the schedule leaves alone, and note how the base is quantised while it is trained on."""
-    config = model.peft_config[model.active_adapter]
+    config = getattr(model, "peft_config", {}).get("default")
     if not isinstance(config, RocketMoeConfig):
         return
     config.base_quantization = quantization_of(model.get_base_model())
@@ -180,10 +196,9 @@ def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Op
     routers = [parameter for _, parameter in router_parameters(model) if parameter.requires_grad]
     known = {id(parameter) for parameter in routers}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    router_rate = rate * options.router_learning_rate_ratio
     groups: list[dict[str, Any]] = [
         {"params": others, "lr": rate, "routers": False},
-        {"params": routers, "lr": router_rate, "routers": True},
+        {"params": routers, "lr": rate * options.router_learning_rate_ratio, "routers": True},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=options.weight_decay)
 
@@ -232,10 +247,3 @@ def _last_checkpoint(output: Path) -> str | None:
     """Find the newest checkpoint that was written to its end (the trainer state is written last)."""
     whole = [path for path in _checkpoints(output) if (path / "trainer_state.json").is_file()]
     return str(whole[-1]) if whole else None
-
-
-def _remove_checkpoints(output: Path) -> None:
-    import shutil
-
-    for path in _checkpoints(output):
-        shutil.rmtree(path, ignore_errors=True)

@@ -10,9 +10,8 @@ from typing import Any
 from rocket_hub.controls import Method, check_controls, recommend
 from rocket_hub.crossfit import grid
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.loading import adapted
 from rocket_hub.pipeline.lock import ingredients, made
-from rocket_hub.pipeline.make import fit_method, methods
+from rocket_hub.pipeline.make import described, methods, opened, prepared
 from rocket_hub.pipeline.problems import evaluation_set
 from rocket_hub.records import Evaluation, Example, Pinned
 from rocket_hub.runs import read_json, write_json
@@ -55,6 +54,8 @@ def measure(context: Context, name: str, results: Results) -> Any:
         "train",
         trained=results["5-train"],
         first=results["1-discover"]["evaluation"],
+        bank=[score["repo_id"] for score in results["2-select-experts"]["scores"]],
+        pool=results["3-select-instructions"]["counts"],
         best=ingredients(results)[f"models/{results['2-select-experts']['best_single']}"].revision,
     )
     return context.run.stage(name, inputs, make)
@@ -67,11 +68,10 @@ def _measured(context: Context, results: Results, method: Method, problems: list
     kept = folder / f"{method.name}.json"
     if (known := read_json(kept)) is not None:
         return from_dict(Evaluation, known, str(kept))
-    adapter, details = _adapter(context, results, method, folder / method.name)
-    model, tokenizer = context.base
-    with adapted(model, adapter) as tuned:
+    adapter, details = _made(context, results, method, folder / method.name)
+    with opened(context, method, adapter) as tuned:
         found = evaluate(
-            tuned, tokenizer, context.measured, problems, context.recipe.evaluate, method=method.name,
+            tuned, context.base[1], context.measured, problems, context.recipe.evaluate, method=method.name,
             kept=folder / f"{method.name}.answers.jsonl",
             progress=lambda done, total: context.reporter.advance(f"measuring {method.name}", done, total),
         )  # fmt: skip
@@ -80,37 +80,15 @@ def _measured(context: Context, results: Results, method: Method, problems: list
     return found
 
 
-def _adapter(context: Context, results: Results, method: Method, folder: Path) -> tuple[Path | None, dict[str, Any]]:
-    """Make the adapter of a method; the build's own was trained by the stage before."""
+def _made(context: Context, results: Results, method: Method, folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Make a method at its fixed setting, or the best of the grid; the build's own was trained by the stage before."""
     if method.name == made(results):
         stage = results["5-train"]
-        return context.run.absolute(stage["training"]["adapter"]), _details(stage)
-    if method.start is None:
-        return None, {}
-    if not method.trained:
-        adapter = method.start(1.0, folder / "adapter")
-        return adapter, {"adapter": context.run.relative(adapter)}
+        return context.run.absolute(stage["training"]["adapter"]), described(stage)
     recipe = context.recipe
     fixed = recipe.evaluate.settings.get(method.name)
     points = (fixed,) if fixed else grid(recipe.train.learning_rate, recipe.merge.gate_start, method.weighted)
-    trained = folder / "training.json"  # a run that was stopped while it measured does not train again
-    if (stage := read_json(trained)) is None:
-        stage = fit_method(context, results, method, points, folder)
-        write_json(trained, stage)
-    return context.run.absolute(stage["training"]["adapter"]), _details(stage)
-
-
-def _details(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what a table or a card says about a training."""
-    training, choice = stage["training"], stage["choice"]
-    return {
-        **choice["setting"],
-        "adapter": training["adapter"],
-        "steps": training["steps"],
-        "train_seconds": training["seconds"],
-        "loss": training["loss"],
-        "tried": len(choice["nll"]) or 1,
-    }
+    return prepared(context, results, method, points, folder)
 
 
 def push(context: Context, name: str, results: Results) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rocket_hub.errors import InputError
-from rocket_hub.selection.bank import Bank, rank_sum
+from rocket_hub.selection.bank import Bank, Loss, rank_sum
 from rocket_hub.selection.diversity import Factors
 from rocket_hub.selection.groups import best_group
 
@@ -63,27 +65,40 @@ def arrow(bank: Bank) -> tuple[str, ...]:
 def lorahub(bank: Bank) -> tuple[str, ...]:
     """Choose the N adapters of largest weight in the sum of all that does best on the K-shot (LoRAHub).
 
-    The weights are found without gradients: mean loss + 0.05 · Σ|w| is minimised from 0 within ±1.5. The paper adds up
-    A and B apart, so that it needs equal ranks and mixes experts; here the updates ΔW, alpha included, are added up.
-    An adapter of negative weight is one to subtract, so it is not chosen, unless there is no other.
+    The paper adds up A and B apart, so that it needs equal ranks and mixes experts; here the updates ΔW, alpha
+    included, are added up. An adapter of negative weight is one to subtract, so it is not chosen, unless there is no
+    other.
     """
     if bank.loss is None:
         raise InputError("experts.selector: 'lorahub' needs the K-shot's loss under a mixture; use it in a build")
+    weights = lorahub_weights(bank.loss, [score.repo_id for score in bank.scores])
+    order = sorted(weights, key=lambda name: -weights[name])[: bank.options.num_experts]
+    return tuple(name for name in order if weights[name] > _USED) or (order[0],)
+
+
+def lorahub_weights(loss: Loss, names: Sequence[str]) -> dict[str, float]:
+    """Find weights of adapters as LoRAHub does (Huang et al. 2023, Section 3.3), without gradients.
+
+    Args:
+        loss: Mean loss on the K-shot under a weighted sum of the adapters.
+        names: The adapters.
+
+    Returns:
+        Their weights, where loss + 0.05 · Σ|w| is least as far as COBYLA finds it from 0 within ±1.5.
+    """
     from scipy.optimize import minimize
 
-    loss, names = bank.loss, [score.repo_id for score in bank.scores]
+    def named(weights: np.ndarray) -> dict[str, float]:
+        return dict(zip(names, np.clip(weights, -LORAHUB_BOUND, LORAHUB_BOUND).tolist(), strict=True))
 
     def objective(weights: np.ndarray) -> float:
-        inside = np.clip(weights, -LORAHUB_BOUND, LORAHUB_BOUND)
-        return loss(dict(zip(names, inside.tolist(), strict=True))) + LORAHUB_L1 * float(np.abs(inside).sum())
+        inside = named(weights)
+        return loss(inside) + LORAHUB_L1 * sum(map(abs, inside.values()))
 
     steps = max(LORAHUB_STEPS, 4 * len(names))  # the method's first guess at the slopes alone takes M + 1
     bounds = [(-LORAHUB_BOUND, LORAHUB_BOUND)] * len(names)
     options = {"maxiter": steps, "rhobeg": 0.5}
-    found = minimize(objective, np.zeros(len(names)), method="COBYLA", bounds=bounds, options=options)
-    order = np.argsort(-found.x, kind="stable")[: bank.options.num_experts]
-    used = [i for i in order if found.x[i] > _USED] or [order[0]]
-    return tuple(names[i] for i in used)
+    return named(minimize(objective, np.zeros(len(names)), method="COBYLA", bounds=bounds, options=options).x)
 
 
 SELECTORS = {"rocket": rocket, "random": random, "best_single": best_single, "arrow": arrow, "lorahub": lorahub,

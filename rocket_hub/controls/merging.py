@@ -1,0 +1,93 @@
+"""Merges without training, as others do them: TIES and DARE by PEFT, LoRAHub's weights found on the K-shot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from rocket_hub.moe.expert import Expert
+from rocket_hub.moe.writing import write_lora
+from rocket_hub.records import Example
+from rocket_hub.selection.mixing import mixture_loss
+from rocket_hub.selection.selectors import lorahub_weights
+
+DENSITY = 0.2
+"""Share of the entries of ΔW that is kept: k = 20 % in TIES (Yadav et al. 2023, Section 3)."""
+BATCH = 16
+
+
+def peft_merge(
+    base: Any, experts: Sequence[Expert], kind: str, weight: float, folder: Path, *, seed: int = 0, **pin: Any
+) -> Path:
+    """Merge experts with PEFT's `add_weighted_adapter` and write the result as a plain LoRA.
+
+    The merge is of the updates ΔW, as in the papers. PEFT's forms without `_svd` merge A and B apart, which depends on
+    the basis that an expert happened to be trained in. The result is cut to the experts' total rank in each module, the
+    size of the stack.
+
+    Args:
+        base: The base model; it is given back as it was.
+        experts: The experts.
+        kind: `ties`, `dare_ties` or `dare_linear`.
+        weight: Weight of every expert.
+        folder: Folder to write.
+        seed: Seeds what DARE drops.
+        **pin: The base model's id and commit, for `write_lora`.
+
+    Returns:
+        The folder.
+    """
+    from peft import PeftModel
+
+    ranks: dict[str, int] = {}
+    for expert in experts:
+        for name, (a, _) in expert.modules.items():
+            ranks[name] = ranks.get(name, 0) + a.shape[0]
+    names = [str(number) for number in range(len(experts))]
+    with TemporaryDirectory(prefix="rocket-hub-") as place, torch.random.fork_rng():
+        paths = write_experts(experts, Path(place), **pin)
+        model: Any = PeftModel.from_pretrained(base, str(paths[0]), adapter_name=names[0])
+        try:
+            for path, name in zip(paths[1:], names[1:], strict=True):
+                model.load_adapter(str(path), adapter_name=name)
+            torch.manual_seed(seed)
+            model.base_model.add_weighted_adapter(
+                names, [weight] * len(names), "merged", f"{kind}_svd", svd_rank=max(ranks.values()),
+                svd_full_matrices=False, density=DENSITY,
+            )  # fmt: skip
+            modules = {}
+            for name, rank in ranks.items():
+                layer = model.base_model.model.get_submodule(name)
+                a, b = layer.lora_A["merged"].weight, layer.lora_B["merged"].weight * layer.scaling["merged"]
+                modules[name] = a.detach()[:rank].clone(), b.detach()[:, :rank].clone()  # singular values fall
+        finally:
+            model.unload()
+    return write_lora(modules, folder, **pin)
+
+
+def write_experts(experts: Sequence[Expert], folder: Path, **pin: Any) -> list[Path]:
+    """Write each expert as a plain LoRA folder, named by its number."""
+    return [write_lora(expert.modules, folder / str(number), **pin) for number, expert in enumerate(experts)]
+
+
+def kshot_weights(
+    base_model: Any, tokenizer: Any, experts: Sequence[Expert], shots: Sequence[Example]
+) -> tuple[float, ...]:
+    """Find the experts' weights on the K-shot as LoRAHub does; see `lorahub_weights`.
+
+    Args:
+        base_model: The base model; it is given back as it was.
+        tokenizer: Its tokenizer.
+        experts: The experts.
+        shots: The K-shot in the task's form.
+
+    Returns:
+        One weight an expert.
+    """
+    factors = {str(number): expert.modules for number, expert in enumerate(experts)}
+    loss = mixture_loss(base_model, tokenizer, factors, shots, batch_size=BATCH)
+    return tuple(lorahub_weights(loss, list(factors)).values())

@@ -1,0 +1,154 @@
+"""X-LoRA (Buehler and Buehler 2024), by PEFT: a classifier over the base's last hidden states weighs the experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from safetensors.torch import load_file
+
+from rocket_hub.controls.full import copied
+from rocket_hub.controls.merging import write_experts
+from rocket_hub.moe.expert import Expert
+from rocket_hub.moe.writing import write_adapter
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.internal_xlora_classifier."
+
+
+def new_classifier(base: Any, experts: Sequence[Expert], folder: Path, **pin: Any) -> Path:
+    """Write an X-LoRA with a new classifier: one weight for each token, module and expert, by softmax.
+
+    Args:
+        base: The base model; it is not touched.
+        experts: The experts.
+        folder: Folder to write; it holds the classifier alone.
+        **pin: The base model's id and commit, for `write_lora`.
+
+    Returns:
+        The folder.
+    """
+    model = _xlora(base, experts, pin)
+    model.save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def xlora_model(
+    base: Any, folder: Path, trained: bool = False, *, experts: Sequence[Expert], pin: dict[str, Any]
+) -> Iterator[Any]:
+    """Yield X-LoRA over experts with the classifier of a folder.
+
+    Args:
+        base: The base model; it is not touched.
+        folder: What `new_classifier`, or a training, wrote.
+        trained: Whether the classifier is to be trained; otherwise the model is made for inference.
+        experts: The experts, in the order in which the classifier knows them.
+        pin: The base model's id and commit, for `write_lora`.
+    """
+    model = _xlora(base, experts, pin)
+    model.load_adapter(folder)
+    if trained:
+        _remember_hidden_states(model)
+        yield model
+        return
+    model.eval()
+    inner = model.get_base_model()  # the transformers model, with the experts in its layers
+    _keep_two_caches(inner)
+    with ExitStack() as stack:
+        # PEFT switches X-LoRA on only inside its own `forward` and `generate`; generation here goes past them.
+        stack.enter_context(model.base_model._enable_peft_forward_hooks())
+        yield inner
+
+
+def _xlora(base: Any, experts: Sequence[Expert], pin: dict[str, Any]) -> Any:
+    """Put PEFT's X-LoRA on a copy of the base, with a new classifier."""
+    from peft import XLoraConfig, get_peft_model
+
+    with TemporaryDirectory(prefix="rocket-hub-") as place:
+        paths = write_experts(experts, Path(place), **pin)
+        config = XLoraConfig(
+            task_type="CAUSAL_LM",
+            hidden_size=base.config.hidden_size,
+            adapters={str(number): str(path) for number, path in enumerate(paths)},
+            layerwise_scalings=True,
+        )
+        model: Any = get_peft_model(_copy(base), config)
+    config.adapters = {}  # they were in a folder that is gone; whoever opens the classifier writes them again
+    _save_the_classifier(model)
+    return model
+
+
+def _save_the_classifier(model: Any) -> None:
+    """Save and load the classifier and nothing else, in PEFT's names.
+
+    PEFT 0.21 saves none: it leaves out what belongs to other adapters, the first expert is called `0`, and so it takes
+    the classifier's `layers.0` for that expert's. A training that goes on would load it into that expert.
+    """
+    classifier, config = model.base_model.internal_xlora_classifier, model.peft_config["default"]
+
+    def save(folder: Any, **_: Any) -> None:
+        tensors = {f"{PREFIX}{name}": tensor for name, tensor in classifier.state_dict().items()}
+        write_adapter(tensors, config, folder)
+
+    def load(folder: Any, *_: Any, **__: Any) -> None:
+        tensors = load_file(Path(folder) / WEIGHTS)
+        classifier.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
+
+    model.save_pretrained, model.load_adapter = save, load
+
+
+def _copy(base: Any) -> Any:
+    """Copy the base: X-LoRA cannot be taken off a model, and refuses one that caches by default."""
+    model = copied(base)
+    model.config.use_cache = False
+    return model
+
+
+def _remember_hidden_states(model: Any) -> None:
+    """Give the classifier the base's hidden states, which the head that TRL puts on a model in training leaves out."""
+    inner, seen = model.get_base_model(), dict[str, Any]()
+
+    def remember(_: Any, inputs: Any, output: Any) -> None:
+        if output.hidden_states is not None:
+            seen["result"] = output
+
+    def complete(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, kwargs if hasattr(kwargs["result"], "hidden_states") else {**kwargs, **seen}
+
+    inner.base_model.register_forward_hook(remember)
+    model.base_model.internal_xlora_classifier.register_forward_pre_hook(complete, with_kwargs=True)
+
+
+def _keep_two_caches(model: Any) -> None:
+    """Let X-LoRA use a KV cache, which PEFT itself turns off.
+
+    Each forward pass is two, the bare base's for the classifier and then the real one, and both would write to the
+    same cache. So the base's layers of the cache are kept behind the others: whoever selects rows selects them, too.
+    """
+    from transformers import DynamicCache
+
+    plain, depth = model.forward, model.config.num_hidden_layers
+    beside: list[Any] = []
+
+    @wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        cache = kwargs.get("past_key_values")
+        if cache is None and not kwargs.get("use_cache"):
+            return plain(*args, **kwargs)
+        if kwargs.get("output_hidden_states"):  # only the pass for the classifier asks for them
+            own = DynamicCache(config=model.config)
+            if cache is not None and len(cache.layers) > depth:
+                own.layers, cache.layers = cache.layers[depth:], cache.layers[:depth]
+            found = plain(*args, **{**kwargs, "past_key_values": own, "use_cache": True})
+            beside[:] = own.layers
+            return found
+        found = plain(*args, **kwargs)
+        found.past_key_values.layers.extend(beside)
+        return found
+
+    model.forward = forward

@@ -1,0 +1,160 @@
+"""Every method of a build: made from what the stages left, opened, and the base given back."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+
+from rocket_hub.controls import CONTROLS, ROUTED
+from rocket_hub.inference import completion_nll
+from rocket_hub.localhub import LocalHub
+from rocket_hub.moe.initialisation import read_stacks
+from rocket_hub.options import ExpertOptions, MergeOptions, Setting, TrainOptions
+from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.make import method_model, methods, training_rows
+from rocket_hub.pipeline.random_rows import random_rows
+from rocket_hub.recipe import TRAINED_CONTROLS, Recipe
+from rocket_hub.records import DatasetCandidate, Example, Pinned
+from rocket_hub.runs import RunFolder, Silent
+from rocket_hub.serialization import to_dict
+from rocket_hub.tasks import get_task
+
+from .conftest import RATE, says
+
+# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
+SHOTS = tuple(Example(f"what is {n} plus 1 ?", f" the answer #### {n + 1}", str(n + 1)) for n in range(4))
+SETTING = Setting(RATE, 0.5)
+POOL, REFUSED = 30, 12
+NAMES = tuple(f"local/lora-{number}" for number in range(4))
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HfApi]:
+    with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
+        yield HfApi(endpoint=hub.url, token="hf_local")
+
+
+@pytest.fixture(scope="module")
+def commits(api: HfApi, lora_bank: list[Path]) -> dict[str, str]:
+    """Four adapters and a data set."""
+    found = {}
+    for name, folder in zip(NAMES, lora_bank, strict=True):
+        api.create_repo(name)
+        found[name] = api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=["adapter_*"]).oid
+    rows = [{"prompt": f"what is {n} plus {n} ?", "completion": f"it is #### {2 * n}"} for n in range(POOL)]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    api.create_repo("local/rows", repo_type="dataset")
+    found["local/rows"] = api.upload_file(
+        path_or_fileobj=data, path_in_repo="train.jsonl", repo_id="local/rows", repo_type="dataset"
+    ).oid
+    return found
+
+
+@pytest.fixture(scope="module")
+def context(api: HfApi, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    recipe = Recipe("gsm8k", str(tiny_model), seed=3, experts=ExpertOptions(num_experts=2),
+                    merge=MergeOptions(gate_start=(0.5,)),
+                    train=TrainOptions(learning_rate=(RATE,), max_steps=2, batch_size=4, max_length=48))  # fmt: skip
+    run = RunFolder(tmp_path_factory.mktemp("run"), Silent())
+    return Context(recipe, get_task("gsm8k"), SHOTS, SHOTS, run, api, "", Silent(), Pinned(str(tiny_model), ""))
+
+
+@pytest.fixture(scope="module")
+def results(context: Context, commits: dict[str, str]) -> dict[str, Any]:
+    """What the first three stages leave: the second and the fourth adapter are chosen, the rest only ranked."""
+    refused = [{"item": f"local/rows#{n}", "reason": "contaminated", "detail": ""} for n in range(REFUSED)]
+    near = {"item": f"local/rows#{POOL - 1}", "reason": "near_duplicate_of", "detail": ""}
+    path = context.run.path / "3-select-instructions" / "rejected.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in [*refused, near]))
+    data = DatasetCandidate("local/rows", commits["local/rows"], "mit", "prompt_completion", ("train.jsonl",))
+    row = {"prompt": "what is 20 plus 20 ?", "completion": "it is #### 40", "source": "local/rows", "index": 20}
+    other = {"repo_id": "local/other", "revision": "0" * 40, "kind": "model", "licence": "mit"}
+    return {
+        "1-discover": {
+            "encoder": other,
+            "evaluation": {**other, "kind": "dataset"},
+            "adapters": {
+                "base": to_dict(context.pinned),
+                "selected": [{"repo_id": name, "revision": commits[name], "licence": "mit"} for name in NAMES],
+            },
+            "datasets": {"selected": [to_dict(data)], "rejected": []},
+        },
+        "2-select-experts": {
+            "selected": [NAMES[1], NAMES[3]],
+            "group": [NAMES[1], NAMES[3]],
+            "best_single": NAMES[0],
+            "scores": [{"repo_id": name} for name in NAMES],
+        },
+        "3-select-instructions": {"selected": [row] * 5, "rejected_file": context.run.relative(path)},
+    }
+
+
+def test_listing_the_methods_fetches_nothing(
+    context: Context, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "api", None)
+    known = methods(context, results)
+    assert tuple(known) == (*CONTROLS, ROUTED)  # the result is measured last
+    assert {name for name, method in known.items() if method.trained} == {*TRAINED_CONTROLS, ROUTED}
+    assert known["no_diversity"].experts == NAMES[:2]
+    drawn = known["random_experts"].experts
+    assert len(set(drawn)) == 2 and set(drawn) <= set(NAMES)
+    assert len({method.label for method in known.values()}) == len(known)
+    assert {name for name, method in known.items() if method.weighted} == {
+        "stack_trained", "random_experts", "random_init", "router_only", "two_stage", "no_diversity", "no_data",
+        "random_data", ROUTED,
+    }  # fmt: skip
+    assert "base" not in vars(context)
+
+
+def test_rows_drawn_from_the_pool(context: Context, results: dict[str, Any]) -> None:
+    drawn = random_rows(context, results, 5)
+    assert drawn == random_rows(context, results, 5) and len({row.index for row in drawn}) == 5
+    assert {row.index for row in random_rows(context, results, 99)} == set(range(REFUSED, POOL))
+    assert len(training_rows(context, results, "random")) == len(training_rows(context, results)) == 5
+    assert training_rows(context, results, "none") == []
+
+
+@pytest.mark.parametrize("name", [*CONTROLS, ROUTED])
+def test_every_method_is_made_and_opened(name: str, context: Context, results: dict[str, Any]) -> None:
+    base, tokenizer = context.base
+    before, said = {n: t.clone() for n, t in base.state_dict().items()}, says(base)
+    method, folder = methods(context, results)[name], context.run.path / "measured" / name
+    with method_model(context, results, method, SETTING, folder) as (model, details):
+        found = says(model)
+        nll, _ = completion_nll(model, tokenizer, [(shot.prompt, shot.completion) for shot in SHOTS])
+        assert (nll > 0).all() and torch.equal(says(model), found)
+    if name != "lorahub":  # it may find that no expert helps
+        assert torch.equal(found, said) == (name == "base")
+    assert all(torch.equal(tensor, before[n]) for n, tensor in base.state_dict().items())
+    assert torch.equal(says(base), said)
+    assert details.get("steps") == (2 if method.trained else None)
+    assert details.get("weight") == (0.5 if method.trained else None)
+    assert tuple(details.get("experts", ())) == method.experts
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with method_model(context, results, method, SETTING, folder) as (model, again):  # nothing is made twice
+        assert torch.equal(says(model), found) and again == details
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
+
+
+def test_what_is_in_the_routed_ones(context: Context, results: dict[str, Any], tmp_path: Path) -> None:
+    known = methods(context, results)
+    assert (known["router_only"].schedule, known["two_stage"].schedule) == ("router_only", "two_stage")
+    assert (known["no_data"].rows, known["random_data"].rows) == ("none", "random")
+    starts = {name: known[name].start for name in (ROUTED, "random_experts", "no_diversity", "random_init")}
+    read = {name: read_stacks(start(0.5, tmp_path / name)) for name, start in starts.items() if start}
+    config, stacks = read["random_init"]
+    assert config.experts == []
+    for module, (a, b, ranks) in stacks.items():
+        routed_a, routed_b, routed_ranks = read[ROUTED][1][module]
+        assert (a.shape, b.shape, tuple(ranks)) == (routed_a.shape, routed_b.shape, tuple(routed_ranks))
+        assert not b.any() and 0.1 < a.abs().max() <= a.shape[1] ** -0.5
+    for name in ("random_experts", "no_diversity"):
+        assert tuple(entry["repo_id"] for entry in read[name][0].experts) == known[name].experts
