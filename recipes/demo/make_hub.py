@@ -28,16 +28,27 @@ def report(text: str) -> None:
 
 def make_base(work: Path, tiny: bool) -> Path:
     """Pretrain the base once."""
-    import models
+    import pretraining
 
     folder = work / "base"
     if not (folder / "model.safetensors").is_file():
         partial = work / "base.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        size = models.BaseSize(hidden=32, layers=2, steps=20, batch=4) if tiny else models.BaseSize()
-        models.pretrain_base(partial, size, report)
+        size = pretraining.BaseSize(32, 2, batch=4, shorten=0.012) if tiny else pretraining.BaseSize()
+        pretraining.pretrain_base(partial, size, report)
         partial.rename(folder)
     return folder
+
+
+def make_teacher(work: Path, tiny: bool) -> None:
+    """Train the teacher once."""
+    import teaching
+
+    folder = work / "teacher"
+    if not (folder / "model.safetensors").is_file():
+        partial = work / "teacher.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        teaching.train_teacher(work / "base", partial, 2 if tiny else 3000, report)
+        partial.rename(folder)
 
 
 def make_expert(work: Path, name: str, tiny: bool) -> str:
@@ -76,15 +87,22 @@ def adapter_card(skill) -> str:
 def assemble(work: Path, hub: Path, tiny: bool) -> None:
     """Lay the Hub out as `models/` and `datasets/` with a manifest."""
     import data
+    import families
     import models
+    import sentences
     import unusable
     from transformers import LlamaConfig
 
     shutil.rmtree(hub, ignore_errors=True)
     home = hub / "models" / "rocket-demo"
     shutil.copytree(work / "base", home / "tiny-llama")
-    base_card = "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: text-generation\n---\n# Tiny Llama of the demo\n"
-    (home / "tiny-llama" / "README.md").write_text(base_card)
+    shutil.copytree(work / "teacher", home / "teacher")
+    for name, title in (
+        ("tiny-llama", "Tiny Llama of the demo"),
+        ("teacher", "It solves and judges two-step problems"),
+    ):
+        card = f"---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: text-generation\n---\n# {title}\n"
+        (home / name / "README.md").write_text(card)
     repositories: dict[str, dict] = {}
     for position, skill in enumerate(models.BANK):
         shutil.copytree(work / "experts" / skill.name, home / skill.name)
@@ -94,13 +112,17 @@ def assemble(work: Path, hub: Path, tiny: bool) -> None:
     for name in unusable.write_all(home, LlamaConfig.from_pretrained(work / "base")):
         (home / name / "README.md").write_text(adapter_card(models.Skill(name, None, "Not usable with this base.")))
     data.write_all(hub, HERE / "kshot.jsonl" if not tiny else work / "kshot.jsonl", 0.02 if tiny else 1.0)
-    models.write_encoder(home / "encoder", 5 if tiny else 400)
+    families.write_families(hub, HERE if not tiny else work, 0.02 if tiny else 1.0)
+    sentences.write_encoder(home / "encoder", 5 if tiny else 400)
     (home / "encoder" / "README.md").write_text("---\nlicense: apache-2.0\nlibrary_name: sentence-transformers\n---\n")
     repositories["models/rocket-demo/members-only-lora"] = {"gated": "auto"}
     repositories["datasets/rocket-demo/members-only"] = {"gated": "auto"}
     (hub / "recipes").mkdir()
-    shutil.copy(HERE / "gsm8k.yaml", hub / "recipes" / "gsm8k.yaml")
-    manifest = {"name": "demo", "repositories": repositories, "recipes": {"gsm8k": "recipes/gsm8k.yaml"}}
+    recipes = sorted(HERE.glob("*.yaml"))
+    for recipe in recipes:
+        shutil.copy(recipe, hub / "recipes" / recipe.name)
+    manifest = {"name": "demo", "repositories": repositories,
+                "recipes": {recipe.stem: f"recipes/{recipe.name}" for recipe in recipes}}  # fmt: skip
     (hub / "hub.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -116,6 +138,7 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a Hub
     make_base(options.work, options.tiny)
     report("base ready")
+    make_teacher(options.work, options.tiny)
     make_experts(options.work, options.tiny, options.workers)
     assemble(options.work, options.out, options.tiny)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())

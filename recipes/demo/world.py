@@ -153,7 +153,10 @@ def name_of(rng: Random) -> Problem:
 
 def fact(rng: Random) -> str:
     """Draw an arithmetic fact, for pretraining."""
-    op = rng.choice("+-*")
+    op = rng.choice("+-*>")
+    if op == ">":
+        a, b = rng.sample(range(1, 99), 2)
+        return f"{a} is {'' if a > b else 'not '}more than {b}."
     if op == "+":
         a, b = rng.randint(1, 97), 0
         b = rng.randint(1, 98 - a)
@@ -172,28 +175,3 @@ TARGET = (add_subtract, subtract_add, multiply_add, multiply_subtract)
 def target(rng: Random) -> Problem:
     """Draw a problem of the target task: two steps, any kind."""
     return rng.choice(TARGET)(rng)
-
-
-def story(rng: Random) -> str:
-    """Draw a question without its answer, for pretraining."""
-    return rng.choice((add, subtract, multiply, *TARGET, name_of))(rng)[0]
-
-
-def vocabulary() -> list[str]:
-    """List every word the world can say, as the tokenizer's pre-tokenizer cuts it (▁ marks a leading space)."""
-    texts = [
-        *OPENINGS,
-        *GAINS,
-        *LOSSES,
-        *PACKS,
-        *CLOSINGS,
-        *NAMES,
-        *ITEMS,
-        *HOLDERS,
-        *(f"{holder}s" for holder in HOLDERS),
-    ]
-    texts += ["gives to. What does", "has", "Question: Answer: ####"]
-    words = {word for text in texts for word in text.replace(".", " ").replace("?", " ").split() if "{" not in word}
-    marks = [".", "?", "▁+", "▁-", "▁*", "▁="]
-    digits = [mark + digit for mark in ("▁", "") for digit in "0123456789"]
-    return marks + digits + sorted(f"▁{word}" for word in words)

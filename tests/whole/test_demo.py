@@ -27,7 +27,7 @@ def world() -> Iterator[ModuleType]:
     sys.path.insert(0, str(ROOT / "recipes" / "demo"))
     yield import_module("world")
     sys.path.pop(0)
-    for name in ("world", "data", "models", "unusable"):
+    for name in ("world", "words", "forms", "prices", "data", "families", "models", "teaching", "pretraining"):
         sys.modules.pop(name, None)
 
 
@@ -52,22 +52,32 @@ def test_every_answer_is_worked_out_rightly(skill: str, world: ModuleType) -> No
 def test_the_tokenizer_knows_every_word(world: ModuleType, demo: Demo) -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo.hub / "models" / "rocket-demo" / "tiny-llama")
     rng = Random(1)
-    for draw in (world.target, world.story, world.fact, world.first_number, world.guessed(world.add)):
-        for _ in range(100):
-            drawn = draw(rng)
-            text = drawn if isinstance(drawn, str) else GSM8K.prompt(drawn[0]) + f" {drawn[1]}"
-            ids = tokenizer(text)["input_ids"]
+    pretraining, models = import_module("pretraining"), import_module("models")
+    kinds = (pretraining.fact, *pretraining.ASKED, *pretraining.OTHER_TEXTS, pretraining.solved_page)
+    for draw in (*kinds, *(models.texts_of(skill) for skill in models.BANK)):
+        for _ in range(50):
+            text = draw(rng)
+            ids = tokenizer(text.rstrip())["input_ids"]
             assert tokenizer.unk_token_id not in ids, text
             said = tokenizer.decode(ids, skip_special_tokens=True)
             assert said.split() == text.replace("\n", " ").split()
 
 
 def questions(path: Path) -> list[str]:
-    """The questions of a data file in any of the demo's shapes."""
+    """The questions of a data file in any of the demo's shapes; where a question needs more to be one, with that."""
     if path.suffix == ".parquet":
-        return pq.read_table(path)["question"].to_pylist()
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [row.get("prompt") or row.get("instruction") or _first(row) for row in rows]
+        rows = pq.read_table(path).to_pylist()
+    else:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [_question(row) for row in rows]
+
+
+def _question(row: dict[str, Any]) -> str:
+    """The question of a row."""
+    if "passage" in row or "choices" in row or "goal" in row:
+        return json.dumps({name: value for name, value in row.items() if name not in ("answer", "answerKey", "label")})
+    named = (row.get(name) for name in ("prompt", "instruction", "question", "text"))
+    return next(filter(None, named), None) or _first(row)
 
 
 def _first(row: dict[str, Any]) -> str:
@@ -96,6 +106,7 @@ def test_only_the_planted_leak_leaks(demo: Demo) -> None:
 
 def test_the_same_data_every_time(world: ModuleType, demo: Demo, tmp_path: Path) -> None:
     import_module("data").write_all(tmp_path, tmp_path / "kshot.jsonl", 0.02)
+    import_module("families").write_families(tmp_path, tmp_path, 0.02)
     again = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / HOME).rglob("*") if path.is_file()}
     before = {path.relative_to(demo.hub): path.read_bytes() for path in (demo.hub / HOME).rglob("*") if path.is_file()}
     assert again == before
