@@ -1,0 +1,57 @@
+"""Curves of the tables whose variants are numbers: accuracy by rows, and by experts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bootstrap import resampled
+from cells import TASKS, Table
+
+COLOURS = {"routed": "#0072B2", "stack_trained": "#E69F00", "fresh_lora": "#009E73"}  # told apart by the colour-blind
+AXES = {"rows": "rows selected beside the examples", "experts": "experts in the group"}
+
+
+def draw_curves(scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]], table: Table, path: Path) -> bool:
+    """Draw a panel for each task that was measured, with standard errors, as an SVG file.
+
+    Args:
+        scores: Label -> task -> draw -> one number a problem.
+        table: The table that they belong to; its last numeric option is the horizontal axis.
+        path: Where to.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    panels: dict[str, dict[str, list[tuple[Any, float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for variant in table.variants:
+        at = variant.options[-1][1]
+        for seed, task in enumerate(TASKS):
+            if isinstance(at, int) and (draws := scores[variant.label][task]):
+                values = np.array([draws[draw] for draw in sorted(draws)])
+                error = float(resampled(values, seed).std(ddof=1))
+                panels[task][variant.method].append((at, float(values.mean()), error))
+    if not panels:
+        return False
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rocket-hub"}):
+        figure = Figure(figsize=(3 * len(panels) + 1, 3), layout="constrained")
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (task, lines) in zip(row, panels.items(), strict=True):
+            for method, found in lines.items():
+                x, y, error = zip(*sorted(found), strict=True)
+                axes.errorbar(x, 100 * np.array(y), 100 * np.array(error), color=COLOURS.get(method), marker="o", ms=3,
+                              capsize=2, label=method)  # fmt: skip
+            axes.set_title(task)
+            axes.set_xlabel(AXES[table.name])
+            if table.name == "rows":
+                axes.set_xscale("log")
+        row[0].set_ylabel("accuracy, %")
+        row[-1].legend(frameon=False, fontsize="small")
+        figure.savefig(path, format="svg", metadata={"Date": None})
+    return True

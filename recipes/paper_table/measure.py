@@ -1,0 +1,232 @@
+"""What a worker process does: prepare a pair, try a point of a grid, measure a cell."""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+import os
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from cells import SHOTS, Cell
+from kept import packed
+from making import is_useless, problems_of, with_steps
+from retention import accuracies, accuracies_alone, kept_share
+
+from rocket_hub.options import Setting
+from rocket_hub.recipe import Recipe
+from rocket_hub.runs import Silent, digest, write_text
+
+STAGES = ("1-discover", "2-select-experts", "3-select-instructions", "4-merge")
+DIVERGED = 1e9  # in place of a likelihood
+
+
+@dataclass(frozen=True)
+class World:
+    """What the cells of a task are measured in.
+
+    Attributes:
+        name: Names its Hub's content, the recipe, the problems and the steps; cells of two worlds are not compared.
+        recipe: The Hub's recipe for the task, as YAML.
+        work: Folder of the run folders.
+        hub: Name of the Hub.
+        problems: At most this many problems of the test split.
+        steps: Steps of every training; none = the recipe's.
+    """
+
+    name: str
+    recipe: str
+    work: Path
+    hub: str
+    problems: int = 1000
+    steps: int | None = None
+
+
+def start_worker() -> None:
+    """Keep a worker to one core, and quiet, and end it with its parent, however that ends."""
+    import torch
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # what the libraries tell each other
+    torch.set_num_threads(1)
+
+
+def device() -> str:
+    """Name what is measured on."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+
+
+def recipe_of(world: World, cell: Cell) -> Recipe:
+    """Return the Hub's recipe as a cell changes it, without settings that somebody chose before."""
+    recipe = replace(Recipe.from_yaml(world.recipe, f"the Hub's recipe for {cell.task}"), seed=cell.draw)
+    recipe = recipe.updated("evaluate", controls=(), settings={}, max_rows=world.problems,
+                            allow_code_execution=cell.task == "mbpp" or None)  # fmt: skip
+    recipe = recipe.updated("train", max_steps=world.steps, learning_rate=(1e-2,))
+    recipe = recipe.updated("merge", gate_start=(0.5,))
+    for name, value in cell.options:
+        group, _, key = name.partition(".")
+        if key:
+            recipe = recipe.updated(group, **{key: (value,) if key == "gate_start" else value})
+    wanted = max(recipe.experts.shortlist, recipe.experts.num_experts)
+    return recipe.updated("experts", shortlist=wanted)
+
+
+def draw_kshot(world: World, cell: Cell) -> Path:
+    """Draw the examples of a draw from the train split of the task's evaluation set, in the benchmark's own columns."""
+    shots = dict(cell.options).get("shots", SHOTS)
+    path = world.work / "kshots" / f"{cell.task}-{cell.draw}-{shots}.jsonl"
+    if not path.is_file():
+        from datasets import load_dataset
+
+        from rocket_hub.tasks import get_task
+
+        options = recipe_of(world, cell).evaluate
+        task = get_task(cell.task).at(options.dataset, options.config)
+        rows = load_dataset(task.dataset, task.config, split="train")
+        chosen = Random(100 + cell.draw).sample(range(len(rows)), min(SHOTS, len(rows)))[:shots]
+        drawn = with_steps(cell.task, [rows[i] for i in chosen])
+        task.examples(drawn, f"{task.dataset}, train")  # it refuses what the task cannot read
+        write_text(path, "".join(json.dumps(row) + "\n" for row in drawn))
+    return path
+
+
+def prepare(world: World, pair: Cell) -> dict[str, Any]:
+    """Discover, select and merge for one pair; says what was chosen."""
+    from rocket_hub.pipeline import build
+
+    start_from(world, pair)
+    built = build(recipe_of(world, pair), draw_kshot(world, pair), world.work / pair.folder, hub_name=world.hub,
+                  until=STAGES[-1])  # fmt: skip
+    chosen = built.results["2-select-experts"]
+    return {"verdict": chosen["verdict"], "experts": [name.split("/")[-1] for name in chosen["selected"]]}
+
+
+def start_from(world: World, pair: Cell) -> None:
+    """Give a variant of a pair the stages of the pair itself: what does not differ is not done again."""
+    import shutil
+
+    home, plain = world.work / pair.folder, world.work / Cell(pair.task, pair.draw, "").folder
+    if not home.exists() and (plain / STAGES[2] / "result.json").is_file():
+        partial = home.with_name(f".{home.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(plain, partial, ignore=shutil.ignore_patterns("cells", "tuning", *STAGES[3:]))
+        partial.rename(home)
+
+
+@lru_cache(maxsize=2)
+def opened(world: World, pair: Cell) -> tuple[Any, dict[str, Any]]:
+    """Open a prepared pair: its context, with the base on the accelerator, and what its stages left."""
+    import torch
+
+    from rocket_hub.pipeline.build import STAGES as RUN
+    from rocket_hub.pipeline.context import open_context
+
+    kshot, folder = draw_kshot(world, pair), world.work / pair.folder
+    context = open_context(recipe_of(world, pair), kshot, folder, world.hub, Silent())
+    results: dict[str, Any] = {}
+    for stage in STAGES:
+        results[stage] = RUN[stage](context, stage, results)
+    context.base[0].to("cuda" if torch.cuda.is_available() else "cpu")
+    return context, results
+
+
+def changed(world: World, cell: Cell) -> tuple[Any, dict[str, Any]]:
+    """Open a cell's pair and change what the cell changes beside the choice of experts and rows."""
+    context, results = opened(world, cell.pair)
+    context = copy.copy(context)  # with the base that is loaded
+    context.recipe = recipe_of(world, cell)
+    useless = dict(cell.options).get("useless")
+    if useless is not None:
+        results = {**results, STAGES[1]: forced(results[STAGES[1]], useless)}
+    return context, results
+
+
+def forced(selection: Mapping[str, Any], useless: int) -> dict[str, Any]:
+    """Put the four best experts that were made to help and the best useless ones into the group."""
+    ranked = [score["repo_id"] for score in selection["scores"]]
+    good = [name for name in ranked if not is_useless(name)][:4]
+    bad = [name for name in ranked if is_useless(name)][:useless]
+    if len(bad) < useless or not good:
+        raise ValueError(f"the bank has {len(good)} good and {len(bad)} useless experts for this task")
+    return {**selection, "selected": [*good, *bad], "group": [*good, *bad]}
+
+
+def folder_of(context: Any, results: Mapping[str, Any], cell: Cell, setting: Setting) -> Path:
+    """Name the folder of what a cell trains: measurements of one training share it, other ingredients have another."""
+    from rocket_hub.pipeline.make import pin_digest
+
+    options = tuple(each for each in cell.options if each[0] != "retention")
+    made_of = digest([context.recipe.to_yaml(), context.pinned.revision, results[STAGES[1]]["selected"],
+                      pin_digest(results), results[STAGES[2]]["selected"], vars(setting)])  # fmt: skip
+    name = Cell(cell.task, cell.draw, cell.method, options).key.replace("/", "-")
+    return context.run.path / "cells" / f"{name}-{made_of}"
+
+
+def tune(world: World, cell: Cell, _: None) -> dict[str, Any]:
+    """Try one point of a method's grid by cross-fitting: no shot judges what it trained."""
+    from rocket_hub.crossfit import held_out
+    from rocket_hub.pipeline.make import cross_fit, methods, training_rows
+
+    context, results = opened(world, cell.pair)
+    method, point = methods(context, results)[cell.method], Setting(**dict(cell.options))
+    fit = cross_fit(context, method, folder_of(context, results, cell, point))
+    scores = held_out(0, point, context.examples, training_rows(context, results, method.rows), fit)
+    mean = float(scores.mean()) if np.isfinite(scores).all() else DIVERGED
+    return {"nll": round(mean, 6), "standard_error": round(float(scores.std(ddof=1) / len(scores) ** 0.5), 6)}
+
+
+def measure(world: World, cell: Cell, setting: dict[str, float] | None) -> dict[str, Any]:
+    """Train a cell's method at its setting, and measure it."""
+    from rocket_hub.pipeline.make import method_model, methods
+
+    context, results = changed(world, cell)
+    options, chosen, asked = dict(cell.options), Setting(0.0), None
+    if setting:
+        chosen = Setting(**{**setting, "weight": options.get("merge.gate_start", setting["weight"])})
+    if "retention" in options:
+        selection = results[STAGES[1]]
+        asked = problems_of(selection["selected"] or selection["group"], options["retention"])
+    method, folder = methods(context, results)[cell.method], folder_of(context, results, cell, chosen)
+    with method_model(context, results, method, chosen, folder) as (model, details):
+        found = on_test(model, context, results) if asked is None else accuracies(model, context, asked)
+    if asked is not None:
+        found = kept_share(accuracies_alone(context, results, asked), found)
+    return {**found, "setting": vars(chosen) if setting else None, "verdict": results[STAGES[1]]["verdict"],
+            "experts": len(results[STAGES[1]]["selected"]),
+            "train_seconds": round(details.get("train_seconds", 0.0), 1)}  # fmt: skip
+
+
+def on_test(model: Any, context: Any, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure a model on the test split."""
+    from rocket_hub.evaluation import evaluate
+    from rocket_hub.pipeline.problems import evaluation_set
+    from rocket_hub.records import Pinned
+
+    problems = evaluation_set(context, Pinned(**results[STAGES[0]]["evaluation"]))
+    score = evaluate(model, context.base[1], context.measured, problems, context.recipe.evaluate)
+    return {"accuracy": score.accuracy, "problems": len(problems), "correct": packed(score.correct)}
+
+
+def job(world: World, cell: Cell, setting: dict[str, float] | None) -> dict[str, Any]:
+    """Do one cell, whatever happens: an error is a result, too."""
+    started = time.monotonic()
+    try:
+        result = prepare(world, cell) if not cell.method else (tune if cell.point else measure)(world, cell, setting)
+    except Exception as error:  # a cell must not stop the others; what went wrong is kept and shown
+        result = {"error": f"{type(error).__name__}: {error}"[:300]}
+    return {**result, "seconds": round(time.monotonic() - started, 1), "device": device(), "world": world.name}

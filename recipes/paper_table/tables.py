@@ -1,0 +1,205 @@
+"""Write the page: `python recipes/paper_table/tables.py` turns the finished cells into the tables of `README.md`."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bootstrap import averaged, p_value, resampled
+from cells import DRAWS, GRIDS, TABLES, TASKS, TUNING, TUNING_TASK, Cell, Table, Variant
+from curves import draw_curves
+from kept import RESULTS, Kept, unpacked
+
+from rocket_hub.controls import PRODUCTS, recommend
+from rocket_hub.records import Evaluation
+from rocket_hub.runs import write_text
+
+HERE = Path(__file__).resolve().parent
+BEGIN, END = "<!-- tables: written by tables.py -->", "<!-- end of the tables -->"
+NOT_RUN, LEVEL = "not run", 0.05
+PUBLISHES, ON_THE_OTHER_HALF = "what `build` publishes", "the same, chosen on other problems"
+Draws = Mapping[int, np.ndarray]  # draw -> [problems]
+Scores = dict[str, dict[str, Draws]]  # label -> task -> draws
+
+
+def draws_of(kept: Kept, worlds: Mapping[str, str], task: str, variant: Variant) -> Draws:
+    """Collect a variant's measurements on a task: one 0 or 1 a problem, or one share a draw."""
+    found = {}
+    for draw in DRAWS:
+        result = kept.get(Cell(task, draw, variant.method, variant.options), worlds.get(task, ""))
+        if result and "accuracy" in result:
+            right = unpacked(result["correct"], result["problems"]) if "correct" in result else [result["accuracy"]]
+            found[draw] = np.array(right, float)
+    return found
+
+
+def scores_of(kept: Kept, table: Table) -> Scores:
+    """Collect all measurements of a table."""
+    worlds = kept.worlds()
+    return {v.label: {task: draws_of(kept, worlds, task, v) for task in TASKS} for v in table.variants}
+
+
+def stacked(draws: Draws, wanted: Any = None) -> np.ndarray:
+    """Put draws below each other, [draws, problems]; all, or those that are wanted."""
+    return np.array([draws[draw] for draw in sorted(draws if wanted is None else wanted)])
+
+
+def published(scores: Scores) -> Scores:
+    """Say what the builds publish: the recommendation of each pair, by the same problems and by the other half."""
+    rows: Scores = {PUBLISHES: {}, ON_THE_OTHER_HALF: {}}
+    for task in TASKS:
+        measured = {method: scores[method][task] for method in PRODUCTS}
+        same, other = dict[int, np.ndarray](), dict[int, np.ndarray]()
+        for draw in set.intersection(*(set(draws) for draws in measured.values())):
+            values = {method: draws[draw] for method, draws in measured.items()}
+            same[draw] = values[recommended(values, slice(None))]
+            other[draw] = np.empty_like(same[draw])
+            for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+                other[draw][mine] = values[recommended(values, others)][mine]
+        rows[PUBLISHES][task], rows[ON_THE_OTHER_HALF][task] = same, other
+    return rows
+
+
+def recommended(values: Mapping[str, np.ndarray], part: slice) -> str:
+    """Name what `rocket_hub.controls.recommend` recommends by a part of the problems."""
+    seen = {method: right[part] for method, right in values.items()}
+    return recommend([
+        Evaluation(method, float(right.mean()), 0.0, 1.0, tuple(right.astype(int).tolist()))
+        for method, right in seen.items()
+    ]).method  # fmt: skip
+
+
+def percent(value: float, error: float, draws: int, signed: bool = False) -> str:
+    """Write an accuracy or a difference in per cent; fewer draws than there could be are named."""
+    few = f" ({draws})" if draws < len(DRAWS) else ""
+    return f"{100 * value:{'+' if signed else ''}.1f} ± {100 * error:.1f}{few}"
+
+
+def entry(draws: Draws, seed: int, other: Draws | None = None) -> str:
+    """Write one entry: mean ± standard error, marked where it does not differ from another row's."""
+    if not draws:
+        return NOT_RUN
+    text = percent(stacked(draws).mean(), float(resampled(stacked(draws), seed).std(ddof=1)), len(draws))
+    shared = set(draws) & set(other or {})
+    if other is None or other is draws or not shared:
+        return text
+    gap = stacked(draws, shared) - stacked(other, shared)
+    return text + (" ≈" if p_value(resampled(gap, seed)) >= LEVEL else "")
+
+
+def mean_entry(by_task: Mapping[str, Draws]) -> str:
+    """Write the mean over the tasks; only where every task was measured."""
+    if not all(by_task.get(task) for task in TASKS):
+        return ""
+    mean, error, _ = averaged([stacked(by_task[task]) for task in TASKS])
+    return percent(mean, error, min(map(len, by_task.values())))
+
+
+def accuracy_table(scores: Scores, reference: str, devices: Mapping[str, str]) -> list[str]:
+    """Write rows of accuracies: methods x tasks."""
+    lines = [f"| | {' | '.join(TASKS)} | mean | on |", "|---" * (len(TASKS) + 3) + "|"]
+    for label, by_task in scores.items():
+        other = scores.get(reference, {})
+        each = [entry(by_task[task], seed, other.get(task)) for seed, task in enumerate(TASKS)]
+        lines.append(f"| {label} | {' | '.join(each)} | {mean_entry(by_task)} | {devices.get(label, '')} |")
+    return lines
+
+
+def difference_table(scores: Scores, ours: str) -> list[str]:
+    """Write the differences of one row to all others, with p values."""
+    lines = [f"| {ours} minus | {' | '.join(TASKS)} | above / below |", "|---" * (len(TASKS) + 2) + "|"]
+    for label, by_task in scores.items():
+        if label in (ours, ON_THE_OTHER_HALF):
+            continue
+        each, above, below = [], 0, 0
+        for seed, task in enumerate(TASKS):
+            text, sign = difference(scores[ours][task], by_task[task], seed)
+            each.append(text)
+            above, below = above + (sign > 0), below + (sign < 0)
+        lines.append(f"| {label} | {' | '.join(each)} | {above} / {below} |")
+    return lines
+
+
+def difference(ours: Draws, theirs: Draws, seed: int) -> tuple[str, int]:
+    """Write a difference with its p value; also its sign, 0 where it is not significant."""
+    if not (shared := set(ours) & set(theirs)):
+        return NOT_RUN, 0
+    gap = stacked(ours, shared) - stacked(theirs, shared)
+    means = resampled(gap, seed)
+    p = p_value(means)
+    text = percent(gap.mean(), float(means.std(ddof=1)), len(shared), signed=True)
+    if p >= LEVEL:
+        return f"{text}, n.s. (p = {p:.2f})", 0
+    return f"{text}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}", 1 if gap.mean() > 0 else -1
+
+
+def settings_table(kept: Kept) -> list[str]:
+    """Write the settings that were chosen."""
+    lines = ["| | learning rate | weight |", "|---|---|---|"]
+    for method in GRIDS:
+        try:
+            chosen = kept.setting(Cell(TUNING_TASK, TUNING, method), kept.worlds().get(TUNING_TASK, "")) or {}
+            lines.append(f"| {method} | {chosen['learning_rate']:g} | {chosen['weight']:g} |")
+        except ValueError:
+            lines.append(f"| {method} | {NOT_RUN} | |")
+    return lines
+
+
+def section(kept: Kept, table: Table) -> list[str]:
+    """Write one table with its heading."""
+    scores, worlds = scores_of(kept, table), kept.worlds()
+    devices, pairs = dict[str, str](), set[tuple[str, int]]()
+    for variant in table.variants:
+        cells = [Cell(task, draw, variant.method, variant.options) for task in TASKS for draw in DRAWS]
+        found = {cell: kept.get(cell, worlds.get(cell.task, "")) for cell in cells}
+        devices[variant.label] = ", ".join(sorted({result["device"] for result in found.values() if result}))
+        pairs |= {(cell.task, cell.draw) for cell, result in found.items() if result and "accuracy" in result}
+    lines = [f"### {table.title}", "", table.text,
+             f"Pairs of task and draw with a measurement: {len(pairs)} of {len(TASKS) * len(DRAWS)}.", ""]  # fmt: skip
+    if table.name == "core":
+        scores = {**published(scores), **scores}
+    lines += [*accuracy_table(scores, table.reference, devices), ""]
+    if table.name == "core":
+        lines += [*difference_table(scores, PUBLISHES), "", *difference_table(scores, "routed"), ""]
+    return lines
+
+
+def failures(kept: Kept) -> list[str]:
+    """Name what failed, and why."""
+    worlds = kept.worlds()
+    failed = {key: found["error"] for key, found in kept.results.items()
+              if "error" in found and found["world"] == worlds.get(key.partition("/")[0])}  # fmt: skip
+    counts = Counter(failed.values())
+    return [f"- {count} cells: {error}" for error, count in counts.most_common()] or ["None."]
+
+
+def page(kept: Kept) -> str:
+    """Write everything between the markers."""
+    lines = [line for table in TABLES.values() for line in section(kept, table)]
+    lines += ["### Settings", "", *settings_table(kept), "", "### Cells that failed", "", *failures(kept), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the page and the curves."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the finished cells")
+    parser.add_argument("--page", type=Path, default=HERE / "README.md")
+    options = parser.parse_args()
+    kept = Kept(options.results)
+    before, _, rest = options.page.read_text(encoding="utf-8").partition(BEGIN)
+    pictures = "".join(
+        f"![{TABLES[name].title}]({name}.svg)\n\n"
+        for name in ("rows", "experts")
+        if draw_curves(scores_of(kept, TABLES[name]), TABLES[name], options.page.parent / f"{name}.svg")
+    )
+    write_text(options.page, f"{before}{BEGIN}\n{page(kept)}\n{pictures}{END}{rest.partition(END)[2]}")
+    print(f"{options.page}: {len(kept.results)} cells")
+
+
+if __name__ == "__main__":
+    main()
