@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check hub compare clean
+.PHONY: demo test check hub paper-table clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -10,7 +10,7 @@ BIN = .venv/bin
 	touch $@
 
 demo: .venv/installed  ## the whole method on the demo Hub, with its controls
-	$(BIN)/rocket-hub build --hub demo --task gsm8k --kshot recipes/demo/kshot.jsonl --controls all --out runs/demo
+	$(BIN)/rocket-hub build --hub demo --task gsm8k --kshot recipes/demo/kshot.jsonl --controls core --out runs/demo
 
 test: .venv/installed  ## every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
@@ -20,11 +20,12 @@ check: .venv/installed  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-hub: .venv/installed  ## make the demo Hub anew (half an hour)
+hub: .venv/installed  ## make the demo Hub anew (an hour or two on two cores, resumable)
 	$(BIN)/python recipes/demo/make_hub.py
 
-compare: .venv/installed  ## the full comparison on the demo Hub (an hour, resumable)
-	$(BIN)/python recipes/demo/compare.py
+paper-table: .venv/installed  ## methods and controls on six tasks (hours, resumable), and their page
+	$(BIN)/python recipes/paper_table/run.py --table core
+	$(BIN)/python recipes/paper_table/tables.py
 
 clean:
 	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -50,9 +50,15 @@ def create_model_card(facts: Mapping[str, Any], metadata: Mapping[str, Any], tem
 
 
 def push_to_hub(
-    api: HfApi, folder: Path, repo_id: str, *, private: bool = False, message: str = "Publish with rocket_hub"
+    api: HfApi,
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    message: str = "Publish with rocket_hub",
+    kind: str = "model",
 ) -> str:
-    """Upload a folder to a model repository in one commit.
+    """Upload a folder to a repository in one commit.
 
     Files that the repository has beside those stay, but for an earlier stock-LoRA form: that would be one of another
     adapter.
@@ -63,6 +69,7 @@ def push_to_hub(
         repo_id: `namespace/name`; created if it does not exist.
         private: Create it as a private repository.
         message: Title of the commit.
+        kind: `model` or `dataset`.
 
     Returns:
         The commit's hash.
@@ -72,10 +79,10 @@ def push_to_hub(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    call(repo_id, api.create_repo, repo_id, private=private, exist_ok=True)
-    parent = call(repo_id, api.repo_info, repo_id).sha
+    call(repo_id, api.create_repo, repo_id, private=private, exist_ok=True, repo_type=kind)
+    parent = call(repo_id, api.repo_info, repo_id, repo_type=kind).sha
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    before = call(repo_id, api.list_repo_files, repo_id, revision=parent)
+    before = call(repo_id, api.list_repo_files, repo_id, revision=parent, repo_type=kind)
     stale = [path for path in before if path.startswith(f"{STATIC}/") and path not in files]
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationDelete(path) for path in stale),
@@ -84,9 +91,9 @@ def push_to_hub(
     try:
         # parent_commit: where the reply of a commit was lost, the next try is refused instead of made twice
         return str(call(repo_id, api.create_commit, repo_id, operations, commit_message=message,
-                        parent_commit=parent).oid)  # fmt: skip
+                        parent_commit=parent, repo_type=kind).oid)  # fmt: skip
     except HubError:
-        newest = call(repo_id, api.list_repo_commits, repo_id)[0]
+        newest = call(repo_id, api.list_repo_commits, repo_id, repo_type=kind)[0]
         if newest.title == message and newest.commit_id != parent:
             return str(newest.commit_id)
         raise

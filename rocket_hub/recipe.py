@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rocket_hub.options import (
     DiscoverOptions,
     EvaluateOptions,
     ExpertOptions,
+    GenerationOptions,
     InstructionOptions,
     MergeOptions,
     PushOptions,
@@ -36,11 +38,21 @@ _CHOICES = (
     ("merge", "gate_scale", (None, "unit", "renormalised")),
     ("merge", "router", ("layer", "shared")),
     ("merge", "router_init", ("random", "arrow", "kshot")),
+    ("generation", "method", ("none", "self_specialization", "meteor")),
     ("train", "schedule", ("joint", "router_only", "two_stage")),
     ("train", "dtype", ("float32", "bfloat16")),
     ("evaluate", "scoring", ("generation", "likelihood", "both")),
     ("push", "publish", ("all", "best")),
 )
+# In order of what they cost to keep and to serve; `core` is what fits beside every build.
+CORE_CONTROLS = ("base", "best_single", "best_single_trained", "fresh_lora", "uniform_merge", "stack_trained")
+TRAINED_CONTROLS = (
+    "best_single_trained", "fresh_lora", "stack_trained", "xlora", "full_finetune", "random_experts", "random_init",
+    "router_only", "two_stage", "no_diversity", "no_data", "random_data",
+)  # fmt: skip
+CONTROLS = (
+    *CORE_CONTROLS[:5], "ties", "dare_ties", "dare_linear", "lorahub", CORE_CONTROLS[5], "arrow", *TRAINED_CONTROLS[3:]
+)  # fmt: skip
 _BUDGET = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:(%)|([kM]?) ?(pair|token)s?|(minute)s?)")
 _THOUSANDS = {"": 1, "k": 1_000, "M": 1_000_000}
 _POSITIVE = {
@@ -66,6 +78,7 @@ class Recipe:
     base: str
     seed: int = 0
     discover: DiscoverOptions = field(default_factory=DiscoverOptions)
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
     experts: ExpertOptions = field(default_factory=ExpertOptions)
     instructions: InstructionOptions = field(default_factory=InstructionOptions)
     merge: MergeOptions = field(default_factory=MergeOptions)
@@ -135,12 +148,23 @@ class Recipe:
             raise RecipeError(
                 f"{where}: instructions.kde_gamma: expected more than 0, found {self.instructions.kde_gamma}"
             )
+        _check_generation(self.generation, f"{where}: generation")
         read_budget(self.experts.budget, f"{where}: experts.budget")
         if self.experts.shortlist < self.experts.num_experts:
             raise RecipeError(
                 f"{where}: experts.shortlist ({self.experts.shortlist}) must be at least experts.num_experts "
                 f"({self.experts.num_experts}): the group is chosen from the shortlist"
             )
+
+
+def _check_generation(options: GenerationOptions, where: str) -> None:
+    """Refuse budgets of nothing, and a teacher's method without a teacher."""
+    for name in ("below_rows", "calls", "tokens"):
+        found = getattr(options, name)
+        if found is not None and found < 1:
+            raise RecipeError(f"{where}.{name}: expected at least 1, found {found}")
+    if options.method == "meteor" and not options.teacher:
+        raise RecipeError(f"{where}.teacher: 'meteor' asks a stronger model; name it, for example by its id")
 
 
 def read_budget(text: str, where: str) -> Budget:
@@ -161,3 +185,22 @@ def read_budget(text: str, where: str) -> Budget:
     if amount <= 0 or (percent and amount > 100) or (counted and not amount.is_integer()):
         raise RecipeError(f"{where}: expected more than nothing, whole pairs or tokens, at most 100%; found {text!r}")
     return Budget(amount, percent or f"{counted or minutes}s")
+
+
+def check_controls(names: Sequence[str], settings: Collection[str] = ()) -> tuple[str, ...]:
+    """Resolve `all` and `core`, and refuse unknown names, among the controls and among those with fixed settings.
+
+    Returns:
+        The controls in their order of cost, each once.
+
+    Raises:
+        RecipeError: A name is no control.
+    """
+    groups = {"all": CONTROLS, "core": CORE_CONTROLS}
+    for key, given, known in (("controls", names, {*groups, *CONTROLS}), ("settings", settings, {*CONTROLS})):
+        for name in given:
+            if name not in known:
+                raise RecipeError(f"evaluate.{key}: unknown control '{name}'; known: all, {', '.join(CONTROLS)}; core "
+                                  f"= {', '.join(CORE_CONTROLS)}")  # fmt: skip
+    wanted = {control for name in names for control in groups.get(name, (name,))}
+    return tuple(name for name in CONTROLS if name in wanted)

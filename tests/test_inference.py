@@ -22,7 +22,15 @@ from trl import SFTConfig, SFTTrainer
 
 from rocket_hub.base_models import load_base
 from rocket_hub.errors import InputError
-from rocket_hub.inference import OptionScores, completion_nll, encode, generate, option_nll
+from rocket_hub.inference import (
+    OptionScores,
+    Search,
+    completion_nll,
+    continuations,
+    encode,
+    generate,
+    option_nll,
+)
 
 PAIRS = [
     ("what is 1 plus 2 ?", " the answer #### 3"),
@@ -185,6 +193,74 @@ def test_generate_says_nothing_and_leaves_no_trace(tiny_model, tokenizer, capfd)
 def test_generate_refuses_a_prompt_without_tokens(tiny_model, tokenizer):
     with pytest.raises(InputError, match="has no tokens"):
         generate(LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, [""], max_new_tokens=1)
+
+
+def test_samples_follow_the_seed_and_leave_the_global_random_numbers(tiny_model, tokenizer):
+    model, prompts = lively(tiny_model), ["what is 1 plus 2 ?"] * 40
+
+    def sampled(seed, **how):
+        search = Search(temperature=1.0, seed=seed, **how)
+        return generate(model, tokenizer, prompts, max_new_tokens=1, search=search)
+
+    torch.manual_seed(1)
+    first, state = sampled(7), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert sampled(7) == first != sampled(8)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert set(sampled(7, top_p=1e-6)) == set(generate(model, tokenizer, prompts[:1], max_new_tokens=1))
+    flat = LlamaForCausalLM.from_pretrained(tiny_model)  # knows nothing, so that any of the 28 words comes
+    many = generate(flat, tokenizer, prompts * 10, max_new_tokens=1, search=Search(temperature=1.0))
+    assert len(set(many)) > 20
+
+
+def test_as_many_beams_as_words_find_the_best_of_all(tiny_model, tokenizer):
+    model, prompts = lively(tiny_model), ["what is 1 plus 2 ?", "7", "user : 9 - 3 = 6"]
+    for prompt, found in zip(
+        prompts, generate(model, tokenizer, prompts, max_new_tokens=2, search=Search(beams=28)), strict=True
+    ):
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+        with torch.no_grad():
+            first = model(ids).logits[0, -1].log_softmax(0)
+            pairs = torch.cat([ids.expand(28, -1), torch.arange(28)[:, None]], dim=1)
+            both = (first[:, None] + model(pairs).logits[:, -1].log_softmax(1)) / 2  # scores are those of a token
+        both[2] = -torch.inf
+        words = [int(both.max(1).values.argmax()), int(both.max(0).values.argmax())]
+        best = [] if first[2] > both.max() else words
+        assert found == tokenizer.decode(best, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("search", [Search(), Search(beams=3), Search(temperature=0.5, seed=3)])
+def test_an_answer_ended_or_was_cut_off(tiny_model, tokenizer, search):
+    model, prompts = lively(tiny_model), [prompt for prompt, _ in PAIRS]
+    whole = continuations(model, tokenizer, prompts, max_new_tokens=12, batch_size=5, search=search)
+    assert not all(each.ended for each in whole)
+    text = next(each.text for each in whole if not each.ended and len(set(each.text.split())) > 1)
+    words = text.split()
+    mark = next(word for word in words if word != words[0])
+    cut = continuations(model, tokenizer, prompts, max_new_tokens=12, batch_size=5, stop=[mark, ""], search=search)
+    assert not any(mark in each.text for each in cut)
+    assert any(each.ended for each in cut)
+    assert all(len(each.text.split()) >= 11 for each in cut if not each.ended)
+
+
+def test_beams_without_an_end_token_are_read(tiny_model, tokenizer):
+    model = lively(tiny_model)
+    model.generation_config.eos_token_id = None
+    endless = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, unk_token="<unk>")
+    prompts = [prompt for prompt, _ in PAIRS]
+    marks = generate(model, endless, prompts, max_new_tokens=3)[0].split()[-1:]
+    found = continuations(model, endless, prompts, max_new_tokens=9, stop=marks, search=Search(beams=2))
+    assert all(each.ended or len(each.text.split()) >= 8 for each in found)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}, {"seed": -1},
+              {"beams": 0}, {"beams": 2, "temperature": 1.0}]
+)  # fmt: skip
+def test_a_search_that_means_nothing_is_refused(wrong):
+    with pytest.raises(InputError, match="expected"):
+        Search(**wrong)
 
 
 QUESTIONS = [

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
+from rocket_hub.adapting import ADAPTER
 from rocket_hub.controls import CONTROLS
 from rocket_hub.errors import NothingLeftError
 from rocket_hub.options import PushOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import used
-from rocket_hub.pipeline.package import FILES, package
+from rocket_hub.pipeline.package import package
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Pinned
 from rocket_hub.runs import RunFolder, Silent
@@ -62,7 +63,7 @@ def context(tmp_path: Path) -> Context:
     """A build that publishes only the best; every method's adapter lies in its run folder."""
     for name in CONTROLS:
         (tmp_path / "made" / name).mkdir(parents=True)
-        for file in FILES:
+        for file in ADAPTER:
             (tmp_path / "made" / name / file).write_text(name)
     recipe = Recipe("gsm8k", "acme/base", push=PushOptions(publish="best"))
     shots = (Example("1 + 1?", "2", "2"),)
@@ -74,8 +75,8 @@ def context(tmp_path: Path) -> Context:
 @pytest.mark.parametrize("method", INSIDE)
 def test_card_licence_and_lock_name_what_is_inside(method: str, context: Context, tmp_path: Path) -> None:
     content = package(context, results(method), tmp_path / "content")
-    assert {path.name for path in content.iterdir()} == {*FILES, "lock.json", "recipe.yaml", "README.md"}
-    assert (content / FILES[0]).read_text() == method
+    assert {path.name for path in content.iterdir()} == {*ADAPTER, "lock.json", "recipe.yaml", "README.md"}
+    assert (content / ADAPTER[0]).read_text() == method
     lock = json.loads((content / "lock.json").read_text())["ingredients"]
     assert {key for key, pin in lock.items() if pin["used"]} == {"models/acme/base", *INSIDE[method]}
     assert len(lock) == 9

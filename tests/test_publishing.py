@@ -41,6 +41,7 @@ FACTS: dict[str, Any] = {
     "adapters_rejected": "1 pickle_only",
     "rows": 126,
     "considered": "1,260",
+    "generated": None,
     "datasets": [{"repo_id": "acme/rows", "revision": "d" * 40, "licence": "mit", "rows": 126, "contaminated": 8}],
     "flagged": 2,
     "verdict": "the group gains 0.1 nats",
@@ -98,6 +99,26 @@ def test_what_was_not_trained_has_no_data() -> None:
     assert "\n\n\n" not in text
     tables = [line for line in text.splitlines() if "acme/e" in line or line.startswith("| expert")]
     assert len(tables) == 2 and {line.count("|") for line in tables} == {6}
+
+
+MADE = {
+    "rows": 63, "share": "50%", "method": "METEOR", "maker": "acme/teacher at abc", "made": 90, "seeds": 40,
+    "sha256": "e" * 64, "counts": "90 asked", "bill": "180 calls", "contaminated": 2,
+    "behind": [{"repo_id": "acme/teacher", "revision": "f" * 40, "licence": "llama3.1", "kind": "model"}],
+}  # fmt: skip
+
+
+def test_generated_rows_are_named_with_their_share_and_their_maker() -> None:
+    _, found = split(create_model_card(FACTS, METADATA))
+    assert "126 rows of open data" in found and "made for this build" not in found
+    _, text = split(create_model_card({**FACTS, "generated": MADE}, METADATA))
+    assert "50% of them (63 rows) were found nowhere but made for this build, by METEOR: 90 rows" in text
+    for told in ("acme/teacher at abc", "from 40 of the verified", "2 of them held evaluation questions",
+                 f"acme/teacher at `{'f' * 12}` (model, llama3.1)", "180 calls", "rows of open data"):  # fmt: skip
+        assert (told in text) is (told != "rows of open data"), told
+    _, alone = split(create_model_card({**FACTS, "generated": MADE, "datasets": []}, METADATA))
+    assert "| data set |" in text and "| data set |" not in alone
+    assert all("\n\n\n" not in card for card in (found, text, alone))
 
 
 def test_a_plain_lora_needs_no_rocket_hub() -> None:

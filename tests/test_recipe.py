@@ -56,3 +56,26 @@ def test_wrong_recipes(text: str, message: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
         Recipe.from_file(tmp_path / "none.yaml")
+
+
+GENERATION = [
+    ("generation: {method: magic}", "expected one of none, self_specialization, meteor, found 'magic'"),
+    ("generation: {method: meteor}", r"generation\.teacher: 'meteor' asks a stronger model; name it"),
+    ("generation: {below_rows: 0}", r"generation\.below_rows: expected at least 1, found 0"),
+    ("generation: {calls: -3}", r"generation\.calls: expected at least 1, found -3"),
+    ("generation: {meteor: {round: 2}}", "generation: meteor: unknown key 'round', did you mean 'rounds'"),
+    ("generation: {self_specialization: {target_row: 3}}", "unknown key 'target_row', did you mean 'target_rows'"),
+    ("generation: {document: notes}", "unknown key 'document', did you mean 'documents'"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), GENERATION)
+def test_wrong_generation(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_yaml(f"task: t\nbase: b\n{text}", "r.yaml")
+
+
+def test_generation_there_and_back() -> None:
+    recipe = Recipe.from_file(RECIPES / "meteor.yaml").updated("generation", documents="notes", below_rows=3)
+    assert recipe.generation.meteor is not None and recipe.generation.meteor.stages == ("distilled", "refined")
+    assert Recipe.from_yaml(recipe.to_yaml(), "r.yaml") == recipe

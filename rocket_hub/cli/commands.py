@@ -9,6 +9,7 @@ from rocket_hub.cli.lazy import Lazy
 COMMANDS = {
     "build": ("rocket_hub.cli.build", "Build an adapter for a task: every stage below, in order."),
     "discover": ("rocket_hub.cli.discover", "List adapters and data on the Hub that fit, and why the rest do not."),
+    "generate": ("rocket_hub.cli.generate", "Make data where the Hub has none: by the base itself, or with a teacher."),
     "select": ("rocket_hub.cli.stages", "Let the K-shot choose: `select experts`, `select data`."),
     "merge": ("rocket_hub.cli.stages", "Merge the chosen experts into one routed adapter."),
     "train": ("rocket_hub.cli.train", "Fine-tune the merged adapter; or, with --dataset, an expert of your own."),

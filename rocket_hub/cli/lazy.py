@@ -26,7 +26,7 @@ class Lazy(click.Group):
         """Import one command."""
         if name not in self._lazy:
             return None
-        command: click.Command = getattr(import_module(self._lazy[name][0]), f"{name}_command")
+        command: click.Command = getattr(import_module(self._lazy[name][0]), f"{name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -28,13 +28,17 @@ def numbers(_: click.Context, option: click.Parameter, value: str | None) -> tup
 _RECIPE = (
     click.option("--hub", metavar="demo|FOLDER|URL", help="Which Hub; the real one when left out."),
     click.option("--task", metavar="NAME", help="Task; its recipe comes with the package or with the Hub."),
-    click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file, instead of the task's own."),
+    click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file, or the name of a packaged one."),
     click.option("--kshot", type=click.Path(path_type=Path), help="File with the verified examples."),
     click.option("--base", metavar="ID", help="Base model, instead of the recipe's."),
     click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<task>-<hub>."),
     click.option("--seed", type=int, help="Seed, instead of the recipe's."),
     click.option("--max-adapters", type=int, help="Score at most this many adapters."),
     click.option("--allow-licence", multiple=True, metavar="ID", help="Accept this licence; may be repeated."),
+    click.option("--generate", type=click.Choice(["none", "self-specialization", "meteor"]),
+                 help="Make rows where the Hub has too few: the base model alone, or with a teacher."),
+    click.option("--documents", metavar="FOLDER|ID", help="Domain text that the base model may draw on for them."),
+    click.option("--teacher", metavar="MODEL", help="Who teaches, for --generate meteor."),
     click.option("--num-experts", type=int, help="N, the experts in the group."),
     click.option("--budget", metavar="AMOUNT", help="For scoring: 40%, 800 pairs, 2M tokens, 10 minutes or all."),
     click.option("--selector", metavar="NAME", help="How experts are chosen: rocket, or a baseline, see the recipe."),
@@ -56,7 +60,7 @@ _RECIPE = (
     click.option("--private", is_flag=True, default=None, help="Publish as a private repository."),
     click.option("--publish", type=click.Choice(["all", "best"]), help="Everything, or only what is recommended."),
     click.option("--locked", type=click.Path(path_type=Path), help="Take only what this lock.json names."),
-)
+)  # fmt: skip
 
 
 def recipe_options(function: F) -> F:
@@ -86,25 +90,29 @@ def expert_options(function: F) -> F:
 
 
 def find_recipe(task: str | None, path: Path | None, brought: dict[str, str]) -> Recipe:
-    """Find the recipe: a file, else the Hub's own for the task, else the package's.
+    """Find the recipe: a file or, by its name, one of the package's; else the Hub's own for the task, or the package's.
 
     Raises:
         TaskError: There is none for the task.
         RecipeError: The recipe is not one.
     """
     if path is not None:
-        recipe = Recipe.from_file(path)
+        named = {each.stem: each for each in packaged_recipes()}
+        recipe = Recipe.from_file(path if path.is_file() else named.get(str(path), path))
         return replace(recipe, task=task) if task else recipe
     if task is None:
         raise RecipeError("give --task NAME or --recipe FILE")
     if task in brought:
         return Recipe.from_yaml(brought[task], f"the Hub's recipe for {task}")
-    packaged = {path.name.removesuffix(".yaml"): path for path in packaged_recipes()}
-    if task not in packaged:
-        near = get_close_matches(task, packaged, n=1)
-        meant = f", did you mean '{near[0]}'?" if near else "."
-        raise TaskError(f"unknown task '{task}'{meant} Recipes: {', '.join(packaged)}; or give --recipe FILE")
-    return Recipe.from_yaml(packaged[task].read_text(encoding="utf-8"), packaged[task].name)
+    packaged = {path.stem: path for path in packaged_recipes()}
+    if task in packaged and (recipe := Recipe.from_file(packaged[task])).task == task:
+        return recipe
+    if task in packaged:  # a way of building, for whichever task
+        raise TaskError(f"'{task}' is no task but a recipe for any: give --recipe {task} with --task NAME")
+    tasks = [name for name, path in packaged.items() if Recipe.from_file(path).task == name]
+    near = get_close_matches(task, tasks, n=1)
+    meant = f", did you mean '{near[0]}'?" if near else "."
+    raise TaskError(f"unknown task '{task}'{meant} Recipes: {', '.join(tasks)}; or give --recipe FILE")
 
 
 def packaged_recipes() -> list[Path]:
@@ -122,6 +130,8 @@ def adjusted(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     recipe = recipe.updated(
         "discover", max_adapters=given["max_adapters"], allow_licences=given["allow_licence"] or None
     )
+    method = given["generate"].replace("-", "_") if given["generate"] else None
+    recipe = recipe.updated("generation", method=method, documents=given["documents"], teacher=given["teacher"])
     recipe = recipe.updated("experts", num_experts=given["num_experts"], selector=given["selector"],
                             diversity=given["diversity"], budget=given["budget"],
                             follow_verdict=False if given["ignore_verdict"] else None)  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -126,9 +127,9 @@ def ask(
         if not batch:
             replies |= {key: Reply(fault="over_budget") for key in waiting}
             break
-        found = teacher.answer([prompt_of[key] for key in batch], how)
         waiting, pause = waiting[len(batch) :], 0.0
-        for key, reply in zip(batch, found, strict=True):
+        for at, reply in _answers(teacher, [prompt_of[key] for key in batch], how):
+            key = batch[at]
             bill.add(reply)
             tries[key] += 1
             if reply.fault in AGAIN and tries[key] < TRIES:
@@ -140,6 +141,17 @@ def ask(
         if progress:
             progress(len(keys) - len(waiting), len(keys))
     return [replies[key] for key in keys]
+
+
+def _answers(teacher: Teacher, prompts: Sequence[str], how: Decoding) -> Iterator[tuple[int, Reply]]:
+    """Yield each reply with its prompt's position as soon as it is there: what is kept then, a kill does not lose."""
+    if not getattr(teacher, "apart", False):
+        yield from enumerate(teacher.answer(prompts, how))
+        return
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        asked = {pool.submit(teacher.answer, [prompt], how): at for at, prompt in enumerate(prompts)}
+        for done in as_completed(asked):
+            yield asked[done], done.result()[0]
 
 
 def _kept(teacher: Teacher, cache: AnswerCache, key: str, reply: Reply) -> Reply:

@@ -39,12 +39,8 @@ def read_judgement(text: str) -> Judgement | None:
     Returns:
         The judgement; none = unreadable, which counts as no judgement.
     """
-    fenced = _FENCE.match(text.strip())
-    try:
-        data: Any = json.loads(fenced[1] if fenced else text.strip(), object_pairs_hook=_once)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(data, dict) or data.keys() != {"correct", "advice"}:
+    data = read_object(text)
+    if data is None or data.keys() != {"correct", "advice"}:
         return None
     correct, advice = data["correct"], data["advice"]
     if not isinstance(correct, bool) or not isinstance(advice, str) or len(advice) > MAX_ADVICE:
@@ -52,6 +48,16 @@ def read_judgement(text: str) -> Judgement | None:
     if not correct and not advice.strip():
         return None  # wrong, and nothing to go on with
     return Judgement(correct, "" if correct else advice.strip())
+
+
+def read_object(text: str) -> dict[str, Any] | None:
+    """Read one JSON object, bare or in a code fence, with nothing around it; none = it is not that."""
+    fenced = _FENCE.match(text.strip())
+    try:
+        data: Any = json.loads(fenced[1] if fenced else text.strip(), object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
 from rocket_hub.errors import InputError
-from rocket_hub.inference import generate
+from rocket_hub.inference import Search, generate
+from rocket_hub.tasks.chat import chat_frame
 
 TIMEOUT = 120.0
 """Seconds without a byte."""
@@ -74,6 +75,8 @@ class Teacher(Protocol):
     Attributes:
         name: Who it is, for the bill, the cache and the card; never a key.
         at_once: How many prompts it likes to be given together.
+        apart: Whether it answers each by itself, so that each answer can be had as soon as it is there; where a teacher
+            does not say, it does not.
     """
 
     name: str
@@ -93,19 +96,21 @@ class Teacher(Protocol):
 
 
 class LocalTeacher:
-    """A causal language model on this machine; it answers greedily."""
+    """A causal language model on this machine, asked in its chat template if it has one."""
 
     at_once = 32
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         self.name = name
-        self._model, self._tokenizer = model, tokenizer
+        self._model, self._tokenizer, self._chat = model, tokenizer, chat_frame(tokenizer)
 
     def answer(self, prompts: Sequence[str], how: Decoding) -> list[Reply]:
         """Answer in one batch; see `Teacher.answer`."""
-        if how.temperature > 0:
-            raise InputError("a local teacher answers greedily; ask it with temperature 0")
-        texts = generate(self._model, self._tokenizer, prompts, max_new_tokens=how.max_tokens, batch_size=self.at_once)
+        prompts = [self._chat(prompt) for prompt in prompts] if self._chat else prompts
+        search = Search(temperature=how.temperature, seed=how.seed)
+        texts = generate(
+            self._model, self._tokenizer, prompts, max_new_tokens=how.max_tokens, batch_size=self.at_once, search=search
+        )
         return [self._reply(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
 
     def _reply(self, prompt: str, text: str) -> Reply:
@@ -117,7 +122,7 @@ class LocalTeacher:
 class EndpointTeacher:
     """Any server that speaks OpenAI's chat completions."""
 
-    at_once = 8
+    at_once, apart = 8, True
 
     def __init__(self, url: str, model: str, key: str = "", timeout: float = TIMEOUT) -> None:
         if not url.startswith(("https://", "http://")):
@@ -161,7 +166,7 @@ class EndpointTeacher:
 class InferenceTeacher:
     """A model behind Hugging Face Inference; the Hub's own sign-in pays."""
 
-    at_once = 8
+    at_once, apart = 8, True
 
     def __init__(self, model: str, provider: str | None = None, timeout: float = TIMEOUT) -> None:
         self.name = f"{model} at {provider or 'Hugging Face Inference'}"

@@ -5,8 +5,19 @@ as TRL's `SFTTrainer` does it, so that what is scored is what is trained.
 """
 
 from rocket_hub.inference.choices import OptionScores, option_nll
-from rocket_hub.inference.generation import generate
+from rocket_hub.inference.generation import GREEDY, Continuation, Search, continuations, generate
 from rocket_hub.inference.likelihood import completion_nll
 from rocket_hub.inference.rows import Progress, encode
 
-__all__ = ["OptionScores", "Progress", "completion_nll", "encode", "generate", "option_nll"]
+__all__ = [
+    "GREEDY",
+    "Continuation",
+    "OptionScores",
+    "Progress",
+    "Search",
+    "completion_nll",
+    "continuations",
+    "encode",
+    "generate",
+    "option_nll",
+]

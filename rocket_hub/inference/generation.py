@@ -1,16 +1,66 @@
-"""Greedy generation."""
+"""Generation: greedy, sampled, or the best of a beam search."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteriaList
 
+from rocket_hub.errors import InputError
 from rocket_hub.inference.rows import PAD, Progress, batches, evaluating, injected, padded, prompt_ids
+from rocket_hub.inference.stopping import BeamStopped, Stopped
 
-LOOK_EVERY = 4  # tokens; looking costs time, and what a row writes after its end costs none that others do not need
+
+@dataclass(frozen=True)
+class Search:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 = the likeliest token; above 0 = sampled from the logits divided by it.
+        top_p: Sampling is from the likeliest tokens that hold this much probability together (nucleus sampling).
+        seed: Decides what is sampled, together with the prompts and the batch size, and nothing else does.
+        beams: Beams of a beam search, of which the best is returned; 1 = none.
+
+    Raises:
+        InputError: A value that means nothing.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    beams: int = 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"temperature {self.temperature}: expected 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p {self.top_p}: expected a share above 0, up to 1")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed {self.seed}: expected a whole number from 0 to 2**63 - 1")
+        if self.beams < 1 or (self.beams > 1 and self.temperature):
+            raise InputError(f"beams {self.beams} at temperature {self.temperature}: expected 1 or more beams, and "
+                             "temperature 0 where there is more than one")  # fmt: skip
+
+
+GREEDY = Search()
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after a prompt.
+
+    Attributes:
+        text: The new text alone.
+        ended: Whether the model came to an end, or to a text that ends it, before the tokens ran out.
+    """
+
+    text: str
+    ended: bool
 
 
 def generate(
@@ -21,9 +71,10 @@ def generate(
     max_new_tokens: int,
     batch_size: int = 32,
     stop: Sequence[str] = (),
+    search: Search = GREEDY,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Continue each prompt greedily until the end-of-sequence token, or a text that ends it.
+    """Continue each prompt until the end-of-sequence token, or a text that ends it.
 
     What a repository configures for generation (sampling, repetition penalty) is left out, so that all models are
     decoded alike. In bf16 the batch can tip a close choice.
@@ -35,6 +86,7 @@ def generate(
         max_new_tokens: Longest continuation, in tokens.
         batch_size: Prompts continued at once.
         stop: A continuation ends before the first of these texts; a batch ends when all its rows did.
+        search: How the next token is chosen.
         progress: Called after each batch with (prompts done, prompts in all).
 
     Returns:
@@ -43,18 +95,61 @@ def generate(
     Raises:
         InputError: A prompt has no tokens at all.
     """
+    found = continuations(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, stop=stop, search=search,
+        progress=progress,
+    )  # fmt: skip
+    return [each.text for each in found]
+
+
+def continuations(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 32,
+    stop: Sequence[str] = (),
+    search: Search = GREEDY,
+    progress: Progress | None = None,
+) -> list[Continuation]:
+    """Continue each prompt and say whether it came to an end; see `generate`."""
     rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     base = injected(model)
-    config = greedy(base, tokenizer, max_new_tokens)
-    texts, done = [""] * len(rows), 0
-    with evaluating(base, config):
+    config = decoding(base, tokenizer, max_new_tokens, search)
+    found, done = [Continuation("", False)] * len(rows), 0
+    with evaluating(base, config), seeded(search):
         for batch in batches([len(row) for row in rows], batch_size):
-            for i, (text, _) in zip(batch, continued(base, tokenizer, [rows[i] for i in batch], stop), strict=True):
-                texts[i] = until(text, stop)
+            new = continued(base, tokenizer, [rows[i] for i in batch], stop)
+            for i, (text, tokens) in zip(batch, new, strict=True):
+                own = until(text, stop)
+                found[i] = Continuation(own, tokens < max_new_tokens or len(own) < len(text))
             done += len(batch)
             if progress:
                 progress(done, len(rows))
-    return texts
+    return found
+
+
+def decoding(base: Any, tokenizer: Any, max_new_tokens: int, search: Search) -> GenerationConfig:
+    """Describe a way of decoding until any token that ends a text."""
+    config = greedy(base, tokenizer, max_new_tokens)
+    if search.temperature:
+        # left alone, only the 50 likeliest tokens would be sampled from
+        config.update(do_sample=True, temperature=search.temperature, top_p=search.top_p, top_k=0)
+    elif search.beams > 1:
+        config.update(num_beams=search.beams)
+    return config
+
+
+@contextmanager
+def seeded(search: Search) -> Iterator[None]:
+    """Sample by the seed alone, and leave the global random numbers as they were."""
+    if not search.temperature:
+        yield
+        return
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(search.seed)
+        yield
 
 
 def greedy(base: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
@@ -81,54 +176,16 @@ def continued(base: Any, tokenizer: Any, rows: Sequence[list[int]], stop: Sequen
     ids, mask = padded(rows, left=True)
     ends = base.generation_config.eos_token_id or []
     marks = tuple(filter(None, stop))
-    criteria = StoppingCriteriaList([Stopped(tokenizer, marks, ids.shape[1], len(rows))] if marks else [])
+    beams = (base.generation_config.num_beams or 1) > 1
+    look = BeamStopped(tokenizer, marks, ids.shape[1]) if beams else Stopped(tokenizer, marks, ids.shape[1], len(rows))
+    criteria = StoppingCriteriaList([look] if marks else [])
     new = base.generate(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), stopping_criteria=criteria)[
         :, ids.shape[1] :
     ]
     found = []
     for tokens in new.tolist():
-        end = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
+        # where there is no end-of-sequence token, a beam that is over is filled up with -1
+        end = next((at for at, token in enumerate(tokens) if token in ends or token < 0), len(tokens))
         text = tokenizer.decode(tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         found.append((text, end))
     return found
-
-
-class Stopped(StoppingCriteria):
-    """Knows the rows of a batch whose new text holds a text that ends it; looks at them now and then.
-
-    transformers' own criterion would also find a text that begins in the prompt, and first takes a table of the whole
-    vocabulary apart.
-
-    Args:
-        tokenizer: Turns tokens into text.
-        stop: The texts, none empty.
-        start: Column of the first new token.
-        rows: How many rows there are.
-    """
-
-    def __init__(self, tokenizer: Any, stop: Sequence[str], start: int, rows: int) -> None:
-        self._tokenizer, self._stop, self._start = tokenizer, stop, start
-        # every token adds a byte at least; the few that add none are found when the whole text is cut
-        self._window = max(len(mark.encode()) for mark in stop) + LOOK_EVERY
-        self._done = torch.zeros(rows, dtype=torch.bool)
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Return which rows are over, [rows]."""
-        count = input_ids.shape[1] - self._start
-        if count % LOOK_EVERY == 0:
-            going = (~self._done).nonzero().flatten().tolist()
-            recent = self._texts(input_ids[going, -min(self._window, count) :])
-            found = [row for row, text in zip(going, recent, strict=True) if self._holds(text)]
-            # alone, the last tokens may make another text than at the end of all of them
-            sure = self._texts(input_ids[found, self._start :]) if found else []
-            self._done[[row for row, text in zip(found, sure, strict=True) if self._holds(text)]] = True
-        return self._done.to(input_ids.device)
-
-    def _texts(self, ids: torch.Tensor) -> list[str]:
-        texts: list[str] = self._tokenizer.batch_decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return texts
-
-    def _holds(self, text: str) -> bool:
-        return any(mark in text for mark in self._stop)

@@ -1,4 +1,4 @@
-"""The method on one page: K-shot -> discover -> select -> merge -> train -> evaluate -> push."""
+"""The method on one page: K-shot -> discover (-> generate) -> select -> merge -> train -> evaluate -> push."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from rocket_hub.controls import check_controls
 from rocket_hub.errors import RecipeError
 from rocket_hub.pipeline.context import open_context
 from rocket_hub.pipeline.discover import discover
-from rocket_hub.pipeline.lock import check_lock, write_lock
+from rocket_hub.pipeline.generate import generate
+from rocket_hub.pipeline.lock import check_generated, check_lock, write_lock
 from rocket_hub.pipeline.make import merge, train
 from rocket_hub.pipeline.prove import measure, push
 from rocket_hub.pipeline.select_experts import check_chosen, select_experts
 from rocket_hub.pipeline.select_instructions import select_instructions
+from rocket_hub.pipeline.writers import check
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Evaluation
 from rocket_hub.runs import Reporter, Silent, write_text
 
 STAGES = {
     "1-discover": discover,
+    "0-generate": generate,
     "2-select-experts": select_experts,
     "3-select-instructions": select_instructions,
     "4-merge": merge,
@@ -88,6 +91,7 @@ def build(
         raise RecipeError(f"unknown stage '{until}'; stages: {', '.join(STAGES)}")
     recipe.check("recipe")
     check_controls(recipe.evaluate.controls, recipe.evaluate.settings)
+    check(recipe)
     context = open_context(recipe, Path(kshot), Path(out), hub_name, reporter or Silent())
     write_text(context.run.path / "recipe.yaml", recipe.to_yaml())
     results: dict[str, Any] = {}
@@ -95,6 +99,10 @@ def build(
         results[name] = stage(context, name, results)
         if name == "1-discover" and locked:
             check_lock(Path(locked), results[name])
+        if name == "0-generate" and locked:
+            check_generated(Path(locked), results[name])
+        if name == "1-discover" and name != until:
+            context.use_chat_template()
         if name == "2-select-experts" and name != until:
             check_chosen(context, results[name])
         if name == "3-select-instructions":

@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rocket_hub.adapting import ADAPTER, fresh_lora
 from rocket_hub.discovery import load_instructions
-from rocket_hub.discovery.access.hub import call
 from rocket_hub.discovery.instructions import discover_datasets
-from rocket_hub.discovery.licences import combine, declared
-from rocket_hub.errors import DatasetError, InputError, NothingLeftError, StorageError
+from rocket_hub.discovery.licences import combine
+from rocket_hub.errors import DatasetError, NothingLeftError, StorageError
 from rocket_hub.kshot import load_kshot
 from rocket_hub.options import DiscoverOptions
+from rocket_hub.pipeline.context import check_alone
+from rocket_hub.pipeline.pinning import pin_model
 from rocket_hub.pipeline.problems import as_example, questions, read_problems
 from rocket_hub.publishing import create_model_card, push_to_hub
 from rocket_hub.recipe import Recipe
@@ -25,8 +27,6 @@ from rocket_hub.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class ExpertPlan:
 def make_expert(api: HfApi, plan: ExpertPlan, recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
     """Train one LoRA expert and write it with a card.
 
-    Rows without an answer in the task's form, and rows that hold a problem of its evaluation set, are left out. What an
-    earlier run in the same folder finished from the same inputs is kept.
+    A chat model is trained in its template. Rows without an answer in the task's form, and rows that hold a problem of
+    its evaluation set, are left out. What an earlier run in the same folder finished from the same inputs is kept.
 
     Args:
         api: The Hub.
@@ -68,13 +68,17 @@ def make_expert(api: HfApi, plan: ExpertPlan, recipe: Recipe, out: Path, reporte
 
     Raises:
         DatasetError: The data set cannot be used.
+        InputError: The base's tokenizer cannot be used, or this is one of several processes of a launch.
+        TaskError: There is no such task, or the base's chat template cannot be used.
         NothingLeftError: No row can be trained on.
         HubError: The Hub did not give what was asked for.
     """
+    check_alone()
     task = get_task(recipe.task).at(recipe.evaluate.dataset, recipe.evaluate.config)
-    rows, data = read_rows(api, plan, task)
-    rows, held_out = without_problems(rows, task, recipe.evaluate.split)
-    base = _pin_base(api, recipe.base)
+    raw, data = read_rows(api, plan, task)
+    base = pin_model(api, recipe.base)
+    task = _as_asked(task, base)
+    rows, held_out = without_problems(_in_form(raw, task, plan.dataset), task, recipe.evaluate.split)
     reporter.say(f"{len(rows):,} rows of {data.repo_id}, {held_out:,} left out that hold problems of {task.dataset}")
     inputs = {"plan": to_dict(plan), "train": to_dict(recipe.train), "seed": recipe.seed, "task": task.name,
               "base": to_dict(base), "rows": digest([to_dict(row) for row in rows])}  # fmt: skip
@@ -96,7 +100,7 @@ def make_expert(api: HfApi, plan: ExpertPlan, recipe: Recipe, out: Path, reporte
 
 
 def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], Pinned]:
-    """Read the data, from a file or from the Hub, in the task's form; rows without an answer are left out."""
+    """Read the data, from a file or from the Hub, as it is there."""
     if Path(plan.dataset).is_file():
         raw = list(load_kshot(plan.dataset)[: plan.max_rows])
         data = Pinned(Path(plan.dataset).name, "", "dataset")
@@ -109,10 +113,22 @@ def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], 
         read = load_instructions(api, candidate, max_rows=plan.max_rows)
         raw = [as_example(row.prompt, row.completion) for row in read]
         data = Pinned(candidate.repo_id, candidate.revision, "dataset", candidate.licence)
+    return raw, data
+
+
+def _as_asked(task: Task, base: Pinned) -> Task:
+    """Return the task as the base is asked; see `Task.for_model`."""
+    from rocket_hub.base_models import load_tokenizer
+
+    return task.for_model(load_tokenizer(base.repo_id, base.revision))
+
+
+def _in_form(raw: list[Example], task: Task, dataset: str) -> list[Example]:
+    """Bring rows into the task's form; those without an answer are left out."""
     rows = [example for example in map(task.example, raw) if example.answer]
     if not rows:
-        raise NothingLeftError(f"{plan.dataset}: none of {len(raw)} rows has an answer in the form of '{task.name}'")
-    return rows, data
+        raise NothingLeftError(f"{dataset}: none of {len(raw)} rows has an answer in the form of '{task.name}'")
+    return rows
 
 
 def without_problems(rows: list[Example], task: Task, split: str | None) -> tuple[list[Example], int]:
@@ -126,20 +142,10 @@ def without_problems(rows: list[Example], task: Task, split: str | None) -> tupl
     return kept, len(held)
 
 
-def _pin_base(api: HfApi, base: str) -> Pinned:
-    """Pin the base to its commit; a folder has none."""
-    if Path(base).is_dir():
-        return Pinned(base, "")
-    info = call(base, api.model_info, base)
-    return Pinned(info.id, str(info.sha), "model", declared(info.card_data))
-
-
 def _train(
     plan: ExpertPlan, recipe: Recipe, rows: list[Example], base: Pinned, folder: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Train a fresh LoRA in the stage's folder; an unfinished training there goes on."""
-    from transformers import set_seed
-
     from rocket_hub.base_models import load_base
     from rocket_hub.training import train_expert
 
@@ -147,11 +153,14 @@ def _train(
     model, tokenizer = load_base(
         base.repo_id, base.revision or None, recipe.train.dtype, quantization=plan.quantization
     )
-    set_seed(recipe.seed)
+    start = fresh_lora(
+        model, folder / "start", rank=plan.rank, alpha=plan.alpha, targets=plan.targets, seed=recipe.seed,
+        base_model=base.repo_id, base_revision=base.revision,
+    )  # fmt: skip
     training = train_expert(
         model,
         tokenizer,
-        _start(model, plan, folder / "start", base),
+        start,
         rows,
         recipe.train,
         folder / "adapter",
@@ -159,28 +168,6 @@ def _train(
         progress=lambda step, steps, loss: reporter.advance("training", step, steps),
     )
     return {key: value for key, value in asdict(training).items() if key != "adapter"}
-
-
-def _start(model: Any, plan: ExpertPlan, folder: Path, base: Pinned) -> Path:
-    """Write a fresh LoRA."""
-    from peft import LoraConfig, get_peft_model
-
-    targets = plan.targets[0] if plan.targets == ("all-linear",) else list(plan.targets)
-    config = LoraConfig(
-        r=plan.rank,
-        lora_alpha=plan.alpha,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base.repo_id,
-        revision=base.revision or None,
-    )
-    try:
-        adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise InputError(f"--targets {','.join(plan.targets)}: {error}; name endings of modules of the base") from error
-    adapted.save_pretrained(str(folder))
-    adapted.unload()
-    return folder
 
 
 def _card(facts: dict[str, Any], plan: ExpertPlan, task: Task, recipe: Recipe) -> str:

@@ -1,13 +1,12 @@
-"""Fetch adapters, and put one on the base model for as long as a block lasts."""
+"""Fetch adapters, and read them or bring them into a form that stock PEFT loads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rocket_hub.moe  # noqa: F401  registers the routed adapter type with PEFT
+from rocket_hub.adapting import ADAPTER
 from rocket_hub.discovery.access.files import download
 from rocket_hub.discovery.adapters import MAX_ADAPTER_BYTES
 from rocket_hub.moe.adapter_config import check_config, read_config
@@ -21,29 +20,10 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-@contextmanager
-def adapted(base: Any, adapter: Path | None) -> Iterator[Any]:
-    """Yield the base model with an adapter for inference, and give the base back unchanged; none = the bare base."""
-    if adapter is None:
-        yield base
-        return
-    from peft import PeftModel
-
-    model = PeftModel.from_pretrained(base, str(adapter))
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.unload()
-
-
 def fetch_adapter(api: HfApi, repo_id: str, revision: str, *, max_bytes: int = MAX_ADAPTER_BYTES) -> Path:
     """Download an adapter's two files, pinned and checked, and return the folder that PEFT loads them from."""
-    paths = [
-        download(api, repo_id, revision, file, max_bytes=max_bytes)
-        for file in ("adapter_model.safetensors", "adapter_config.json")
-    ]
-    return paths[-1].parent
+    paths = [download(api, repo_id, revision, file, max_bytes=max_bytes) for file in ADAPTER]
+    return paths[0].parent
 
 
 def adapter_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:

@@ -10,6 +10,7 @@ from rocket_hub.controls import FRESH, ROUTED
 from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import LockError
 from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.generated import SOURCE, made_from
 from rocket_hub.records import Pinned
 from rocket_hub.runs import read_json, write_json
 from rocket_hub.serialization import from_dict, to_dict
@@ -42,24 +43,47 @@ def used(results: Mapping[str, Any], method: str) -> list[Pinned]:
         method: How the adapter was made, see `all_methods`.
 
     Returns:
-        The base, then the experts whose weights it holds, then the data sets with rows that it was trained on.
+        The base, then the experts whose weights it holds, then the data sets with rows that it was trained on; for
+        what generated rows are made from see `behind_generated`.
     """
     pins, selection = ingredients(results), results["2-select-experts"]
     base, best = results["1-discover"]["adapters"]["base"]["repo_id"], selection["best_single"]
     experts = {"best_single": [best], "best_single_trained": [best], FRESH: []}.get(method, selection["selected"])
     counts = results["3-select-instructions"]["per_source"] if method not in UNTRAINED else {}
     keys = [f"models/{name}" for name in (base, *experts)]
-    return [pins[key] for key in keys + [f"datasets/{name}" for name, count in counts.items() if count]]
+    sources = [name for name, count in counts.items() if count and not name.startswith(SOURCE)]
+    return [pins[key] for key in keys + [f"datasets/{name}" for name in sources]]
+
+
+def chosen_generated(results: Mapping[str, Any], method: str) -> int:
+    """Count the generated rows that an adapter was trained on."""
+    counts = results["3-select-instructions"]["per_source"] if method not in UNTRAINED else {}
+    return sum(count for name, count in counts.items() if name.startswith(SOURCE))
+
+
+def behind_generated(results: Mapping[str, Any], method: str) -> list[Pinned]:
+    """List what the generated rows in an adapter are made from beside its base: a teacher, documents."""
+    base = results["1-discover"]["adapters"]["base"]["repo_id"]
+    pins = made_from(results["0-generate"]) if chosen_generated(results, method) else []
+    return [pin for pin in pins if pin.repo_id != base]
 
 
 def lock_file(context: Context, results: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Say what `lock.json` holds: all that could be used, which of it is in the adapter, and what licences allow."""
     pins = used(results, method)
-    ledger = combine(pins, context.recipe.discover.allow_licences)
+    ledger = combine([*pins, *behind_generated(results, method)], context.recipe.discover.allow_licences)
     inside = {f"{pin.kind}s/{pin.repo_id}" for pin in pins}
     entries = {key: {**to_dict(pin), "used": key in inside} for key, pin in sorted(ingredients(results).items())}
     licence = {"result": ledger.result, "restrictions": list(ledger.restrictions)}
-    return {"format_version": 1, "licence": licence, "ingredients": entries}
+    lock = {"format_version": 1, "licence": licence, "ingredients": entries}
+    return lock | ({"generated": _generated(results, method)} if results.get("0-generate", {}).get("rows") else {})
+
+
+def _generated(results: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Name the generated rows by what is in them, and what they are made from."""
+    facts = results["0-generate"]
+    kept = {key: facts[key] for key in ("method", "maker", "rows", "sha256", "made_from")}
+    return {**kept, "used": bool(chosen_generated(results, method))}
 
 
 def write_lock(context: Context, results: Mapping[str, Any]) -> None:
@@ -89,3 +113,19 @@ def check_lock(path: Path, first: Mapping[str, Any]) -> None:
                 f"{path}: {key}: locked at {wanted.get(key) or 'nothing'}, the Hub has {found.get(key) or 'nothing'}; "
                 "build without --locked to take what is there now"
             )
+
+
+def check_generated(path: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse a build whose generated rows are not those of a lock file; see `check_lock`, which comes before.
+
+    Raises:
+        LockError: They are others, or there are some on one side only.
+    """
+    locked = read_json(path).get("generated")
+    wanted = locked.get("sha256") if isinstance(locked, dict) else None
+    found = facts["sha256"] if facts["rows"] else None
+    if wanted != found:
+        raise LockError(
+            f"{path}: generated rows: locked are {wanted or 'none'}, this build has {found or 'none'} (SHA-256); take "
+            "the 0-generate folder of the locked run over, or build without --locked"
+        )

@@ -15,6 +15,7 @@ from rocket_hub.errors import AdapterError, InputError
 from rocket_hub.evaluation import bootstrap_difference, evaluate, paired_difference
 from rocket_hub.moe.adapter_config import read_config
 from rocket_hub.options import EvaluateOptions
+from rocket_hub.pipeline.context import check_alone
 from rocket_hub.pipeline.loading import fetch_adapter  # and, by that, the routed adapter type for PEFT
 from rocket_hub.pipeline.problems import read_problems
 from rocket_hub.records import Evaluation, Pinned
@@ -57,13 +58,13 @@ def measure_models(
         reporter: Told how far it is.
 
     Returns:
-        Everything at its commit, the measurements, and each adapter's difference to the bare model with its standard
-        error and bootstrap interval.
+        Everything at its commit, the measurements, and differences to the bare model with error and bootstrap interval.
 
     Raises:
-        InputError: An adapter, model or evaluation set cannot be used, or the adapters were made for several models.
+        InputError: What was given cannot be used, the adapters' bases differ, or this is one of several processes.
         HubError: The Hub did not give what was asked for.
     """
+    check_alone()
     found = [adapter_folder(api, adapter) for adapter in adapters]
     base = _base(api, model, [folder for _, folder in found])
     data = Pinned(task.dataset, task.revision or str(call(task.dataset, api.dataset_info, task.dataset).sha), "dataset")

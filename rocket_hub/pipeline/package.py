@@ -8,21 +8,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rocket_hub.adapting import ADAPTER, adapted
 from rocket_hub.controls import ROUTED
 from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import NothingLeftError, StorageError
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.loading import adapted
-from rocket_hub.pipeline.lock import UNTRAINED, lock_file, made, used
+from rocket_hub.pipeline.generated import METHODS, SOURCE, in_words, teacher_terms
+from rocket_hub.pipeline.lock import UNTRAINED, behind_generated, chosen_generated, lock_file, made, used
 from rocket_hub.pipeline.problems import evaluation_set
 from rocket_hub.publishing import STATIC, create_model_card
+from rocket_hub.recipe import Recipe
 from rocket_hub.records import Evaluation, Pinned, Rejection, reasons_in_words
 from rocket_hub.runs import write_json, write_text
 from rocket_hub.serialization import from_dict
 
 Results = Mapping[str, Any]
 HELD_OUT = 64  # problems on which the loss of the stock-LoRA form is measured
-FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def package(context: Context, results: Results, content: Path) -> Path:
@@ -41,13 +42,13 @@ def package(context: Context, results: Results, content: Path) -> Path:
         raise NothingLeftError(f"'{method}' is recommended and has no adapter of its own; nothing is published")
     try:
         content.mkdir(parents=True)
-        for name in FILES:
+        for name in ADAPTER:
             shutil.copyfile(context.run.absolute(source) / name, content / name)
         collapse = _static(context, results, content) if method == ROUTED else None
     except OSError as error:
         raise StorageError(f"{content}: cannot be written: {error}; free some space and run it again") from error
     write_json(content / "lock.json", lock_file(context, results, method))
-    write_text(content / "recipe.yaml", context.recipe.to_yaml())
+    write_text(content / "recipe.yaml", published(context.recipe).to_yaml())
     write_text(content / "README.md", card(context, results, evaluations, method, collapse))
     return content
 
@@ -71,7 +72,8 @@ def card(
 ) -> str:
     """Gather the card's facts and write it."""
     recipe, pins = context.recipe, used(results, method)
-    ledger = combine(pins, recipe.discover.allow_licences)
+    behind = behind_generated(results, method)
+    ledger = combine([*pins, *behind], recipe.discover.allow_licences)
     experts = [pin for pin in pins if pin.kind == "model"][1:]
     rows = [pin for pin in pins if pin.kind == "dataset"]
     labels = results["6-evaluate"]["labels"]
@@ -102,12 +104,13 @@ def card(
         "rows": len(results["3-select-instructions"]["selected"]),
         "considered": f"{results['3-select-instructions']['considered']:,}",
         "datasets": [_data_row(pin, results["3-select-instructions"]) for pin in rows],
+        "generated": _generated(results, method, behind),
         "rows_rejected": _in_words(results["3-select-instructions"]["reasons"]),
         "datasets_rejected": _reasons(results["1-discover"]["datasets"]["rejected"]),
         "licence": ledger.result,
-        "licence_notes": "; ".join(ledger.restrictions),
+        "licence_notes": "; ".join(filter(None, (*ledger.restrictions, teacher_terms(behind)))),
         "version": _version(),
-        "recipe": recipe.to_yaml().strip(),
+        "recipe": published(recipe).to_yaml().strip(),
     }
     metadata = {
         "base_model": pins[0].repo_id,
@@ -115,6 +118,7 @@ def card(
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "license": ledger.result,
+        "license_name": "see-this-card" if ledger.result == "other" else "",
         "datasets": [pin.repo_id for pin in rows],
         "tags": ["lora", "rocket-hub", *(["mixture-of-lora"] if method == ROUTED else [])],
     }
@@ -135,6 +139,7 @@ def _evaluation_note(context: Context, results: Results, evaluations: list[Evalu
         f"Exact match by greedy decoding on {len(evaluations[-1].correct):,} problems of "
         f"`{pinned['repo_id']}` ({context.recipe.evaluate.split}) at `{pinned['revision'][:12]}`; Wilson intervals; "
         "one seed and one draw of the examples. The difference is paired over the problems, with its standard error."
+        + (" Everything was asked in the base's chat template." if context.task.chat else "")
     )
 
 
@@ -171,9 +176,38 @@ def _reasons(*rejected: Any) -> str:
     return reasons_in_words(from_dict(Rejection, entry, "rejected") for entries in rejected for entry in entries)
 
 
+def _generated(results: Results, method: str, behind: list[Pinned]) -> dict[str, Any] | None:
+    """Describe the generated rows in an adapter; none = there are none in it."""
+    if not (chosen := chosen_generated(results, method)):
+        return None
+    facts, rows = results["0-generate"], results["3-select-instructions"]
+    name, paper = METHODS[facts["method"]]
+    return {
+        "rows": chosen,
+        "share": f"{chosen / len(rows['selected']):.0%}",
+        "method": f"[{name}]({paper})",
+        "maker": facts["maker"],
+        "made": facts["rows"],
+        "seeds": facts["seeds"],
+        "sha256": facts["sha256"],
+        "counts": in_words(facts["counts"]),
+        "bill": in_words(facts["bill"]),
+        "behind": [asdict(pin) for pin in behind],
+        "contaminated": sum(count.get("contaminated", 0) for source, count in rows.get("counts", {}).items()
+                            if source.startswith(SOURCE)),
+    }  # fmt: skip
+
+
 def _in_words(reasons: Mapping[str, int]) -> str:
     """Write the counts per reason of a list too long to be in the results."""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none"
+
+
+def published(recipe: Recipe) -> Recipe:
+    """Return a recipe that names no place of this machine: of files and folders that rows are made from, the names."""
+    given = {name: getattr(recipe.generation, name) for name in ("documents", "questions", "teacher")}
+    return recipe.updated("generation", **{name: Path(text).name for name, text in given.items()
+                                           if text and Path(text).exists()})  # fmt: skip
 
 
 def _version() -> str:

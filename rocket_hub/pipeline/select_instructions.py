@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ from rocket_hub.discovery.access.hub import reason_of
 from rocket_hub.encoder import DeferredEncoder, encoder_key
 from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, KShotError
 from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.generated import read_generated
 from rocket_hub.pipeline.problems import as_example, evaluation_set, questions
 from rocket_hub.records import (
     DatasetDiscovery,
@@ -41,11 +43,13 @@ def select_instructions(context: Context, name: str, results: Results) -> Any:
     """Read the data sets and choose the rows nearest to the K-shot (Algorithm 2)."""
     before = results["1-discover"]
     found = from_dict(DatasetDiscovery, before["datasets"], name)
+    made = results.get("0-generate", {})
 
     def make(folder: Path) -> dict[str, Any]:
         problems = evaluation_set(context, from_dict(Pinned, before["evaluation"], name), whole=True)
         _refuse_leaked_shots(context, problems)
-        pool = _Rows(context, found)
+        generated = read_generated(context.run.path / "0-generate", made) if made.get("rows") else []
+        pool = _Rows(context, found, generated)
         selection = _choose(context, pool, from_dict(Pinned, before["encoder"], name), problems)
         _draw(context, folder, pool, selection, from_dict(Pinned, before["encoder"], name))
         rejected = (*selection.rejected, *pool.unreadable)
@@ -68,26 +72,34 @@ def select_instructions(context: Context, name: str, results: Results) -> Any:
         evaluation=[before["evaluation"], context.recipe.evaluate.split, context.task.config],
         limits=[context.recipe.discover.max_rows_per_dataset, context.recipe.discover.max_bytes_per_dataset],
         max_length=context.recipe.train.max_length,
+        **({"generated": made["sha256"]} if made.get("rows") else {}),
     )
     return context.run.stage(name, inputs, make)
 
 
 class _Rows:
-    """The rows of all data sets, one data set in memory at a time; read once.
+    """The rows of all data sets, one data set in memory at a time, then the generated ones; read once.
 
     Attributes:
         unreadable: Data sets whose rows turned out to be unreadable; rejected, not fatal.
         sample: Some of the rows, each as likely as any other.
     """
 
-    def __init__(self, context: Context, found: DatasetDiscovery) -> None:
-        self._context, self._found = context, found
+    def __init__(self, context: Context, found: DatasetDiscovery, generated: Sequence[Row] = ()) -> None:
+        self._context, self._found, self._generated = context, found, generated
         self.unreadable: list[Rejection] = []
         self.sample: list[Row] = []
 
     def __iter__(self) -> Iterator[Row]:
-        context, draw, read = self._context, Random(self._context.recipe.seed), 0
-        limits = context.recipe.discover
+        draw = Random(self._context.recipe.seed)
+        # last, so that of two equal rows the one that was found is taken
+        for read, row in enumerate(chain(self._found_rows(), self._generated), 1):
+            place = len(self.sample) if len(self.sample) < SAMPLE else draw.randrange(read)
+            self.sample[place : place + 1] = [row] if place < SAMPLE else []
+            yield row
+
+    def _found_rows(self) -> Iterator[Row]:
+        context, limits = self._context, self._context.recipe.discover
         for number, candidate in enumerate(self._found.selected, 1):
             context.reporter.advance("reading data sets", number, len(self._found.selected))
             try:
@@ -100,11 +112,7 @@ class _Rows:
                 reason = error.reason if isinstance(error, DatasetError) else reason_of(error)
                 self.unreadable.append(Rejection(candidate.repo_id, reason, str(error)))
                 continue
-            for row in rows:
-                read += 1
-                place = len(self.sample) if len(self.sample) < SAMPLE else draw.randrange(read)
-                self.sample[place : place + 1] = [row] if place < SAMPLE else []
-                yield row
+            yield from rows
 
 
 def _choose(context: Context, rows: _Rows, pinned: Pinned, problems: list[Example]) -> InstructionSelection:

@@ -6,6 +6,7 @@ Every selection says `selected`, `rejected` (each with a `reason` that names the
 
 from rocket_hub.records.chosen import ExpertScore, ExpertSelection, InstructionSelection
 from rocket_hub.records.found import AdapterCandidate, AdapterDiscovery, DatasetCandidate, DatasetDiscovery
+from rocket_hub.records.generated import Generated
 from rocket_hub.records.ingredients import Example, Pinned, Rejection, Row, count_reasons, reasons_in_words
 from rocket_hub.records.measured import Evaluation
 
@@ -18,6 +19,7 @@ __all__ = [
     "Example",
     "ExpertScore",
     "ExpertSelection",
+    "Generated",
     "InstructionSelection",
     "Pinned",
     "Rejection",

@@ -151,8 +151,8 @@ def test_a_local_model_teaches(tiny_model: Path, tmp_path: Path) -> None:
     assert all(reply.text for reply in replies)
     assert (bill.calls, bill.tokens_in) == (2, sum(len(tokenizer(prompt)["input_ids"]) for prompt in prompts))
     assert 0 < bill.tokens_out <= 14
-    with pytest.raises(InputError, match="greedily"):
-        wise.answer(prompts, Decoding(6, temperature=1.0))
+    sampled = [wise.answer(prompts, Decoding(6, temperature=1.0, seed=seed)) for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
 
 
 def test_wrong_addresses_and_files_are_said(tmp_path: Path) -> None:
@@ -161,3 +161,12 @@ def test_wrong_addresses_and_files_are_said(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(StorageError, match="cannot be read"):
         AnswerCache(tmp_path / "folder")
+
+
+def test_a_local_chat_model_is_asked_in_its_template(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+    plain = LocalTeacher(model.eval(), tokenizer, "tiny").answer(["user : what is 1 ? assistant :"], Decoding(6))
+    tokenizer.chat_template = "user : {{ messages[0]['content'] }} assistant :"
+    assert LocalTeacher(model, tokenizer, "tiny").answer(["what is 1 ?"], Decoding(6)) == plain

@@ -192,7 +192,7 @@ def built(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workpla
     folder = tmp_path_factory.mktemp("built")
     (folder / "work").mkdir()
     place = Workplace(demo.hub, demo.kshot, folder / "home", folder / "work")
-    done = place.call("build", "--controls", "all", "--max-steps", "4")
+    done = place.call("build", "--controls", "core", "--max-steps", "4")
     assert done.code == 0, done.error[-3000:]
     return place, done
 

@@ -24,7 +24,7 @@ def test_help_lists_the_commands_in_order_of_the_pipeline(tmp_path: Path) -> Non
     listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ") and line.split()]
     assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
     assert list(COMMANDS) == [
-        "build", "discover", "select", "merge", "train", "evaluate", "collapse", "push", "hub",
+        "build", "discover", "generate", "select", "merge", "train", "evaluate", "collapse", "push", "hub",
     ]  # fmt: skip
 
 
@@ -64,7 +64,9 @@ def several(commands: list[list[str]], folder: Path, home: Path) -> list[Done]:
 
 
 def test_every_command_explains_itself(tmp_path: Path) -> None:
-    below = {"select": ["experts", "instructions"], "hub": ["serve", "import"]}
+    below = {
+        "generate": ["self-specialization"], "select": ["experts", "instructions"], "hub": ["serve", "import"],
+    }  # fmt: skip
     commands = [[name, *sub] for name in COMMANDS for sub in ([], *([word] for word in below.get(name, [])))]
     answers = several([[*command, "--help"] for command in commands], tmp_path, tmp_path)
     for command, done in zip(commands, answers, strict=True):
@@ -194,7 +196,8 @@ def test_build_ends_with_its_tables(built: tuple[Workplace, Done]) -> None:
     assert "4 trainings of 4 steps x 32 rows" in out
     best = place.result("2-select-experts")["scores"][0]
     assert f"{best['perplexity']:.3f}" in out
-    assert all(label in out for label in place.result("6-evaluate")["labels"].values())
+    found = place.result("6-evaluate")
+    assert all(found["labels"][entry["method"]] in out for entry in found["evaluations"])
     assert f"recommended: {place.result('6-evaluate')['recommendation']['method']}" in out
     assert f"pushed to local/gsm8k-routed at {place.result('7-push')['commit'][:12]}" in out
     assert done.error == ""

@@ -42,7 +42,7 @@ def test_every_row_is_accounted_for_and_the_budget_is_kept(selected: tuple[Path,
     }
     lines = [json.loads(line) for line in (selected[0] / "run" / found["rejected_file"]).read_text().splitlines()]
     assert sum(found["reasons"].values()) == len(lines) > len(found["rejected"])
-    assert found["reasons"]["without_answer"] == found["without_answer"] == 800
+    assert found["reasons"]["without_answer"] == found["without_answer"] > 800
     listed = [entry for entry in found["rejected"] if entry["reason"] == "without_answer"]
     assert len(listed) == LISTED and all(entry in lines for entry in listed)
 

@@ -49,7 +49,7 @@ def test_an_expert_from_a_file_and_what_is_wrong(place: Workplace, tmp_path: Pat
         "only for experts": (["--kshot", "x.jsonl", "--task", "gsm8k", "--rank", "4"], "--rank cannot be used"),
         "gated": (["--dataset", "rocket-demo/members-only", *SHAPE], "gated"),
         "nowhere": (["--dataset", "rocket-demo/nowhere", *SHAPE], "not found on the Hub"),
-        "targets": (["--dataset", str(place.kshot), *SHAPE, "--targets", "no_such"], "--targets no_such"),
+        "targets": (["--dataset", str(place.kshot), *SHAPE, "--targets", "no_such"], "targets no_such"),
     }
     for name, (options, message) in wrong.items():
         done = finish([COMMAND, "train", *hub, *options, "--out", "w"], place.folder, place.home)

@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rocket_hub.options.generating import GenerationOptions, MeteorOptions, SelfSpecializationOptions
+
+__all__ = [
+    "Budget",
+    "DiscoverOptions",
+    "EvaluateOptions",
+    "ExpertOptions",
+    "GenerationOptions",
+    "InstructionOptions",
+    "MergeOptions",
+    "MeteorOptions",
+    "PushOptions",
+    "SelfSpecializationOptions",
+    "Setting",
+    "TrainOptions",
+]
+
 
 @dataclass(frozen=True)
 class DiscoverOptions:

@@ -1,0 +1,222 @@
+"""METEOR (arXiv 2411.11933): a weak model learns from a stronger teacher, then from itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rocket_hub.adapting import fingerprint, fresh_lora
+from rocket_hub.errors import NothingLeftError, RecipeError
+from rocket_hub.generation.asking import Budget
+from rocket_hub.generation.desk import Desk, open_desk
+from rocket_hub.generation.distillation import distil
+from rocket_hub.generation.evolution import evolve
+from rocket_hub.generation.learned import Learned, is_open, rejections, to_plain
+from rocket_hub.generation.prompts import answer_prompt, judge_prompt
+from rocket_hub.generation.refinement import refine
+from rocket_hub.generation.teacher import Teacher
+from rocket_hub.generation.weak import Weak
+from rocket_hub.generation.writing import Question
+from rocket_hub.inference import encode
+from rocket_hub.options import MeteorOptions
+from rocket_hub.records import Generated, Rejection, Row
+from rocket_hub.runs import KeptResults, Reporter, RunFolder, Silent, digest, read_json
+from rocket_hub.tasks import Task
+
+STAGES = ("distilled", "refined", "evolved")
+SOURCE = "generated:meteor"
+SHARED = ("max_new_tokens", "batch_size", "max_length", "seed")
+USED = {
+    "distilled": ("guideline", "max_guideline_tokens", "learning_rate", "epochs"),
+    "refined": ("rounds", "collect", "max_judgement_tokens", "learning_rate", "collect_epochs"),
+    "evolved": ("beams", "beta", "evolve_learning_rate", "evolve_epochs"),
+}
+"""Options that a stage depends on."""
+
+
+@dataclass(frozen=True)
+class Meteor:
+    """What METEOR made.
+
+    Attributes:
+        generated: The rows that were learned: the teacher's answers and the model's own that it found right.
+        adapters: Folder of the adapter after each stage that was run, by the stage's name.
+        counts: How many there were at each step, by stage.
+        bill: What the teacher cost in this folder, all runs together; `cached` is this run's.
+    """
+
+    generated: Generated
+    adapters: dict[str, str]
+    counts: dict[str, dict[str, int]]
+    bill: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a teacher is asked at most, each call answered at the first attempt.
+
+    Attributes:
+        calls: Calls.
+        tokens: Tokens in and out, as the weak model's tokenizer counts them.
+    """
+
+    calls: int
+    tokens: int
+
+
+def meteor(
+    weak_base: Any,
+    tokenizer: Any,
+    task: Task,
+    questions: Sequence[str],
+    adapter: Path | None,
+    teacher: Teacher,
+    options: MeteorOptions,
+    *,
+    folder: Path,
+    budget: Budget,
+    maker: str,
+    progress: Reporter | None = None,
+) -> Meteor:
+    """Teach a weak model with a stronger one.
+
+    What an earlier run in the same folder finished from the same inputs is kept, the teacher is asked nothing twice,
+    and a stage that lost questions to an outage or to the budget is tried again.
+
+    Args:
+        weak_base: The model that learns, without an adapter; given back unchanged.
+        tokenizer: Its tokenizer.
+        task: The task.
+        questions: Bare questions, as the task's own data has them.
+        adapter: LoRA to go on from; none = a fresh one.
+        teacher: The stronger model.
+        options: Stages and sizes.
+        folder: Where everything is kept.
+        budget: What the teacher may cost, all runs in this folder together.
+        maker: Who wrote the rows, for the card.
+        progress: Told what happens; none = silence.
+
+    Returns:
+        Rows, adapters, counts and bill.
+
+    Raises:
+        RecipeError: An option means nothing.
+        NothingLeftError: No question can be asked, or no answer be learned from.
+        InputError: The teacher refuses the request itself.
+        StorageError: The folder cannot be written.
+    """
+    check(options)
+    reporter = progress or Silent()
+    weak = Weak(weak_base, tokenizer, task.for_model(tokenizer), options, KeptResults(folder / "texts.jsonl"), reporter)
+    kept, rejected = usable(weak, questions)
+    desk, run = open_desk(teacher, folder, budget), RunFolder(folder, reporter)
+    at = adapter or _start(run, weak)
+    results: dict[str, Any] = {}
+    for name in (name for name in STAGES if name in options.stages):
+        results[name] = _stage(run, name, weak, desk, kept, at)
+        at = run.absolute(results[name]["adapter"])
+    rows, more = _rows(kept, results)
+    bill = {key: value for key, value in asdict(desk.bill).items() if value}
+    counts = {"questions": {"given": len(questions), "asked": len(kept)},
+              **{name: found["counts"] for name, found in results.items()}}  # fmt: skip
+    generated = Generated("meteor", maker, rows, tuple([*rejected, *more]), _flat(counts), bill)
+    adapters = {name: str(run.absolute(found["adapter"])) for name, found in results.items()}
+    return Meteor(generated, adapters, counts, bill)
+
+
+def check(options: MeteorOptions) -> None:
+    """Refuse options that mean nothing.
+
+    Raises:
+        RecipeError: One does.
+    """
+    strange = [name for name in options.stages if name not in STAGES]
+    if strange or not options.stages:
+        raise RecipeError(f"stages: expected some of {', '.join(STAGES)}, found {', '.join(options.stages) or 'none'}")
+    for name in ("rounds", "collect", "max_new_tokens", "max_guideline_tokens", "max_judgement_tokens", "batch_size",
+                 "max_length", "rank", "alpha", "epochs", "collect_epochs", "evolve_epochs", "learning_rate",
+                 "evolve_learning_rate", "beta"):  # fmt: skip
+        if not getattr(options, name) > 0:
+            raise RecipeError(f"{name}: expected more than 0, found {getattr(options, name)}")
+    if options.beams < 2:
+        raise RecipeError(f"beams: expected at least 2, found {options.beams}: one beam is the greedy answer")
+
+
+def cost(tokenizer: Any, questions: Sequence[str], options: MeteorOptions) -> Cost:
+    """Say what a teacher will be asked at most; failed attempts come on top, and count in the budget."""
+    answer, judgement = options.max_new_tokens, options.max_judgement_tokens
+    guideline = options.max_guideline_tokens if options.guideline else 0
+    asked = [len(encode(tokenizer, answer_prompt(text, "x"), "")[0]) + guideline + answer for text in questions]
+    judged = [len(encode(tokenizer, judge_prompt(text, ""), "")[0]) + answer + judgement for text in questions]
+    distilled, refined = "distilled" in options.stages, options.rounds * ("refined" in options.stages)
+    return Cost(distilled * len(asked) + refined * len(judged), distilled * sum(asked) + refined * sum(judged))
+
+
+def usable(weak: Weak, questions: Sequence[str]) -> tuple[list[Question], list[Rejection]]:
+    """Take the questions that can be asked, and say why the others cannot.
+
+    Raises:
+        NothingLeftError: None can.
+    """
+    kept: dict[str, Question] = {}
+    rejected = []
+    for index, given in enumerate(questions):
+        text = given.strip()
+        reason = "empty" if not text else "duplicate" if text in kept else ""
+        if not reason and weak.has_control_tokens(text):
+            reason = "control_tokens"
+        elif not reason and len(encode(weak.tokenizer, weak.task.prompt(text), "")[0]) >= weak.room():
+            reason = "too_long"
+        if reason:
+            rejected.append(Rejection(f"questions#{index}", reason))
+        else:
+            kept[text] = Question(index, text)
+    if not kept:
+        raise NothingLeftError(f"none of {len(questions)} questions can be asked; give texts that are not empty")
+    return list(kept.values()), rejected
+
+
+def _start(run: RunFolder, weak: Weak) -> Path:
+    """Write the fresh LoRA that is gone on from."""
+    options = weak.options
+    shape = {"rank": options.rank, "alpha": options.alpha, "targets": options.targets, "seed": options.seed}
+
+    def make(place: Path) -> str:
+        return run.relative(fresh_lora(weak.base, place / "adapter", **shape))  # type: ignore[arg-type]
+
+    return run.absolute(run.stage("start", shape, make))
+
+
+def _stage(run: RunFolder, name: str, weak: Weak, desk: Desk, questions: Sequence[Question], at: Path) -> Any:
+    """Run one stage, unless an earlier run did and left nothing open."""
+    folder = run.path / name
+    if is_open(read_json(folder / "result.json")):
+        (folder / "result.json").unlink()
+    learn = {"distilled": partial(distil, weak, desk), "refined": partial(refine, weak, desk),
+             "evolved": partial(evolve, weak)}[name]  # fmt: skip
+    used = {key: value for key, value in asdict(weak.options).items() if key in (*SHARED, *USED[name])}
+    teacher = {} if name == "evolved" else {"teacher": desk.teacher.name}
+    inputs = {"questions": digest([asdict(each) for each in questions]), "start": fingerprint(at), **teacher,
+              "base": weak.base.name_or_path, "task": weak.task.name, **used}  # fmt: skip
+
+    def make(place: Path) -> dict[str, Any]:
+        learned: Learned = learn(questions, at, place)
+        return to_plain(learned, run)
+
+    return run.stage(name, inputs, make)
+
+
+def _rows(questions: Sequence[Question], results: dict[str, Any]) -> tuple[tuple[Row, ...], list[Rejection]]:
+    """Put the rows of the stages together, each once."""
+    texts = {question.number: question.text for question in questions}
+    found = dict.fromkeys((index, text) for plain in results.values() for index, text in plain["rows"])
+    rows = tuple(Row(texts[index], text, SOURCE, at) for at, (index, text) in enumerate(found))
+    return rows, [each for name, plain in results.items() for each in rejections(name, plain)]
+
+
+def _flat(counts: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Name counts by stage and step."""
+    return {f"{stage}_{name}": count for stage, found in counts.items() for name, count in found.items()}

@@ -1,0 +1,197 @@
+"""Generated rows on disk: `rows.jsonl`, what they are made from, and the same as a data set on the Hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rocket_hub.discovery.licences import combine
+from rocket_hub.errors import DatasetError, InputError, StorageError
+from rocket_hub.generation.self_specialization import rates
+from rocket_hub.pipeline.pinning import without_place
+from rocket_hub.publishing import create_model_card, push_to_hub
+from rocket_hub.records import Generated, Pinned, Row, count_reasons
+from rocket_hub.runs import read_json, write_text
+from rocket_hub.serialization import from_dict, to_dict
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+ROWS = "rows.jsonl"
+SOURCE = "generated:"
+"""How the source of a generated row begins; the method follows."""
+METHODS = {
+    "self_specialization": ("Self-Specialization", "https://arxiv.org/abs/2310.00160"),
+    "meteor": ("METEOR", "https://arxiv.org/abs/2411.11933"),
+}
+
+
+def write_generated(folder: Path, made: Generated, made_from: Sequence[Pinned], **more: Any) -> dict[str, Any]:
+    """Write generated rows, and those that were not kept, into a folder.
+
+    Args:
+        folder: Gets `rows.jsonl` (TRL's `prompt` and `completion`) and `rejected.jsonl`.
+        made: The rows.
+        made_from: What wrote them and what it read: the base model first, then a teacher or documents.
+        **more: Further facts, as plain data.
+
+    Returns:
+        What a run, a lock file and a card say of them, as plain data.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    lines = "".join(json.dumps({"prompt": row.prompt, "completion": row.completion}) + "\n" for row in made.rows)
+    write_text(folder / ROWS, lines)
+    write_text(folder / "rejected.jsonl", "".join(json.dumps(to_dict(each)) + "\n" for each in made.rejected))
+    return {
+        "method": made.method,
+        "maker": made.maker,
+        "rows": len(made.rows),
+        "sha256": sha256(lines.encode()).hexdigest(),
+        "counts": made.counts,
+        "reasons": count_reasons(made.rejected),
+        "bill": made.bill,
+        "made_from": [to_dict(without_place(pin)) for pin in made_from],
+        **more,
+    }
+
+
+def read_generated(folder: Path, facts: Mapping[str, Any]) -> list[Row]:
+    """Read the rows that `write_generated` wrote.
+
+    Raises:
+        DatasetError: They are not those that the facts name.
+    """
+    path = folder / ROWS
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError("unreadable", f"{path}: cannot be read: {error.strerror}; generate them again") from error
+    if sha256(data).hexdigest() != facts.get("sha256"):
+        raise DatasetError("changed", f"{path}: not what was generated, see result.json beside it; generate it again")
+    rows = [json.loads(line) for line in data.decode().splitlines()]
+    source = f"{SOURCE}{facts['method']}"
+    return [Row(row["prompt"], row["completion"], source, index) for index, row in enumerate(rows)]
+
+
+def made_from(facts: Mapping[str, Any]) -> list[Pinned]:
+    """List what wrote generated rows and what it read, the base model first."""
+    return [from_dict(Pinned, entry, "made_from") for entry in facts["made_from"]]
+
+
+def in_words(counts: Mapping[str, Any]) -> str:
+    """Write counts for a card, for example `100 asked for, 64 distinct`; nested ones in brackets."""
+    parts = [
+        f"{name.replace('_', ' ')}: {in_words(count)}" if isinstance(count, Mapping)
+        else f"{count:,} {name.replace('_', ' ')}"
+        for name, count in counts.items() if count not in (None, {})
+    ]  # fmt: skip
+    return ", ".join(parts) or "none"
+
+
+def shares(counts: Mapping[str, int]) -> str:
+    """Write yield and duplicate rate of what a model thought of, where it was counted."""
+    if not (asked := counts.get("prompts")):
+        return ""
+    found = rates(counts)
+    return (
+        f"Of {asked:,} questions that were asked for, {found['yield']:.1%} became sound rows (the yield); "
+        f"{found['duplicate_rate']:.1%} were there already, and {found['not_novel_rate']:.1%} were too near to others."
+    )
+
+
+def teacher_terms(pins: Sequence[Pinned]) -> str:
+    """Say whose terms count beside the licences: those of a teacher at an address, of whom no licence is known."""
+    unknown = [pin.repo_id for pin in pins if pin.kind == "teacher"]
+    return f"rows written by {unknown[0]}: its maker's terms for what it writes apply, too" if unknown else ""
+
+
+def find_generated(place: Path) -> tuple[Path, dict[str, Any]]:
+    """Find generated rows and their facts.
+
+    Args:
+        place: A folder with `rows.jsonl`, the rows themselves, or a run folder.
+
+    Returns:
+        The folder with the rows, and the facts in its `result.json`.
+
+    Raises:
+        InputError: There are no rows, or nothing that says how they were made.
+    """
+    asked = place.parent if place.is_file() else place
+    folder = next((each for each in (asked, asked / "0-generate") if (each / ROWS).is_file()), None)
+    if folder is None or (place.is_file() and place.name != ROWS):
+        raise InputError(f"{place}: no {ROWS} there; give a folder that `generate` or a build's 0-generate left")
+    left = read_json(folder / "result.json")
+    facts = left.get("result") if isinstance(left, dict) else None
+    if not isinstance(facts, dict) or not {"method", "maker", "made_from"} <= facts.keys():
+        raise InputError(f"{folder}: no result.json there says how the rows were made, as a card has to; generate them")
+    return folder, facts
+
+
+def push_generated(api: HfApi, place: Path, repo_id: str, content: Path, *, private: bool = False) -> str:
+    """Publish generated rows as a data set with a card, in one commit.
+
+    Args:
+        api: The Hub.
+        place: See `find_generated`.
+        repo_id: `namespace/name`; created if it does not exist.
+        content: Folder that what is published is put together in; made anew.
+        private: Create it as a private repository.
+
+    Returns:
+        The commit's hash.
+
+    Raises:
+        InputError: There are no such rows, or none at all.
+        DatasetError: The rows are not those that were generated.
+        HubError: The Hub refused; nothing was published.
+        StorageError: The folder cannot be written.
+    """
+    folder, facts = find_generated(place)
+    if not read_generated(folder, facts):
+        raise InputError(f"{folder}: no row was kept ({in_words(facts.get('reasons', {}))}): there is nothing to push")
+    shutil.rmtree(content, ignore_errors=True)
+    write_text(content / "README.md", dataset_card(repo_id, facts))
+    try:
+        shutil.copyfile(folder / ROWS, content / ROWS)
+    except OSError as error:
+        raise StorageError(f"{content}: cannot be written: {error}; free some space and run it again") from error
+    return push_to_hub(api, content, repo_id, private=private, message="Publish generated data", kind="dataset")
+
+
+def dataset_card(repo_id: str, facts: Mapping[str, Any]) -> str:
+    """Write the card of generated data; see `write_generated` for the facts."""
+    from importlib.metadata import version
+
+    pins = made_from(facts)
+    ledger = combine(pins, [pin.licence for pin in pins])
+    name, paper = METHODS.get(facts["method"], (facts["method"], ""))
+    counts = facts.get("counts") or {}
+    told = {
+        **{key: facts.get(key) for key in ("maker", "rows", "seeds", "task", "sha256")},
+        "repo_id": repo_id,
+        "title": repo_id.split("/")[-1],
+        "method": f"[{name}]({paper})" if paper else name,
+        "made_from": pins,
+        "counts": counts,
+        "reasons": facts.get("reasons") or {},
+        "shares": shares(counts),
+        "bill": in_words(facts.get("bill") or {}),
+        "licence": ledger.result,
+        "licence_notes": "; ".join(filter(None, (*ledger.restrictions, teacher_terms(pins)))),
+        "version": version("rocket-hub"),
+    }
+    metadata = {
+        "license": ledger.result,
+        "license_name": "see-this-card" if ledger.result == "other" else "",
+        "task_categories": ["text-generation"],
+        "tags": ["synthetic", "rocket-hub"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": ROWS}]}],
+    }
+    return create_model_card(told, metadata, "dataset_card.md")

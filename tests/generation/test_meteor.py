@@ -1,0 +1,212 @@
+"""METEOR's stages: what each learns, from what, and that a killed run goes on without asking or training again."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from rocket_hub.base_models import load_base
+from rocket_hub.errors import NothingLeftError, RecipeError
+from rocket_hub.generation.evolution import Pair, _trainer, prefer
+from rocket_hub.generation.meteor import Cost, check, cost
+from rocket_hub.generation.prompts import answer_prompt
+from rocket_hub.generation.weak import Weak
+from rocket_hub.inference import completion_nll
+from rocket_hub.options import MeteorOptions
+from rocket_hub.runs import KeptResults, Silent
+from rocket_hub.tasks import GSM8K
+
+from .conftest import Script
+from .meteor_world import OPTIONS, QUESTIONS, RIGHT, WRONG, Replies, answer_in, run, say
+
+
+class Steps(Silent):
+    """Remembers which stages ran."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, str]] = []
+
+    def stage(self, name: str, note: str) -> None:
+        self.stages.append((name, note))
+
+
+def likelihood(model: Path, adapter: str | Path, completion: str) -> float:
+    base, tokenizer = load_base(str(model), None, "float32")
+    pairs = [(GSM8K.prompt(question), completion) for question in QUESTIONS]
+    return float(completion_nll(PeftModel.from_pretrained(base, str(adapter)), tokenizer, pairs)[0].mean())
+
+
+def test_each_stage_learns_and_the_teacher_sees_the_guideline(script: Script, tiny_model: Path, tmp_path: Path) -> None:
+    script.answers = Replies(say)
+    options = replace(OPTIONS, stages=("distilled", "refined", "evolved"))
+    steps = Steps()
+    made = run(script.url, tiny_model, tmp_path, options, progress=steps)
+    assert [name for name, _ in steps.stages] == ["start", "distilled", "refined", "evolved"]
+    texts = [
+        entry["result"]["text"].strip()
+        for entry in map(json.loads, (tmp_path / "texts.jsonl").read_text().splitlines())
+    ]
+    asked = [prompt for prompt in script.prompts() if prompt.startswith("Answer")]
+    assert sorted(asked) == sorted(set(asked)) and len(asked) == len(QUESTIONS)
+    assert all(any(answer_prompt(question, text) in asked for text in texts) for question in QUESTIONS)
+    learned = likelihood(tiny_model, made.adapters["distilled"], " the answer is #### 5")
+    assert learned < likelihood(tiny_model, tmp_path / "start" / "adapter", " the answer is #### 5") - 1
+    counts = made.counts
+    assert counts["distilled"] == {"guidelines": 16, "answered": 16, "rows": 16}
+    right = counts["refined"]["rows"]
+    assert right == counts["refined"].get("right_at_once", 0) + counts["refined"].get("right_after_advice", 0) > 0
+    assert counts["refined"]["trainings"] == -(-right // OPTIONS.collect)
+    own = made.generated.rows[16:]
+    assert len(own) <= right and all(GSM8K.extract(row.completion) == "5" for row in own)
+    assert {row.source for row in made.generated.rows} == {"generated:meteor"}
+    assert [row.index for row in made.generated.rows] == list(range(len(made.generated.rows)))
+    assert sum(counts["evolved"].values()) == len(QUESTIONS)
+    again = Steps()
+    same = run(script.url, tiny_model, tmp_path, options, progress=again)
+    assert [note for _, note in again.stages] == ["done earlier"] * 4
+    assert (same.generated.rows, same.adapters) == (made.generated.rows, made.adapters)
+
+
+def test_without_guideline_the_teacher_sees_the_question_alone(
+    script: Script, tiny_model: Path, tmp_path: Path
+) -> None:
+    script.answers = Replies(say)
+    made = run(script.url, tiny_model, tmp_path, replace(OPTIONS, stages=("distilled",), guideline=False, epochs=1))
+    assert sorted(script.prompts()) == sorted(answer_prompt(question) for question in QUESTIONS)
+    assert list(made.adapters) == ["distilled"] and not (tmp_path / "texts.jsonl").exists()
+
+
+def test_advice_is_followed_by_another_try_and_what_stays_wrong_is_not_learned(
+    script: Script, tiny_model: Path, tmp_path: Path
+) -> None:
+    script.answers = Replies(say)
+    taught = run(script.url, tiny_model, tmp_path / "a", replace(OPTIONS, stages=("distilled",)))
+    script.seen.clear()
+    script.answers = Replies(lambda prompt: WRONG)
+    made = run(script.url, tiny_model, tmp_path / "b", replace(OPTIONS, stages=("refined",)), QUESTIONS[:4],
+               adapter=Path(taught.adapters["distilled"]))  # fmt: skip
+    assert made.generated.rows == () and made.adapters["refined"] == taught.adapters["distilled"]
+    lost = {each.item: (each.reason, each.detail) for each in made.generated.rejected}
+    wrong = [item for item, why in lost.items() if why == ("still_wrong", "the answer is 5")]
+    assert len(lost) == 4 and len(wrong) >= 2 and {why for why, _ in lost.values()} <= {"still_wrong", "empty"}
+    assert made.counts["refined"]["judged"] >= 3 * len(wrong)
+    assert len(script.seen) == len(set(script.prompts())) <= 12  # equal answers are judged once, and cost once
+    first = Replies(lambda prompt: RIGHT if answer_in(prompt) != tries[prompt.splitlines()[2]] else WRONG)
+    tries = {prompt.splitlines()[2]: answer_in(prompt) for prompt in reversed(script.prompts())}
+    script.answers = first
+    after = run(script.url, tiny_model, tmp_path / "c", replace(OPTIONS, stages=("refined",)), QUESTIONS[:4],
+                adapter=Path(taught.adapters["distilled"]))  # fmt: skip
+    assert all(row.completion != tries[f"> {row.prompt}"] for row in after.generated.rows)
+
+
+def kill_at(script: Script, number: int, process: list[Any]) -> None:
+    """Kill the process while the server holds its request."""
+    count = iter(range(10**6))
+
+    def reply(prompt: str) -> str:
+        if next(count) == number:
+            time.sleep(1)  # what else was asked at once is answered by now, and the answers are on disk
+            process[0].kill()
+            process[0].wait()
+            raise ConnectionError("whoever asked is dead")
+        answered[prompt] += 1
+        return say(prompt)
+
+    answered: Counter[str] = Counter()
+    script.answers = Replies(reply)
+    script.tokens = 0
+    process.append(answered)
+
+
+def test_a_killed_run_asks_nothing_twice(script: Script, tiny_model: Path, tmp_path: Path) -> None:
+    number, process = 21, list[Any]()  # in the second stage, when the first has been trained
+    command = [sys.executable, "-m", "tests.generation.meteor_world", script.url, str(tiny_model), str(tmp_path), "8"]
+    root = Path(__file__).parents[2]
+    process.append(subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    kill_at(script, number, process)
+    process[0].wait(timeout=400)
+    assert process[0].returncode == -9
+    answered = process[1]
+    before = set(answered)
+    assert number <= len(before) <= number + 7
+    steps = Steps()
+    trained = (tmp_path / "distilled" / "training" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    made = run(script.url, tiny_model, tmp_path, progress=steps)
+    assert set(answered.values()) == {1} and before < set(answered)
+    asked = Counter(script.prompts())
+    assert sorted(asked.values())[-2:] == [1, 2]  # the one whose answer never came
+    assert made.bill["calls"] == len(script.seen) - 1 and made.counts["distilled"]["rows"] == 16
+    assert dict(steps.stages) == {
+        "start": "done earlier", "distilled": "done earlier", "refined": "goes on where it was stopped"
+    }  # fmt: skip
+    assert (tmp_path / "distilled/training/adapter/adapter_model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_preferences_are_learned_over_the_adapter_before(
+    tiny_model: Path, lora_bank: list[Path], tmp_path: Path
+) -> None:
+    base, tokenizer = load_base(str(tiny_model), None, "float32")
+    weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    options = MeteorOptions(evolve_learning_rate=1e-2, evolve_epochs=8, batch_size=4)
+    weak = Weak(base, tokenizer, GSM8K, options, KeptResults(tmp_path / "texts"), Silent())
+    pairs = [Pair(GSM8K.prompt(question), " the answer #### 3", " 7 7 7 #### 8") for question in QUESTIONS[:8]]
+    model = PeftModel.from_pretrained(base, str(lora_bank[0]), is_trainable=True)
+    trainer = _trainer(weak, model, pairs, tmp_path / "look")
+    loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    assert abs(float(loss.detach()) - math.log(2)) < 1e-5  # before the first step it is its own reference
+    model.unload()
+    prefer(weak, pairs, lora_bank[0], tmp_path / "adapter")
+    margins = [likelihood(tiny_model, adapter, pairs[0].rejected) - likelihood(tiny_model, adapter, pairs[0].chosen)
+               for adapter in (lora_bank[0], tmp_path / "adapter")]  # fmt: skip
+    assert margins[1] > margins[0] + 0.5
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir() if "adapter" in path.name) == [
+        "adapter_config.json", "adapter_model.safetensors"
+    ]  # fmt: skip
+    assert not (tmp_path / "adapter" / "ref").exists()
+    assert base.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in base.state_dict().items())
+
+
+def test_the_cost_said_before_is_not_exceeded(script: Script, tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = load_base(str(tiny_model), None, "float32")[1]
+    most = cost(tokenizer, QUESTIONS, OPTIONS)
+    assert most.calls == 16 + 3 * 16
+    assert cost(tokenizer, QUESTIONS, replace(OPTIONS, stages=("distilled",))).calls == 16
+    assert cost(tokenizer, QUESTIONS, replace(OPTIONS, stages=("evolved",))) == Cost(0, 0)
+    fewer = cost(tokenizer, QUESTIONS, replace(OPTIONS, guideline=False))
+    assert most.tokens - fewer.tokens == 16 * OPTIONS.max_guideline_tokens
+
+
+def test_questions_that_cannot_be_asked_are_named(script: Script, tiny_model: Path, tmp_path: Path) -> None:
+    script.answers = Replies(say)
+    odd = ["what is 1 ?", " ", "what is 1 ? ", "what </s> is", "what " * 200]
+    made = run(script.url, tiny_model, tmp_path, replace(OPTIONS, stages=("distilled",), epochs=1), odd)
+    assert [row.prompt for row in made.generated.rows] == ["what is 1 ?"]
+    assert [(each.item, each.reason) for each in made.generated.rejected] == [
+        ("questions#1", "empty"), ("questions#2", "duplicate"), ("questions#3", "control_tokens"),
+        ("questions#4", "too_long"),
+    ]  # fmt: skip
+    with pytest.raises(NothingLeftError, match="none of 1 questions"):
+        run(script.url, tiny_model, tmp_path, OPTIONS, [""])
+    script.answers = Replies(lambda prompt: "I do not know")
+    with pytest.raises(NothingLeftError, match="1 no_answer_in_form"):
+        run(script.url, tiny_model, tmp_path / "b", OPTIONS, ["what is 1 ?"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"stages": ("distil",)}, "stages: expected some of distilled"), ({"stages": ()}, "found none"),
+     ({"rounds": 0}, "rounds: expected more than 0"), ({"beams": 1}, "one beam is the greedy answer")],
+)  # fmt: skip
+def test_options_that_mean_nothing_are_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        check(replace(OPTIONS, **change))
