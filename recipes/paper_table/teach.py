@@ -27,7 +27,7 @@ def taught(world: World, arm: str, draw: int) -> dict[str, Any]:
     stages = ("distilled", "refined", "evolved")[: 1 + arm.count(", ") * ("no" not in arm)]
     options = MeteorOptions(
         stages=stages, guideline="no guideline" not in arm, max_new_tokens=40, max_guideline_tokens=32,
-        max_judgement_tokens=24, learning_rate=RATE, epochs=STEPS * BATCH / (ROWS // 2), collect=50, collect_epochs=10,
+        max_judgement_tokens=24, learning_rate=RATE, epochs=STEPS * BATCH / (ROWS // 2), collect=50, collect_epochs=1,
         beams=4, evolve_learning_rate=RATE / 10, evolve_epochs=3, batch_size=BATCH, max_length=128, rank=8, alpha=16,
         seed=draw,
     )  # fmt: skip
