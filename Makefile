@@ -20,7 +20,7 @@ check: .venv/installed  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-hub: .venv/installed  ## make the demo Hub anew (an hour or two on two cores, resumable)
+hub: .venv/installed  ## make the demo Hub anew (about an hour on two cores, resumable)
 	$(BIN)/python recipes/demo/make_hub.py
 
 paper-table: .venv/installed  ## methods and controls on six tasks (hours, resumable), and their page

@@ -1,4 +1,4 @@
-"""Make the demo Hub: `python recipes/demo/make_hub.py` (about half an hour on two cores; resumable, seeded).
+"""Make the demo Hub: `python recipes/demo/make_hub.py` (about an hour on two cores; resumable, seeded).
 
 What is finished is not made again: delete the work folder to start over. `--tiny` makes a Hub of the same form in
 a minute, with models that have learned nothing; the tests use it.
@@ -47,7 +47,7 @@ def make_teacher(work: Path, tiny: bool) -> None:
     if not (folder / "model.safetensors").is_file():
         partial = work / "teacher.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        teaching.train_teacher(work / "base", partial, 2 if tiny else 3000, report)
+        teaching.train_teacher(work / "base", partial, 2 if tiny else 1200, report)
         partial.rename(folder)
 
 
