@@ -17,10 +17,7 @@ def fresh_lora(base_model: Any, experts: Sequence[Expert], folder: Path, seed: i
     """Write a new LoRA with the experts' modules and, in each, their total rank; alpha is twice the rank."""
     from peft import LoraConfig
 
-    ranks: dict[str, int] = {}
-    for expert in experts:
-        for name, (a, _) in expert.modules.items():
-            ranks[name] = ranks.get(name, 0) + a.shape[0]
+    ranks = total_ranks(experts)
     config = LoraConfig(
         r=max(ranks.values()),
         lora_alpha=2 * max(ranks.values()),
@@ -30,6 +27,15 @@ def fresh_lora(base_model: Any, experts: Sequence[Expert], folder: Path, seed: i
         task_type="CAUSAL_LM",
     )
     return write_fresh(base_model, config, folder, seed)
+
+
+def total_ranks(experts: Sequence[Expert]) -> dict[str, int]:
+    """Add up the experts' ranks in each module."""
+    ranks: dict[str, int] = {}
+    for expert in experts:
+        for name, (a, _) in expert.modules.items():
+            ranks[name] = ranks.get(name, 0) + a.shape[0]
+    return ranks
 
 
 def untrained_experts(experts: Sequence[Expert], seed: int) -> list[Expert]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rocket_hub.controls.fresh import total_ranks
 from rocket_hub.moe.expert import Expert
 from rocket_hub.moe.writing import write_lora
 from rocket_hub.records import Example
@@ -43,10 +44,7 @@ def peft_merge(
     """
     from peft import PeftModel
 
-    ranks: dict[str, int] = {}
-    for expert in experts:
-        for name, (a, _) in expert.modules.items():
-            ranks[name] = ranks.get(name, 0) + a.shape[0]
+    ranks = total_ranks(experts)
     names = [str(number) for number in range(len(experts))]
     with TemporaryDirectory(prefix="rocket-hub-") as place, torch.random.fork_rng():
         paths = write_experts(experts, Path(place), **pin)

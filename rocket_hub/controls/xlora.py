@@ -11,12 +11,12 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from rocket_hub.adapting import WEIGHTS
 from rocket_hub.controls.full import copied
 from rocket_hub.controls.merging import write_experts
 from rocket_hub.moe.expert import Expert
 from rocket_hub.moe.writing import write_adapter
 
-WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.internal_xlora_classifier."
 
 

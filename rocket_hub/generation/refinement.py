@@ -45,9 +45,7 @@ def refine(weak: Weak, desk: Desk, questions: Sequence[Question], adapter: Path,
             place = folder / f"training-{learned.counts.get('trainings', 0):04d}"
             learned.adapter = tune(weak, batch, options.collect_epochs, learned.adapter, place)
             learned.count("trainings")
-        weak.reporter.advance(
-            "refined: questions settled", min(start + options.collect, len(questions)), len(questions)
-        )
+        weak.reporter.advance("refined: questions settled", done, len(questions))
     learned.count("rows", len(learned.rows))
     return learned
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rocket_hub.adapting import adapted
+from rocket_hub.adapting import WEIGHTS, adapted
 from rocket_hub.controls import Group, Method, Parts, all_methods
 from rocket_hub.crossfit import choose, grid
 from rocket_hub.moe.expert import Expert
@@ -136,7 +136,7 @@ def merge(context: Context, name: str, results: Results) -> Any:
         start = methods(context, results)[made(results)].start
         weight = context.recipe.merge.gate_start[0]
         adapter = start(weight, folder / "adapter") if start else folder
-        size = (adapter / "adapter_model.safetensors").stat().st_size
+        size = (adapter / WEIGHTS).stat().st_size
         return {"method": made(results), "adapter": context.run.relative(adapter), "weight": weight, "bytes": size}
 
     inputs = context.inputs("merge", experts=results["2-select-experts"]["selected"], pins=pin_digest(results))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from rocket_hub.adapting import ADAPTER
 from rocket_hub.base_models import load_base
 from rocket_hub.discovery.access.hub import call
 from rocket_hub.errors import AdapterError, InputError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 MAX_BYTES = 8 * 2**30
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Settings with which PEFT would import, or fetch, something else than the adapter itself.
 REACHING_OUT = ("adapters", "megatron_config", "tokenizer_kwargs")
 
@@ -104,7 +104,7 @@ def adapter_folder(api: HfApi, adapter: str) -> tuple[Pinned, Path]:
     folder = Path(adapter)
     if folder.is_dir():
         pinned = Pinned(adapter, _state(folder))
-        if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
+        if missing := [name for name in ADAPTER if not (folder / name).is_file()]:
             raise AdapterError("no_safetensors", f"{adapter}: holds no {missing[0]}; save the adapter as safetensors")
     else:
         pinned = Pinned(adapter, str(call(adapter, api.model_info, adapter).sha))
@@ -113,7 +113,7 @@ def adapter_folder(api: HfApi, adapter: str) -> tuple[Pinned, Path]:
     if reaching := [name for name in REACHING_OUT if config.get(name)]:
         raise AdapterError(
             "unsupported_config",
-            f"{adapter}: {CONFIG} sets '{reaching[0]}', so PEFT would load more than this adapter; give another",
+            f"{adapter}: {ADAPTER[0]} sets '{reaching[0]}', so PEFT would load more than this adapter; give another",
         )
     return pinned, folder
 

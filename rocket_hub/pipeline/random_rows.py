@@ -34,9 +34,22 @@ def random_rows(context: Context, results: Mapping[str, Any], count: int) -> lis
     draw = Random(context.recipe.seed)
     drawn: list[Row] = []
     for read, row in enumerate(_sound_rows(context, results), 1):
-        place = len(drawn) if len(drawn) < count else draw.randrange(read)
-        drawn[place : place + 1] = [row] if place < count else []
+        sample_row(drawn, count, row, read, draw)
     return drawn
+
+
+def sample_row(sample: list[Row], size: int, row: Row, read: int, draw: Random) -> None:
+    """Offer a row to a sample of a stream (reservoir sampling): all rows so far are in it with equal chances.
+
+    Args:
+        sample: Changed in place.
+        size: How many rows it holds at most.
+        row: The row.
+        read: How many rows have been read, with this one.
+        draw: Decides.
+    """
+    place = len(sample) if len(sample) < size else draw.randrange(read)
+    sample[place : place + 1] = [row] if place < size else []
 
 
 def _sound_rows(context: Context, results: Mapping[str, Any]) -> Iterator[Row]:

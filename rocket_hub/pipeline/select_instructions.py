@@ -18,6 +18,7 @@ from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, KShot
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.generated import read_generated
 from rocket_hub.pipeline.problems import as_example, evaluation_set, questions
+from rocket_hub.pipeline.random_rows import sample_row
 from rocket_hub.records import (
     DatasetDiscovery,
     Example,
@@ -94,8 +95,7 @@ class _Rows:
         draw = Random(self._context.recipe.seed)
         # last, so that of two equal rows the one that was found is taken
         for read, row in enumerate(chain(self._found_rows(), self._generated), 1):
-            place = len(self.sample) if len(self.sample) < SAMPLE else draw.randrange(read)
-            self.sample[place : place + 1] = [row] if place < SAMPLE else []
+            sample_row(self.sample, SAMPLE, row, read, draw)
             yield row
 
     def _found_rows(self) -> Iterator[Row]:
