@@ -30,9 +30,10 @@ from rocket_hub.serialization import from_dict, to_dict
 
 _CHOICES = (
     ("experts", "diversity", ("delta_w", "paper", "behaviour")),
-    ("experts", "selector", ("rocket", "random", "best_single", "arrow", "lorahub", "all")),
+    ("experts", "selector", ("rocket", "coverage", "random", "best_single", "arrow", "lorahub", "all")),
     ("instructions", "similarity", ("max", "mean", "kde", "round_robin")),
     ("experts", "signal", ("likelihood", "accuracy")),
+    ("experts", "perplexity", ("geometric", "arithmetic")),
     ("experts", "rationales", ("given", "base")),
     ("merge", "gate", ("sigmoid", "softmax")),
     ("merge", "gate_scale", (None, "unit", "renormalised")),

@@ -145,8 +145,8 @@ def test_adapters_made_from_the_tasks_own_data_can_be_left_out(
                          "detail": "trained on OpenAI/GSM8K, the task's own training data"}]  # fmt: skip
 
 
-@pytest.mark.parametrize("selector", ["arrow", "lorahub", "all"])
-def test_the_baselines_choose_among_all(
+@pytest.mark.parametrize("selector", ["coverage", "arrow", "lorahub", "all"])
+def test_the_others_choose_among_all(
     selector: str, api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
 ) -> None:
     result = run(context(api, tiny_model, tmp_path, experts=ExpertOptions(2, 2, selector=selector)), found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,23 +42,45 @@ def scored(ids: list[int], start: int) -> int:
     return max(len(ids) - max(start, 1), 0)
 
 
-def row_nll(base: Any, rows: Sequence[tuple[list[int], int]]) -> list[float]:
+def row_nll(base: Any, rows: Sequence[tuple[list[int], int]], *, mean: str = "geometric") -> list[float]:
     """Sum the NLL of each row's completion, in one batch; call it inside `evaluating`.
+
+    Args:
+        base: A transformers model.
+        rows: (token ids, how many of them are the prompt), of any lengths.
+        mean: Of a row's token probabilities: `geometric`, which makes the sum the NLL of the completion (Eq. 1), or
+            `arithmetic`, which gives -n log of the mean probability of its n tokens. In that each token counts for
+            1/n at most, however unlikely it is.
+
+    Returns:
+        Nats, one sum a row.
+    """
+    return [_summed(losses.double(), mean) for losses in row_losses(base, rows)]
+
+
+def row_losses(base: Any, rows: Sequence[tuple[list[int], int]]) -> tuple[torch.Tensor, ...]:
+    """Compute the NLL of each token of each row's completion, in one batch; call it inside `evaluating`.
 
     Args:
         base: A transformers model.
         rows: (token ids, how many of them are the prompt), of any lengths.
 
     Returns:
-        Nats, one sum a row.
+        Nats, one [completion tokens] float32 a row.
     """
     ids, mask = padded([ids for ids, _ in rows], left=False)
     counts = [scored(ids, start) for ids, start in rows]
     columns = torch.cat([torch.arange(len(ids) - n, len(ids)) for (ids, _), n in zip(rows, counts, strict=True)])
     at = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(counts)), columns - 1
     inputs = {"input_ids": ids.to(base.device), "attention_mask": mask.to(base.device), "use_cache": False}
-    losses = token_nll(base, inputs, at, ids[at[0], columns])
-    return [loss.double().sum().item() for loss in losses.split(counts)]
+    return token_nll(base, inputs, at, ids[at[0], columns]).split(counts)
+
+
+def _summed(nll: torch.Tensor, mean: str) -> float:
+    """Sum the NLL [n] of a completion's tokens, or what stands for it with another mean of their probabilities."""
+    if mean == "geometric" or not len(nll):
+        return float(nll.sum())
+    return float(len(nll) * (math.log(len(nll)) - torch.logsumexp(-nll, 0)))
 
 
 def token_nll(

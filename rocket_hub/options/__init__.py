@@ -75,12 +75,16 @@ class ExpertOptions:
         num_experts: N, the size of the group.
         diversity: `delta_w` (cosine of BA, gauge-invariant), `paper` (Eq. 6) or `behaviour` (how often exactly one of
             two experts answers right).
-        selector: `rocket` (Algorithm 1), or a baseline: `random`, `best_single`, `arrow`, `lorahub` or `all`.
-        follow_verdict: With `rocket`, keep one expert where one is enough, and none where none helps.
+        selector: `rocket` (Algorithm 1), `coverage` (the group under whose best expert for each the K-shot's tokens
+            are likeliest), or a baseline: `random`, `best_single`, `arrow`, `lorahub` or `all`.
+        follow_verdict: With `rocket` and `coverage`, keep one expert where one is enough, and none where none helps.
         budget: What scoring may spend: `40%` (of all pairs of an adapter and a shot), `800 pairs`, `2M tokens`,
             `10 minutes` or `all`.
         signal: What halving goes by where the budget is less than all: `likelihood`, or `accuracy`, the probability of
             the whole completion, which keeps experts for one kind of question, but needs short completions.
+        perplexity: Mean of the token probabilities whose inverse the reasoning perplexity is: `geometric` (the paper)
+            or `arithmetic`. The first favours experts that know the form and guess the rest over experts that are sure
+            and sometimes wrong; in the second one wrong token costs no more than its share.
         rationales: Where reasoning of shots that have only an answer comes from: `given` (they are scored without it)
             or `base` (the base model writes it, and what contradicts the answer is dropped).
     """
@@ -92,6 +96,7 @@ class ExpertOptions:
     follow_verdict: bool = True
     budget: str = "40%"
     signal: str = "likelihood"
+    perplexity: str = "geometric"
     rationales: str = "given"
 
 

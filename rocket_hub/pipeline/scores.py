@@ -83,6 +83,7 @@ def _inputs(context: Context, options: ExpertOptions, adapters: Any) -> dict[str
     settings = [
         options.budget,
         options.signal,
+        options.perplexity,
         options.rationales,
         options.shortlist,
         context.recipe.evaluate.max_new_tokens,

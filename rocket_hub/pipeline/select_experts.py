@@ -70,9 +70,10 @@ def check_chosen(context: Context, selection: Mapping[str, Any]) -> None:
 
 def _choose(context: Context, experts: Mapping[str, Expert], candidates: Iterable[AdapterCandidate]) -> ExpertSelection:
     """Score the adapters and choose among them."""
+    from rocket_hub.selection.bank import Probes
     from rocket_hub.selection.experts import select_experts as choose_group
     from rocket_hub.selection.honesty import base_score, left_behind, with_evidence
-    from rocket_hub.selection.mixing import kshot_votes, mixture_loss
+    from rocket_hub.selection.mixing import kshot_tokens, kshot_votes, mixture_loss
     from rocket_hub.selection.scoring import expert_scores
 
     recipe, by_name = context.recipe, {candidate.repo_id: candidate for candidate in candidates}
@@ -83,14 +84,18 @@ def _choose(context: Context, experts: Mapping[str, Expert], candidates: Iterabl
         for name, expert in experts.items()
     }
     whole = with_evidence(expert_scores(scored), scored)
+    batch = recipe.evaluate.batch_size
     selection = choose_group(
         _labelled(whole, by_name, context.task),
         factors,
         recipe.experts,
         base=base_score(scored, recipe.base),
         seed=recipe.seed,
-        loss=mixture_loss(*context.base, factors, context.examples, batch_size=recipe.evaluate.batch_size),
-        votes=kshot_votes(*context.base, context.examples),
+        probes=Probes(
+            mixture_loss(*context.base, factors, context.examples, batch_size=batch),
+            kshot_votes(*context.base, context.examples),
+            kshot_tokens(*context.base, factors, context.examples, batch_size=batch),
+        ),
     )
     behind = _labelled(left_behind(scored, len(whole)), by_name, context.task)
     cost = {key: float(value) for key, value in asdict(scored.cost).items()} if scored.cost else {}

@@ -16,7 +16,23 @@ SAME = 0.99999  # cosine of two updates that are one, but for the rounding of bf
 NEARLY = 0.95
 
 Loss = Callable[[Mapping[str, float]], float]  # weight of each adapter -> mean K-shot loss of their weighted sum
+Tokens = Callable[[Sequence[str]], np.ndarray]  # M adapters -> probability of each token of the K-shot [M, T]
 Votes = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # module -> prototypes [M, in] -> votes [M]; see `arrow`
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What a selector may ask of the base model about the K-shot; none = it cannot be asked.
+
+    Attributes:
+        loss: K-shot loss of a weighted sum of adapters, for `lorahub`.
+        votes: Counts which prototypes the K-shot's hidden states answer to, for `arrow`.
+        tokens: Finds how likely each adapter finds each token of the K-shot, for `coverage`.
+    """
+
+    loss: Loss | None = None
+    votes: Votes | None = None
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
@@ -31,8 +47,7 @@ class Bank:
         similarity: How alike those are [P, P].
         copies: Adapter that is left out of the pool -> the better one whose update it is.
         seed: Seeds what is random.
-        loss: K-shot loss of a weighted sum of all adapters, for `lorahub`.
-        votes: Counts which prototypes the K-shot's hidden states answer to, for `arrow`.
+        probes: What may be asked of the base model.
     """
 
     scores: tuple[ExpertScore, ...]
@@ -42,8 +57,7 @@ class Bank:
     similarity: np.ndarray
     copies: Mapping[str, str]
     seed: int = 0
-    loss: Loss | None = None
-    votes: Votes | None = None
+    probes: Probes = Probes()
 
     @property
     def shortlist(self) -> tuple[ExpertScore, ...]:
@@ -62,8 +76,7 @@ def make_bank(
     options: ExpertOptions,
     *,
     seed: int = 0,
-    loss: Loss | None = None,
-    votes: Votes | None = None,
+    probes: Probes | None = None,
 ) -> Bank:
     """Order the adapters and find out which of them are alike.
 
@@ -76,8 +89,7 @@ def make_bank(
             least; others without them can only be ranked.
         options: M, N and which similarity.
         seed: For the bank.
-        loss: For the bank.
-        votes: For the bank.
+        probes: For the bank.
 
     Returns:
         The bank.
@@ -95,7 +107,7 @@ def make_bank(
         shortlist, rest = pool[: options.shortlist], pool[options.shortlist :]
         pool = [*shortlist, *(score for score in rest if _shapes(score, factors) == _shapes(shortlist[0], factors))]
         return Bank(ordered, factors, options, tuple(pool), similarity_of(pool, factors, options.diversity), copies,
-                    seed, loss, votes)  # fmt: skip
+                    seed, probes or Probes())  # fmt: skip
     cosines = similarity_of(pool, factors, "delta_w")
     for i, j in zip(*np.nonzero(np.triu(cosines >= SAME, 1)), strict=True):
         if pool[i].repo_id not in copies:
@@ -105,7 +117,7 @@ def make_bank(
     similarity = cosines[np.ix_(kept, kept)]
     if options.diversity != "delta_w":
         similarity = similarity_of(pool, factors, options.diversity)
-    return Bank(ordered, factors, options, tuple(pool), similarity, copies, seed, loss, votes)
+    return Bank(ordered, factors, options, tuple(pool), similarity, copies, seed, probes or Probes())
 
 
 def similarity_of(scores: Sequence[ExpertScore], factors: Mapping[str, Factors], diversity: str) -> np.ndarray:

@@ -10,12 +10,14 @@ import numpy as np
 from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.options import ExpertOptions
 from rocket_hub.records import ExpertScore, ExpertSelection, Rejection
-from rocket_hub.selection.bank import NEARLY, Bank, Loss, Votes, make_bank, rank_sum, similarity_of
+from rocket_hub.selection.bank import NEARLY, Bank, Probes, make_bank, rank_sum, similarity_of
 from rocket_hub.selection.diversity import Factors, group_diversity
 from rocket_hub.selection.groups import ranked_groups
 from rocket_hub.selection.honesty import chosen_shares, held_out_accuracy, paired
 from rocket_hub.selection.selectors import SELECTORS
 from rocket_hub.selection.verdicts import NONE_HELPS, ONE_EXPERT, Verdict, judge, likelier, righter
+
+JUDGED = ("rocket", "coverage")  # the selectors whose groups the verdict may make smaller
 
 
 def select_experts(
@@ -25,8 +27,7 @@ def select_experts(
     *,
     base: ExpertScore | None = None,
     seed: int = 0,
-    loss: Loss | None = None,
-    votes: Votes | None = None,
+    probes: Probes | None = None,
 ) -> ExpertSelection:
     """Choose the group of experts that the K-shot and their diversity favour (Algorithm 1), and say how sure that is.
 
@@ -42,8 +43,7 @@ def select_experts(
         options: M, N, which similarity, which selector, and whether the verdict is followed.
         base: The bare base model on the same shots; without it nothing is said of whether any adapter helps.
         seed: Seeds the resamples and the selector `random`.
-        loss: K-shot loss of a weighted sum of the adapters, in the order of the bank's scores; for `lorahub`.
-        votes: Counts the votes of the K-shot's hidden states; for `arrow`.
+        probes: What `coverage`, `lorahub` and `arrow` ask of the base model.
 
     Returns:
         The selection. With fewer than N adapters, all of them. Where the verdict is followed, `selected` is one expert
@@ -57,11 +57,11 @@ def select_experts(
         raise NothingLeftError("no adapter could be scored on the K-shot; nothing is left to choose experts from")
     if options.selector not in SELECTORS:
         raise InputError(f"experts.selector: expected one of {', '.join(SELECTORS)}, found {options.selector!r}")
-    bank = make_bank(scores, factors, options, seed=seed, loss=loss, votes=votes)
+    bank = make_bank(scores, factors, options, seed=seed, probes=probes)
     group = SELECTORS[options.selector](bank)
     chosen = [score for score in bank.scores if score.repo_id in group]
     verdict = judge(bank.scores, chosen, bank.scores[0], base)
-    selected = _followed(verdict, group, bank) if options.selector == "rocket" and options.follow_verdict else group
+    selected = _followed(verdict, group, bank) if options.selector in JUDGED and options.follow_verdict else group
     selection = ExpertSelection(
         selected=selected,
         rejected=tuple(_reject(score, bank, group) for score in bank.scores if score.repo_id not in selected),

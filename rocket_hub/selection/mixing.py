@@ -1,4 +1,4 @@
-"""What two baselines ask of the base model: the loss of a mixture of adapters, and its hidden states' votes."""
+"""What some selectors ask of the base model: a mixture's loss, hidden states' votes, each adapter's tokens."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rocket_hub.inference.likelihood import completion_nll
-from rocket_hub.inference.rows import encode, evaluating
+from rocket_hub.inference.likelihood import completion_nll, row_losses
+from rocket_hub.inference.rows import batches, encode, evaluating
 from rocket_hub.records import Example
-from rocket_hub.selection.bank import Loss, Votes
+from rocket_hub.selection.bank import Loss, Tokens, Votes
 from rocket_hub.selection.swapping import Pair, swapping
 
 
@@ -54,6 +54,36 @@ def mixture(factors: Mapping[str, Mapping[str, Pair]], weights: Mapping[str, flo
         b = torch.cat([torch.as_tensor(factors[name][module][1]) * weights[name] for name in owners], dim=1)
         mixed[module] = a, b
     return mixed
+
+
+def kshot_tokens(
+    model: Any, tokenizer: Any, factors: Mapping[str, Mapping[str, Pair]], shots: Sequence[Example], *, batch_size: int
+) -> Tokens:
+    """Make the function that `coverage` reads the K-shot with.
+
+    Args:
+        model: The base model; it is the same as before after every call.
+        tokenizer: Its tokenizer.
+        factors: repository id -> module -> (A [r, in], B [out, r] with the scaling folded in).
+        shots: The K-shot in the task's form.
+        batch_size: Rows computed at once.
+
+    Returns:
+        Repository ids, M of them; to the probability of each completion token of the K-shot under each [M, T].
+    """
+    rows = [encode(tokenizer, shot.prompt, shot.completion) for shot in shots]
+    order = list(batches([len(ids) for ids, _ in rows], batch_size))
+
+    def tokens(names: Sequence[str]) -> np.ndarray:
+        found = []
+        with swapping(model, {name: factors[name] for name in names}) as swap, evaluating(model):
+            for name in names:
+                swap(factors[name])
+                losses = [loss for batch in order for loss in row_losses(model, [rows[i] for i in batch])]
+                found.append(np.exp(-torch.cat(losses).double().numpy()))
+        return np.array(found)
+
+    return tokens
 
 
 def kshot_votes(model: Any, tokenizer: Any, shots: Sequence[Example]) -> Votes:

@@ -51,7 +51,8 @@ def reasoning_perplexity(nll_sums: np.ndarray, token_counts: np.ndarray) -> np.n
     """Compute the reasoning perplexity of each shot, exp(mean NLL per token of rationale and answer).
 
     Eq. 2 prints no mean, so that long rationales would decide; the values of the paper's Fig. 4 are per-token means,
-    and so is this.
+    and so is this. It is the inverse of the geometric mean of the tokens' probabilities, or of their arithmetic mean
+    where the sums are of that; see `row_nll`.
 
     Args:
         nll_sums: Summed NLL in nats [..., K].
@@ -148,7 +149,9 @@ def score_adapters(
     """
     started, options = time.perf_counter(), options or ExpertOptions()
     allowed = read_budget(budget or options.budget, "budget")
-    kshot = tokenised(tokenizer, shots, extract=extract, batch_size=batch_size, choices=choices)
+    kshot = tokenised(
+        tokenizer, shots, extract=extract, batch_size=batch_size, choices=choices, mean=options.perplexity
+    )
     faults = {repo_id: misfit(model, found) for repo_id, found in factors.items()}
     bank = {repo_id: found for repo_id, found in factors.items() if not faults[repo_id]}
     with share() as part, swapping(model, bank) as swap, evaluating(model, greedy(model, tokenizer, max_new_tokens)):

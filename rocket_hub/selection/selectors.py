@@ -8,6 +8,7 @@ import numpy as np
 
 from rocket_hub.errors import InputError
 from rocket_hub.selection.bank import Bank, Loss, rank_sum
+from rocket_hub.selection.coverage import covering_group
 from rocket_hub.selection.diversity import Factors
 from rocket_hub.selection.groups import best_group
 
@@ -24,6 +25,18 @@ def rocket(bank: Bank) -> tuple[str, ...]:
     similarity = bank.similarity[: len(shortlist), : len(shortlist)]
     group = best_group(rank_sums, similarity, min(bank.options.num_experts, len(shortlist)))
     return tuple(shortlist[i].repo_id for i in group)
+
+
+def coverage(bank: Bank) -> tuple[str, ...]:
+    """Choose the N adapters that together find the K-shot's tokens likeliest, each token under its best one.
+
+    Ranks of whole answers cannot tell skills apart where a task needs several of them in one answer: then no adapter
+    answers anything right, and two of one skill look as good as two of different skills.
+    """
+    if bank.probes.tokens is None:
+        raise InputError("experts.selector: 'coverage' needs the likelihoods of the K-shot's tokens; use it in a build")
+    names = [score.repo_id for score in bank.pool]
+    return tuple(names[i] for i in covering_group(bank.probes.tokens(names), bank.options.num_experts))
 
 
 def random(bank: Bank) -> tuple[str, ...]:
@@ -50,7 +63,7 @@ def arrow(bank: Bank) -> tuple[str, ...]:
     the unit direction of input that ΔW amplifies most. Here each token of the K-shot in each adapted module, as the
     bare base computes it, votes for the first of them; an adapter that does not adapt the module gets no vote there.
     """
-    if bank.votes is None:
+    if bank.probes.votes is None:
         raise InputError("experts.selector: 'arrow' needs the hidden states of the K-shot; use it in a build")
     experts = [bank.factors[score.repo_id] for score in bank.scores]
     widths = {name: a.shape[1] for factors in experts for name, (a, _) in factors.items()}
@@ -58,7 +71,7 @@ def arrow(bank: Bank) -> tuple[str, ...]:
     for row, factors in enumerate(experts):
         for name in factors:
             prototypes[name][row] = top_direction(factors, name)
-    order = np.argsort(-bank.votes(prototypes), kind="stable")[: bank.options.num_experts]
+    order = np.argsort(-bank.probes.votes(prototypes), kind="stable")[: bank.options.num_experts]
     return tuple(bank.scores[i].repo_id for i in order)
 
 
@@ -69,9 +82,9 @@ def lorahub(bank: Bank) -> tuple[str, ...]:
     included, are added up. An adapter of negative weight is one to subtract, so it is not chosen, unless there is no
     other.
     """
-    if bank.loss is None:
+    if bank.probes.loss is None:
         raise InputError("experts.selector: 'lorahub' needs the K-shot's loss under a mixture; use it in a build")
-    weights = lorahub_weights(bank.loss, [score.repo_id for score in bank.scores])
+    weights = lorahub_weights(bank.probes.loss, [score.repo_id for score in bank.scores])
     order = sorted(weights, key=lambda name: -weights[name])[: bank.options.num_experts]
     return tuple(name for name in order if weights[name] > _USED) or (order[0],)
 
@@ -101,8 +114,8 @@ def lorahub_weights(loss: Loss, names: Sequence[str]) -> dict[str, float]:
     return named(minimize(objective, np.zeros(len(names)), method="COBYLA", bounds=bounds, options=options).x)
 
 
-SELECTORS = {"rocket": rocket, "random": random, "best_single": best_single, "arrow": arrow, "lorahub": lorahub,
-             "all": every}  # fmt: skip
+SELECTORS = {"rocket": rocket, "coverage": coverage, "random": random, "best_single": best_single, "arrow": arrow,
+             "lorahub": lorahub, "all": every}  # fmt: skip
 
 
 def top_direction(factors: Factors, module: str) -> np.ndarray:

@@ -59,6 +59,7 @@ class Shots:
         questions: The shots with options, by their number.
         choices: The same, with the right option.
         batch_size: Rows computed at once.
+        mean: Of a completion's token probabilities, see `row_nll`.
     """
 
     examples: tuple[Example, ...]
@@ -68,6 +69,7 @@ class Shots:
     questions: dict[int, Question]
     choices: dict[int, Choices]
     batch_size: int
+    mean: str = "geometric"
 
     @property
     def tokens(self) -> np.ndarray:
@@ -87,6 +89,7 @@ def tokenised(
     extract: Callable[[str], str],
     batch_size: int,
     choices: Sequence[Choices | None] | None = None,
+    mean: str = "geometric",
 ) -> Shots:
     """Tokenise the K-shot.
 
@@ -110,6 +113,7 @@ def tokenised(
         },
         choices=given,
         batch_size=batch_size,
+        mean=mean,
     )
 
 
@@ -149,7 +153,7 @@ def answer_batches(shots: Shots) -> list[list[int]]:
 
 def likelihoods(base: Any, shots: Shots, batch: Sequence[int]) -> list[float]:
     """Sum the negative log-likelihood of each completion of a batch, in nats; call it inside `evaluating`."""
-    return row_nll(base, [shots.rows[i] for i in batch])
+    return row_nll(base, [shots.rows[i] for i in batch], mean=shots.mean)
 
 
 def answers(base: Any, tokenizer: Any, shots: Shots, batch: Sequence[int]) -> list[Answer]:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from rocket_hub.errors import InputError, RecipeError
-from rocket_hub.inference import completion_nll, generate, option_nll
+from rocket_hub.inference import completion_nll, encode, generate, option_nll
+from rocket_hub.inference.likelihood import row_nll
 from rocket_hub.moe.expert import read_expert
 from rocket_hub.options import ExpertOptions
 from rocket_hub.records import Example
@@ -28,6 +31,7 @@ SHOTS = [
 ]
 PAIRS = [(shot.prompt, shot.completion) for shot in SHOTS]
 PROMPTS = [shot.prompt for shot in SHOTS]
+MEANS = ("geometric", "arithmetic")
 MANY = [Example(f"what is {i % 9} plus {i // 9} ?", f" the answer #### {i % 7}", str(i % 7)) for i in range(20)]
 
 
@@ -120,6 +124,42 @@ def test_scores_are_those_of_stock_peft(tiny_model, lora_bank, bank, tokenizer):
     assert len(np.unique(scores.nll.round(3), axis=0)) == 4
     assert scores.repo_ids == tuple(bank) and not scores.rejected
     assert calls[-1] == (24, 24) and calls == sorted(calls)
+
+
+def test_the_arithmetic_mean_of_token_probabilities(tiny_model, lora_bank, bank, tokenizer):
+    scores = score(fresh(tiny_model), tokenizer, bank, options=ExpertOptions(perplexity="arithmetic"))
+    alone = PeftModel.from_pretrained(fresh(tiny_model), lora_bank[0])
+    for i, shot in enumerate(SHOTS):
+        ids, start = encode(tokenizer, shot.prompt, shot.completion)
+        logits = alone(input_ids=torch.tensor([ids])).logits[0, start - 1 : -1]
+        probabilities = logits.softmax(-1)[torch.arange(len(logits)), ids[start:]]
+        perplexity = reasoning_perplexity(scores.nll[0, i], scores.tokens[i])
+        assert perplexity == pytest.approx(1 / probabilities.mean().item(), rel=1e-4)
+    geometric = score(fresh(tiny_model), tokenizer, bank)
+    assert (scores.nll < geometric.nll).all() and np.isfinite(scores.nll).all()  # the means' inequality
+
+
+def test_an_expert_that_guesses_is_not_better_than_one_that_is_sure_and_sometimes_wrong(tiny_model, tokenizer):
+    ids = encode(tokenizer, "1 2 3 4", " 4 4 4 4")
+    vocabulary = len(tokenizer)
+
+    class Says(torch.nn.Module):
+        """A model that gives the right token so much of the logit, and at one place a wrong one."""
+
+        device, right, wrong = torch.device("cpu"), 0.0, 0.0
+
+        def get_output_embeddings(self):
+            return None
+
+        def forward(self, input_ids, **_):
+            logits = self.right * torch.nn.functional.one_hot(input_ids.roll(-1, 1), vocabulary).float()
+            logits[:, ids[1] - 1] *= -self.wrong
+            return SimpleNamespace(logits=logits)
+
+    guesses, sure = Says(), Says()
+    guesses.right, sure.right, sure.wrong = 3.0, 30.0, 1.0
+    nll = {mean: [row_nll(model, [ids], mean=mean)[0] for model in (guesses, sure)] for mean in MEANS}
+    assert nll["geometric"][0] < nll["geometric"][1] and nll["arithmetic"][0] > nll["arithmetic"][1]
 
 
 def test_the_bare_base_is_scored_too(tiny_model, bank, tokenizer):

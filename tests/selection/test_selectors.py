@@ -1,3 +1,4 @@
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from rocket_hub.moe.initialisation import arrow_prototypes
 from rocket_hub.options import ExpertOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, ExpertScore
+from rocket_hub.selection.bank import Probes
+from rocket_hub.selection.coverage import covering_group
 from rocket_hub.selection.experts import select_experts
-from rocket_hub.selection.mixing import kshot_votes, mixture_loss
+from rocket_hub.selection.mixing import kshot_tokens, kshot_votes, mixture_loss
 from rocket_hub.selection.selectors import SELECTORS, top_direction
 
 NAMES = tuple(f"u/{letter}" for letter in "abcdef")
@@ -32,9 +35,9 @@ def chosen(selector, **more):
 def test_a_recipe_knows_every_selector():
     for name in SELECTORS:
         Recipe("gsm8k", "u/base", experts=ExpertOptions(selector=name)).check("recipe")
-    with pytest.raises(InputError, match=r"selector: expected one of rocket, random.*found 'rockets'"):
+    with pytest.raises(InputError, match=r"selector: expected one of rocket, coverage.*found 'rockets'"):
         Recipe("gsm8k", "u/base", experts=ExpertOptions(selector="rockets")).check("recipe")
-    with pytest.raises(InputError, match=r"selector: expected one of rocket, random.*found 'rockets'"):
+    with pytest.raises(InputError, match=r"selector: expected one of rocket, coverage.*found 'rockets'"):
         chosen("rockets")
 
 
@@ -64,13 +67,51 @@ def test_the_top_direction_is_the_first_right_singular_vector():
     assert not top_direction({"q": (np.ones((2, 5)), np.zeros((4, 2)))}, "q").any()
 
 
+def test_coverage_takes_experts_that_are_sure_of_different_tokens():
+    sure, unsure = 0.9, 0.05
+    skills = {"u/a": (0, 1), "u/b": (0, 1, 2), "u/c": (3,), "u/d": (4, 5), "u/e": (5,), "u/f": ()}
+    blind = {"u/f": 0.3}  # guesses everywhere
+
+    def tokens(names):
+        assert names == list(NAMES)
+        return np.array([[sure if t in skills[n] else blind.get(n, unsure) for t in range(6)] for n in names])
+
+    found = chosen("coverage", probes=Probes(tokens=tokens))
+    assert found.selected == ("u/b", "u/c", "u/d") and found.selector == "coverage"
+    with pytest.raises(InputError, match=r"coverage.*likelihoods"):
+        chosen("coverage")
+
+
+def test_the_covering_group_is_the_best_or_next_to_it():
+    rng, shares = np.random.default_rng(3), []
+    for _ in range(40):
+        probabilities = rng.random((8, 12)) ** 4
+        values = {group: probabilities[list(group)].max(0).mean() for group in combinations(range(8), 3)}
+        found = covering_group(probabilities, 3)
+        assert found == tuple(sorted(found))
+        shares.append(values[found] / max(values.values()))
+    assert min(shares) > 0.9 and np.median(shares) == 1
+    assert covering_group(probabilities, 20) == tuple(range(8))
+    assert covering_group(probabilities, 1) == (int(probabilities.mean(1).argmax()),)
+
+
+def test_the_tokens_are_as_likely_as_stock_peft_finds_them(tiny_model, lora_bank):
+    model, tokenizer = LlamaForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+    factors = {f"u/{i}": read_expert(folder).modules for i, folder in enumerate(lora_bank[:2])}
+    found = kshot_tokens(model, tokenizer, factors, SHOTS, batch_size=4)(list(factors))
+    for row, folder in zip(found, lora_bank, strict=False):
+        alone = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tiny_model), folder).eval()
+        nll, counts = completion_nll(alone, tokenizer, [(shot.prompt, shot.completion) for shot in SHOTS])
+        assert len(row) == counts.sum() and -np.log(row).sum() == pytest.approx(nll.sum(), rel=1e-4)
+
+
 def test_arrow_takes_whom_the_votes_go_to():
     def votes(prototypes):
         assert {name: len(rows) for name, rows in prototypes.items()} == {"q": 6, "up": 6}
         assert all(np.linalg.norm(row) == pytest.approx(1) for rows in prototypes.values() for row in rows)
         return np.array([0, 7, 1, 0, 9, 3])
 
-    assert chosen("arrow", votes=votes).selected == ("u/e", "u/b", "u/f")
+    assert chosen("arrow", probes=Probes(votes=votes)).selected == ("u/e", "u/b", "u/f")
     with pytest.raises(InputError, match=r"arrow.*hidden states"):
         chosen("arrow")
 
@@ -83,10 +124,11 @@ def test_lorahub_finds_the_weights_of_least_loss_and_takes_the_largest():
         tried.append(weights)
         return sum((weights[name] - value) ** 2 for name, value in best.items())
 
-    assert chosen("lorahub", loss=loss).selected[:2] == ("u/b", "u/d")
+    assert chosen("lorahub", probes=Probes(loss=loss)).selected[:2] == ("u/b", "u/d")
     assert len(tried) <= 42
     assert all(abs(weight) <= 1.5 for weights in tried for weight in weights.values())
-    assert len(chosen("lorahub", loss=lambda weights: sum(weights.values())).selected) == 1  # none is worth adding
+    worse = Probes(loss=lambda weights: sum(weights.values()))
+    assert len(chosen("lorahub", probes=worse).selected) == 1  # none is worth adding
     with pytest.raises(InputError, match=r"lorahub.*loss"):
         chosen("lorahub")
 
