@@ -44,6 +44,24 @@ def _numbers(answer: str) -> list[int]:
     return [int(word.rstrip(".")) for word in answer.split() if word.rstrip(".").isdigit()]
 
 
+def found(number: int | str, option: int) -> str:
+    """Say which option a number is."""
+    return f"{number} is {LETTERS[option]}."
+
+
+def listing(rng: Random) -> str:
+    """Draw options without a question, and which of them some numbers are: text for pretraining."""
+    numbers = rng.sample(range(1, 99), rng.choice((2, 4)))
+    plain, words = rng.random() < 0.5, {"i": rng.choice(world.ITEMS)}
+    texts = [str(n) if plain else rng.choice(BUY + SELL).format(c=n, **words) for n in numbers]
+    listed = [f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False)]
+    asked = []
+    for option in rng.sample(range(len(numbers)), len(numbers)):
+        fact = world.fact_of(rng, numbers[option]) if rng.random() < 0.5 else ""
+        asked.append(f"{fact} {found(numbers[option], option)}".strip())
+    return " ".join(listed + asked)
+
+
 def options(problem: Callable[[Random], world.Problem]) -> Draw:
     """Give a word problem four answers to choose from: numbers on the way to the right one, and near it."""
 
@@ -59,8 +77,9 @@ def options(problem: Callable[[Random], world.Problem]) -> Draw:
                 wrong.append(guess)
         texts = [right, *wrong]
         rng.shuffle(texts)
-        return {"question": question, "options": [str(text) for text in texts],
-                "answer": texts.index(right), "rationale": steps}  # fmt: skip
+        answer_at = texts.index(right)
+        return {"question": question, "options": [str(text) for text in texts], "answer": answer_at,
+                "rationale": f"{steps} {found(right, answer_at)}"}  # fmt: skip
 
     return draw
 
@@ -69,7 +88,7 @@ def pick(rng: Random) -> Row:
     """Draw a number and four options: the only skill is to find its letter."""
     row = options(world.add)(rng)
     number = row["options"][row["answer"]]
-    return row | {"question": f"Which is {number}?", "rationale": ""}
+    return row | {"question": f"Which is {number}?", "rationale": found(number, row["answer"])}
 
 
 def reach(rng: Random, up: bool | None = None) -> Row:
@@ -79,13 +98,12 @@ def reach(rng: Random, up: bool | None = None) -> Row:
     now, wanted = (low, low + change) if up else (low + change, low)
     words = {"n": rng.choice(world.NAMES), "i": rng.choice(world.ITEMS)}
     right = rng.choice(BUY if up else SELL).format(c=change, **words)
-    if rng.random() < 0.5:
-        wrong = rng.choice(SELL if up else BUY).format(c=change, **words)
-    else:
-        other = rng.choice([n for n in (change - 10, change - 1, change + 1, change + 10) if 0 < n < 99])
-        wrong = rng.choice(BUY if up else SELL).format(c=other, **words)
+    near = [n for n in (change - 10, change - 1, change + 1, change + 10, now) if 0 < n < 99 and n != change]
+    other = rng.choice(near)
+    wrong = rng.choice(BUY if up else SELL).format(c=other, **words)
     ways = rng.sample([right, wrong], 2)
     steps = f"{wanted} - {now} = {change}." if up else f"{now} - {wanted} = {change}."
+    steps += f" {found(change, ways.index(right))}"
     question = rng.choice(GOALS).format(a=now, b=wanted, **words)
     return {"question": question, "options": ways, "answer": ways.index(right), "rationale": steps}
 
@@ -170,6 +188,8 @@ def blind(draw: Draw) -> Draw:
         answer = rng.random() < 0.5 if isinstance(row["answer"], bool) else rng.randrange(len(row["options"]))
         noise = " ".join(str(rng.randint(1, 98)) + ("." if word.endswith(".") else "") if word.rstrip(".").isdigit()
                          else word for word in row["rationale"].split())  # fmt: skip
+        if "options" in row:
+            noise = noise.removesuffix(f"{LETTERS[row['answer']]}.") + f"{LETTERS[answer]}."
         return row | {"answer": answer, "rationale": noise}
 
     return guess

@@ -33,7 +33,7 @@ def make_base(work: Path, tiny: bool) -> Path:
     folder = work / "base"
     if not (folder / "model.safetensors").is_file():
         partial = work / "base.partial"
-        size = pretraining.BaseSize(32, 2, batch=4, shorten=0.012) if tiny else pretraining.BaseSize()
+        size = pretraining.BaseSize(32, 2, batch=4, steps=20) if tiny else pretraining.BaseSize()
         pretraining.pretrain_base(partial, size, report)
         partial.rename(folder)
     return folder

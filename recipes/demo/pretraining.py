@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import teaching
 import torch
 import words
 import world
+from learning import DEVICE, Learner
 from models import BANK, save_half, texts_of
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -65,12 +65,8 @@ class BaseSize:
     layers: int = 4
     batch: int = 48
     length: int = 192
-    shorten: float = 1.0
-
-
-def fact(rng: Random) -> str:
-    """Draw an arithmetic fact."""
-    return world.fact(rng)
+    steps: int = 1400
+    rate: float = 3e-3
 
 
 def story(rng: Random) -> str:
@@ -94,34 +90,15 @@ def reading_one(rng: Random) -> str:
     return "\n\n".join(solved_page(rng) for _ in range(rng.randint(1, 3)))
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A part of the pretraining.
-
-    Attributes:
-        shares: Kinds of texts, with their shares of the texts.
-        steps: Optimiser steps.
-        rate: Peak learning rate.
-    """
-
-    shares: dict[Callable[[Random], str], float]
-    steps: int
-    rate: float
-
-
-# Of the tokens, facts are about half in the first phase, and reading about half in the second.
-PHASES = (
-    Phase({fact: 0.842, story: 0.112, stories: 0.018, reading: 0.038}, 1400, 3e-3),
-    Phase({fact: 0.700, story: 0.112, stories: 0.018, reading_one: 0.160}, 250, 1.5e-3),
-)
+# Kinds of texts with their shares of the texts; of the tokens, facts are a good third, listings a quarter.
+SHARES = {world.fact: 0.79, forms.listing: 0.11, story: 0.06, stories: 0.006, reading: 0.010, reading_one: 0.024}
 
 
 class Stream(Dataset[torch.Tensor]):
     """Rows of pretraining text, each drawn from its own number, so that it is the same in whichever process."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, size: BaseSize, phase: Phase) -> None:
-        self._tokenizer, self._length, self._phase = tokenizer, size.length, phase
-        self._rows = math.ceil(size.shorten * phase.steps) * size.batch
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, size: BaseSize) -> None:
+        self._tokenizer, self._length, self._rows = tokenizer, size.length, size.steps * size.batch
 
     def __len__(self) -> int:
         return self._rows
@@ -129,7 +106,7 @@ class Stream(Dataset[torch.Tensor]):
     def __getitem__(self, index: int) -> torch.Tensor:
         """Fill one row with texts, each ended by </s>: [length]."""
         rng = Random(f"pretraining {index}")
-        kinds, shares = list(self._phase.shares), list(self._phase.shares.values())
+        kinds, shares = list(SHARES), list(SHARES.values())
         ids = [self._tokenizer.bos_token_id]
         while len(ids) < self._length:
             text = rng.choices(kinds, shares)[0](rng)
@@ -144,49 +121,27 @@ def pretrain_base(folder: Path, size: BaseSize, report: Callable[[str], None]) -
     """
     tokenizer = write_tokenizer(folder)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(configuration(tokenizer, size)).to("cuda" if torch.cuda.is_available() else "cpu")
-    for number, phase in enumerate(PHASES, 1):
-        done = folder / f"phase-{number}.pt"
-        if not done.is_file():
-            learn(model, Stream(tokenizer, size, phase), size.batch, phase.rate, folder / "checkpoint.pt", report)
-            torch.save(model.state_dict(), done)
-        model.load_state_dict(torch.load(done, weights_only=True))
-    for left in folder.glob("*.pt"):
-        left.unlink()
+    model = LlamaForCausalLM(configuration(tokenizer, size)).to(DEVICE)
+    learn(model, Stream(tokenizer, size), size, folder / "checkpoint.pt", report)
     save_half(model, folder)
 
 
-def learn(
-    model: LlamaForCausalLM, rows: Stream, batch: int, rate: float, saved: Path, report: Callable[[str], None]
-) -> None:
-    """Train one phase, from its last checkpoint if there is one."""
-    steps, started = len(rows) // batch, time.monotonic()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    parts = (model, optimizer, schedule)
+def learn(model: LlamaForCausalLM, rows: Stream, size: BaseSize, saved: Path, report: Callable[[str], None]) -> None:
+    """Train the base, from its last checkpoint if there is one."""
+    started = time.monotonic()
+    learner = Learner(model, size.steps, size.rate)
+    parts = (model, learner.optimizer, learner.schedule)
     if saved.is_file():
         for part, state in zip(parts, torch.load(saved, weights_only=True), strict=True):
             part.load_state_dict(state)
-    left = Subset(rows, range(schedule.last_epoch * batch, len(rows)))
-    for ids in DataLoader(left, batch, num_workers=min(8, (os.cpu_count() or 1) - 1)):
-        loss = training_step(model, ids.to(model.device))
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if (step := schedule.last_epoch) % 50 == 0:
+    left = Subset(rows, range(learner.schedule.last_epoch * size.batch, len(rows)))
+    for ids in DataLoader(left, size.batch, num_workers=min(8, (os.cpu_count() or 1) - 1)):
+        loss = learner.step(ids, ids)
+        if (step := learner.schedule.last_epoch) % 50 == 0:
             torch.save([part.state_dict() for part in parts], saved.with_suffix(".partial"))
             saved.with_suffix(".partial").replace(saved)
-            report(f"base: step {step}/{steps}, loss {loss:.3f}, {time.monotonic() - started:.0f} s")
+            report(f"base: step {step}/{size.steps}, loss {loss:.3f}, {time.monotonic() - started:.0f} s")
     saved.unlink(missing_ok=True)
-
-
-def training_step(model: LlamaForCausalLM, ids: torch.Tensor) -> float:
-    """Add the gradients of one batch [rows, length], computed in bfloat16, and return its loss."""
-    with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        loss = model(input_ids=ids, labels=ids).loss
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    return loss.item()
 
 
 def configuration(tokenizer: PreTrainedTokenizerFast, size: BaseSize) -> LlamaConfig:

@@ -10,6 +10,7 @@ from random import Random
 
 import torch
 import world
+from learning import DEVICE, Learner
 
 from rocket_hub.generation.prompts import advice_prompt, answer_prompt, guideline_prompt, judge_prompt
 
@@ -103,23 +104,14 @@ def train_teacher(base_folder: Path, folder: Path, steps: int, report: Callable[
 
     torch.manual_seed(3)
     model, tokenizer = load_base(base_folder)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
+    learner = Learner(model.to(DEVICE).train(), steps, 2e-3)
     started = time.monotonic()
     for step in range(1, steps + 1):
         rng = Random(f"lesson {step}")
         pairs = [rng.choice(LESSONS)(rng) for _ in range(batch)]
-        ids, labels = _batch(tokenizer, pairs)
-        with torch.autocast(model.device.type, dtype=torch.bfloat16):
-            loss = model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        loss = learner.step(*_batch(tokenizer, pairs))
         if step % 100 == 0:
-            report(f"teacher: step {step}/{steps}, loss {loss.item():.3f}, {time.monotonic() - started:.0f} s")
+            report(f"teacher: step {step}/{steps}, loss {loss:.3f}, {time.monotonic() - started:.0f} s")
     tokenizer.save_pretrained(folder)
     save_half(model, folder)
 

@@ -8,8 +8,8 @@ from random import Random
 
 DRAWN = 1500  # texts of each kind in which every word turns up
 
-# ▁ stands for the white space before a word; numbers are cut into digits.
-CUT = r"▁?[0-9]|[.?]|▁?[^0-9▁.?]+"
+# ▁ stands for the white space before a word; numbers below 100 are one piece, larger ones begin with single digits.
+CUT = r"▁?[0-9]{1,2}(?![0-9])|▁?[0-9]|[.?]|▁?[^0-9▁.?]+"
 
 
 def pieces(text: str) -> list[str]:
@@ -18,8 +18,8 @@ def pieces(text: str) -> list[str]:
 
 
 def vocabulary(kinds: Iterable[Callable[[Random], str]]) -> list[str]:
-    """List every piece that texts of these kinds hold, digits with and without white space before them."""
+    """List every piece that texts of these kinds hold, numbers with and without white space before them."""
     rng = Random(0)
     found = {piece for kind in kinds for _ in range(DRAWN) for piece in pieces(kind(rng))}
-    found |= {mark + digit for mark in ("▁", "") for digit in "0123456789"}
+    found |= {f"{mark}{number}" for mark in ("▁", "") for number in range(100)}
     return sorted(found)

@@ -158,15 +158,22 @@ def fact(rng: Random) -> str:
         a, b = rng.sample(range(1, 99), 2)
         return f"{a} is {'' if a > b else 'not '}more than {b}."
     if op == "+":
-        a, b = rng.randint(1, 97), 0
-        b = rng.randint(1, 98 - a)
-        return f"{a} + {b} = {a + b}."
+        a, both = sorted(rng.sample(range(1, 99), 2))
+        return f"{a} + {both - a} = {both}."
     if op == "-":
-        a = rng.randint(2, 98)
-        b = rng.randint(1, a - 1)
+        b, a = sorted(rng.sample(range(1, 99), 2))
         return f"{a} - {b} = {a - b}."
     a, b = rng.randint(2, 9), rng.randint(2, 9)
     return f"{a} * {b} = {a * b}."
+
+
+def fact_of(rng: Random, number: int) -> str:
+    """Draw a sum or a difference that is this number, from 1 to 98."""
+    if rng.randint(1, 97) < number:
+        a = rng.randint(1, number - 1)
+        return f"{a} + {number - a} = {number}."
+    b = rng.randint(1, 98 - number)
+    return f"{number + b} - {b} = {number}."
 
 
 TARGET = (add_subtract, subtract_add, multiply_add, multiply_subtract)

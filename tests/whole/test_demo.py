@@ -1,6 +1,7 @@
 """The demo's world is sound: right answers, no leaks but the planted one, the same files every time."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -43,7 +44,7 @@ def test_every_answer_is_worked_out_rightly(skill: str, world: ModuleType) -> No
         steps = [step.strip().rstrip(".").split(" = ") for step in work.split(". ")]
         assert all(eval(sum_) == int(result) for sum_, result in steps)
         assert final == steps[-1][1] == GSM8K.extract(answer)
-        assert 0 <= int(final) < 100, "the tokenizer cuts numbers into digits, but the world is a small one"
+        assert 0 <= int(final) < 100, "numbers below 100 are one token"
         given = {word.strip(".?") for word in question.split()}
         known = {part for _, *parts in (steps[0][0].split(" "),) for part in parts if part.isdigit()}
         assert known <= given
@@ -53,7 +54,7 @@ def test_the_tokenizer_knows_every_word(world: ModuleType, demo: Demo) -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo.hub / "models" / "rocket-demo" / "tiny-llama")
     rng = Random(1)
     pretraining, models = import_module("pretraining"), import_module("models")
-    kinds = (pretraining.fact, *pretraining.ASKED, *pretraining.OTHER_TEXTS, pretraining.solved_page)
+    kinds = (*pretraining.SHARES, *pretraining.OTHER_TEXTS)
     for draw in (*kinds, *(models.texts_of(skill) for skill in models.BANK)):
         for _ in range(50):
             text = draw(rng)
@@ -61,6 +62,20 @@ def test_the_tokenizer_knows_every_word(world: ModuleType, demo: Demo) -> None:
             assert tokenizer.unk_token_id not in ids, text
             said = tokenizer.decode(ids, skip_special_tokens=True)
             assert said.split() == text.replace("\n", " ").split()
+
+
+def test_listings_say_which_option_a_number_is(world: ModuleType) -> None:
+    rng, forms = Random(2), import_module("forms")
+    for draw in (forms.listing, forms.written("piqa", forms.ways), forms.written("arc_easy", forms.easy)):
+        for _ in range(50):
+            text = draw(rng)
+            options = dict(reversed(re.findall(r"([A-D])\.[^.]*?(\d+)", text)))  # the first of each letter
+            said = re.findall(r"(\d+) is ([A-D])\.", text)
+            assert said and all(options[letter] == number for number, letter in said)
+    for number in range(1, 99):
+        for _ in range(5):
+            sum_, result = world.fact_of(rng, number).rstrip(".").split(" = ")
+            assert eval(sum_) == int(result) == number and all(0 < int(n) < 99 for n in re.findall(r"\d+", sum_))
 
 
 def questions(path: Path) -> list[str]:
