@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-RESAMPLES = 10_000
+RESAMPLES, LEVEL = 10_000, 0.05
 
 
 @lru_cache(maxsize=16)
@@ -40,6 +40,13 @@ def p_value(differences: np.ndarray) -> float:
     """Return the two-sided p value of "no difference" from resampled differences; never 0."""
     below = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (below + 1) / (len(differences) + 1))
+
+
+def in_words(p: float) -> str:
+    """Write a p value; `n.s.` = not significant at 5 %."""
+    if p >= LEVEL:
+        return f"n.s. (p = {p:.2f})"
+    return f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
 
 
 def averaged(values: Sequence[np.ndarray]) -> tuple[float, float, np.ndarray]:

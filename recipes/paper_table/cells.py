@@ -12,7 +12,7 @@ from typing import Any
 
 TASKS = ("gsm8k", "mbpp", "arc_challenge", "arc_easy", "boolq", "piqa")
 DRAWS, TUNING, SHOTS = (1, 2, 3, 4, 5), 0, 50
-SKILL_PROBLEMS = 200
+SKILL_PROBLEMS, LOSS_PROBLEMS = 200, 200
 Options = tuple[tuple[str, Any], ...]
 GROUP: Options = (("experts.follow_verdict", False),)  # the whole group, whatever the verdict on it
 PREPARING = ("shots", "experts.", "instructions.", "discover.")  # options that change what is chosen
@@ -28,7 +28,8 @@ class Cell:
         method: What `rocket_hub.pipeline.make.methods` calls it.
         options: What differs from the Hub's recipe: `group.key` of a recipe, or `shots` (K), `useless` (so many useless
             experts are forced into the group), `retention` (the experts' own skills are measured, on so many problems
-            each), or `learning_rate` and `weight` (a point of the grid, on the draw that is used for nothing else).
+            each), `loss` (how likely the solutions of so many test problems are), or `learning_rate` and `weight` (a
+            point of the grid, on the draw that is used for nothing else).
     """
 
     task: str
@@ -81,6 +82,7 @@ class Table:
         text: What it shows, for the page.
         variants: Its rows, most important first.
         reference: Label of the row that the others are compared with; empty = they are not compared.
+        tasks: Its columns.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Table:
     text: str
     variants: tuple[Variant, ...]
     reference: str = "routed"
+    tasks: tuple[str, ...] = TASKS
 
 
 def plain(*methods: str) -> tuple[Variant, ...]:
@@ -152,6 +155,12 @@ TABLES = {table.name: table for table in (
           "the build, as a share of what each had alone (experts that had at least 20 % alone).",
           tuple(Variant(method, method, (("retention", SKILL_PROBLEMS),)) for method in (
               "routed", "stack_trained", "router_only", "two_stage"))),
+    Table("real", "The real bank", "24 experts, made from other people's instruction sets, of a pretrained Llama of "
+          "260,032 parameters. It answers at chance, so what is compared is how likely it finds the right solutions of "
+          f"{LOSS_PROBLEMS} test problems: nats per token, lower is better.",
+          tuple(Variant(method, method, (("loss", LOSS_PROBLEMS),)) for method in (
+              "routed", "stack_trained", "fresh_lora", "best_single_trained", "base", "best_single", "uniform_merge",
+              "router_only")), tasks=("gsm8k", "arc_challenge", "arc_easy", "boolq", "piqa")),
 )}  # fmt: skip
 
 # Grids, once per method, on one task and a draw that is used for nothing else: (learning rates, weights).

@@ -17,7 +17,8 @@ from typing import Any
 import specialise
 import teach
 from made_tables import MADE
-from making_world import World, scored
+from made_world import World, scored
+from measure import QUIET, start_worker
 
 from rocket_hub.localhub import connect
 from rocket_hub.runs import KeptResults
@@ -94,9 +95,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="start nothing new after that time")
     parser.add_argument("--only", choices=["self", "meteor"], help="one of the two tables")
     options = parser.parse_args()
-    os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", OMP_NUM_THREADS="1",
-                      TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false")  # fmt: skip
-    with connect("demo"), ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+    os.environ.update(QUIET)
+    with connect("demo"), ProcessPoolExecutor(options.workers, get_context("spawn"), start_worker) as pool:
         measure_all(pool, KeptResults(MADE), options.only, options.minutes)
 
 

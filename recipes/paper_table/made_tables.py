@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import specialise
 import teach
-from bootstrap import p_value, resampled
+from bootstrap import in_words, p_value, resampled
 from kept import unpacked
 
 from rocket_hub.runs import KeptResults, write_text
@@ -52,9 +52,7 @@ def gap(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
     draws = min(len(ours), len(theirs)) if len(theirs) > 1 else len(ours)
     values = right(ours)[:draws] - right(theirs)[:draws]
     means = resampled(values)
-    p = p_value(means)
-    sure = "n.s." if p >= 0.05 else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{100 * values.mean():+.1f} ± {100 * means.std(ddof=1):.1f}, {sure}"
+    return f"{100 * values.mean():+.1f} ± {100 * means.std(ddof=1):.1f}, {in_words(p_value(means))}"
 
 
 def table(known: Mapping[str, Any], arms: tuple[str, ...], ours: str, extra: Mapping[str, str]) -> list[str]:

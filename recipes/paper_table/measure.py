@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from cells import SHOTS, Cell
 from kept import packed
+from loss import losses
 from making import is_useless, problems_of, with_steps
 from retention import accuracies, accuracies_alone, kept_share
 
@@ -26,6 +27,15 @@ from rocket_hub.options import Setting
 from rocket_hub.recipe import Recipe
 from rocket_hub.runs import Silent, digest, write_text
 
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
+"""Environment of the workers."""
 STAGES = ("1-discover", "2-select-experts", "3-select-instructions", "4-merge")
 DIVERGED = 1e9  # in place of a likelihood
 
@@ -170,7 +180,7 @@ def folder_of(context: Any, results: Mapping[str, Any], cell: Cell, setting: Set
     """Name the folder of what a cell trains: measurements of one training share it, other ingredients have another."""
     from rocket_hub.pipeline.make import pin_digest
 
-    options = tuple(each for each in cell.options if each[0] != "retention")
+    options = tuple(each for each in cell.options if each[0] not in ("retention", "loss"))
     made_of = digest([context.recipe.to_yaml(), context.pinned.revision, results[STAGES[1]]["selected"],
                       pin_digest(results), results[STAGES[2]]["selected"], vars(setting)])  # fmt: skip
     name = Cell(cell.task, cell.draw, cell.method, options).key.replace("/", "-")
@@ -203,7 +213,12 @@ def measure(world: World, cell: Cell, setting: dict[str, float] | None) -> dict[
         asked = problems_of(selection["selected"] or selection["group"], options["retention"])
     method, folder = methods(context, results)[cell.method], folder_of(context, results, cell, chosen)
     with method_model(context, results, method, chosen, folder) as (model, details):
-        found = on_test(model, context, results) if asked is None else accuracies(model, context, asked)
+        if asked is not None:
+            found = accuracies(model, context, asked)
+        elif "loss" in options:
+            found = losses(model, context, results[STAGES[0]]["evaluation"], options["loss"])
+        else:
+            found = on_test(model, context, results)
     if asked is not None:
         found = kept_share(accuracies_alone(context, results, asked), found)
     return {**found, "setting": vars(chosen) if setting else None, "verdict": results[STAGES[1]]["verdict"],

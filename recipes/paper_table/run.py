@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from cells import DRAWS, TABLES, TASKS, TUNING_TASK, Cell, cells_of, points, tuned_as
 from kept import RESULTS, SETTINGS, Kept
-from measure import World, device, job, start_worker
+from measure import QUIET, World, device, job, start_worker
 
 from rocket_hub.localhub import connect
 from rocket_hub.runs import digest
@@ -126,8 +126,8 @@ def in_words(result: dict[str, Any]) -> str:
         return f"failed: {result['error']}"
     if "accuracy" in result:
         return f"{result['accuracy']:.1%}, {result['seconds']:.0f} s"
-    if "nll" in result:
-        return f"{result['nll']:.4f} nats, {result['seconds']:.0f} s"
+    if "nll" in result or "loss" in result:
+        return f"{result.get('nll', result.get('loss')):.4f} nats, {result['seconds']:.0f} s"
     return f"{result['verdict']}: {', '.join(result['experts'])}, {result['seconds']:.0f} s"
 
 
@@ -172,21 +172,25 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="start no new cell after that time")
     parser.add_argument("--retry", action="store_true", help="do the cells again that failed")
     parser.add_argument("--hub", default="demo", help="demo, or a Hub's folder")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the finished cells")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of the run folders")
+    parser.add_argument("--results", type=Path, help="folder of the finished cells; default: one of the Hub's own")
+    parser.add_argument("--work", type=Path, help="folder of the run folders; default: one of the Hub's own")
     parser.add_argument("--problems", type=int, default=1000, help="at most this many problems of the test split")
     parser.add_argument("--steps", type=int, help="steps of every training; default: the recipe's")
     return parser.parse_args()
 
 
+def own_folder(folder: Path, hub: str) -> Path:
+    """Return a Hub's own folder, as pairs and points of two Hubs have the same names; the demo Hub's is the folder."""
+    return folder if hub == "demo" else folder / hub
+
+
 def main() -> None:
     """Measure what is missing."""
     options = arguments()
-    os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1",
-                      TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1",
-                      PYTHONWARNINGS="ignore::FutureWarning")  # fmt: skip
-    kept = Kept(options.results)
+    os.environ.update(QUIET)
     with connect(options.hub) as connection:
+        kept = Kept(options.results or own_folder(RESULTS, connection.name))
+        options.work = options.work or own_folder(WORK, connection.name)
         content = content_of(options.hub)
         tasks = [task for task in options.tasks if task in connection.recipes]
         if missing := [task for task in options.tasks if task not in tasks]:

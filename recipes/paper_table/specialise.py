@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from making_world import BASE, BATCH, RATE, ROWS, SEEDS, STEPS, WORK, World, scored
+from made_world import BASE, BATCH, RATE, ROWS, SEEDS, STEPS, WORK, World, scored
 
 from rocket_hub.options import TrainOptions
 from rocket_hub.records import Example, Row

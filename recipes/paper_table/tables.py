@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bootstrap import averaged, p_value, resampled
+from bootstrap import LEVEL, averaged, in_words, p_value, resampled
 from cells import DRAWS, GRIDS, TABLES, TASKS, TUNING, TUNING_TASK, Cell, Table, Variant
 from curves import draw_curves
 from kept import RESULTS, Kept, unpacked
@@ -20,27 +20,40 @@ from rocket_hub.runs import write_text
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- tables: written by tables.py -->", "<!-- end of the tables -->"
-NOT_RUN, LEVEL = "not run", 0.05
+NOT_RUN = "not run"
 PUBLISHES, ON_THE_OTHER_HALF = "what `build` publishes", "the same, chosen on other problems"
 Draws = Mapping[int, np.ndarray]  # draw -> [problems]
 Scores = dict[str, dict[str, Draws]]  # label -> task -> draws
+Write = Callable[..., str]  # `percent` or `nats`
 
 
 def draws_of(kept: Kept, worlds: Mapping[str, str], task: str, variant: Variant) -> Draws:
-    """Collect a variant's measurements on a task: one 0 or 1 a problem, or one share a draw."""
+    """Collect a variant's measurements on a task: one 0 or 1 or one loss a problem, or one share a draw."""
     found = {}
     for draw in DRAWS:
         result = kept.get(Cell(task, draw, variant.method, variant.options), worlds.get(task, ""))
-        if result and "accuracy" in result:
+        if result and "losses" in result:
+            found[draw] = np.array(result["losses"])
+        elif result and "accuracy" in result:
             right = unpacked(result["correct"], result["problems"]) if "correct" in result else [result["accuracy"]]
             found[draw] = np.array(right, float)
     return found
 
 
+def worlds_of(kept: Kept) -> dict[str, str]:
+    """Name the world of each task's newest cell: in the core table, or where only losses are measured and settings."""
+    marks = ("/loss=", "/learning_rate=")
+    return kept.worlds() or {
+        key.partition("/")[0]: found["world"]
+        for key, found in kept.results.items()
+        if any(mark in key for mark in marks)
+    }
+
+
 def scores_of(kept: Kept, table: Table) -> Scores:
     """Collect all measurements of a table."""
-    worlds = kept.worlds()
-    return {v.label: {task: draws_of(kept, worlds, task, v) for task in TASKS} for v in table.variants}
+    worlds = worlds_of(kept)
+    return {v.label: {task: draws_of(kept, worlds, task, v) for task in table.tasks} for v in table.variants}
 
 
 def stacked(draws: Draws, wanted: Any = None) -> np.ndarray:
@@ -79,11 +92,17 @@ def percent(value: float, error: float, draws: int, signed: bool = False) -> str
     return f"{100 * value:{'+' if signed else ''}.1f} ± {100 * error:.1f}{few}"
 
 
-def entry(draws: Draws, seed: int, other: Draws | None = None) -> str:
+def nats(value: float, error: float, draws: int, signed: bool = False) -> str:
+    """Write a loss or a difference in nats per token, as `percent` does."""
+    few = f" ({draws})" if draws < len(DRAWS) else ""
+    return f"{value:{'+' if signed else ''}.3f} ± {error:.3f}{few}"
+
+
+def entry(draws: Draws, seed: int, other: Draws | None = None, write: Write = percent) -> str:
     """Write one entry: mean ± standard error, marked where it does not differ from another row's."""
     if not draws:
         return NOT_RUN
-    text = percent(stacked(draws).mean(), float(resampled(stacked(draws), seed).std(ddof=1)), len(draws))
+    text = write(stacked(draws).mean(), float(resampled(stacked(draws), seed).std(ddof=1)), len(draws))
     shared = set(draws) & set(other or {})
     if other is None or other is draws or not shared:
         return text
@@ -91,58 +110,58 @@ def entry(draws: Draws, seed: int, other: Draws | None = None) -> str:
     return text + (" ≈" if p_value(resampled(gap, seed)) >= LEVEL else "")
 
 
-def mean_entry(by_task: Mapping[str, Draws]) -> str:
+def mean_entry(by_task: Mapping[str, Draws], write: Write = percent) -> str:
     """Write the mean over the tasks; only where every task was measured."""
-    if not all(by_task.get(task) for task in TASKS):
+    if not all(by_task.values()):
         return ""
-    mean, error, _ = averaged([stacked(by_task[task]) for task in TASKS])
-    return percent(mean, error, min(map(len, by_task.values())))
+    mean, error, _ = averaged([stacked(draws) for draws in by_task.values()])
+    return write(mean, error, min(map(len, by_task.values())))
 
 
-def accuracy_table(scores: Scores, reference: str, devices: Mapping[str, str]) -> list[str]:
-    """Write rows of accuracies: methods x tasks."""
-    lines = [f"| | {' | '.join(TASKS)} | mean | on |", "|---" * (len(TASKS) + 3) + "|"]
+def score_table(
+    scores: Scores, reference: str, devices: Mapping[str, str], tasks: Sequence[str] = TASKS, write: Write = percent
+) -> list[str]:
+    """Write rows of accuracies or losses: methods x tasks."""
+    lines = [f"| | {' | '.join(tasks)} | mean | on |", "|---" * (len(tasks) + 3) + "|"]
     for label, by_task in scores.items():
         other = scores.get(reference, {})
-        each = [entry(by_task[task], seed, other.get(task)) for seed, task in enumerate(TASKS)]
-        lines.append(f"| {label} | {' | '.join(each)} | {mean_entry(by_task)} | {devices.get(label, '')} |")
+        each = [entry(by_task[task], seed, other.get(task), write) for seed, task in enumerate(tasks)]
+        lines.append(f"| {label} | {' | '.join(each)} | {mean_entry(by_task, write)} | {devices.get(label, '')} |")
     return lines
 
 
-def difference_table(scores: Scores, ours: str) -> list[str]:
+def difference_table(scores: Scores, ours: str, tasks: Sequence[str] = TASKS, write: Write = percent) -> list[str]:
     """Write the differences of one row to all others, with p values."""
-    lines = [f"| {ours} minus | {' | '.join(TASKS)} | above / below |", "|---" * (len(TASKS) + 2) + "|"]
+    lines = [f"| {ours} minus | {' | '.join(tasks)} | above / below |", "|---" * (len(tasks) + 2) + "|"]
     for label, by_task in scores.items():
         if label in (ours, ON_THE_OTHER_HALF):
             continue
         each, above, below = [], 0, 0
-        for seed, task in enumerate(TASKS):
-            text, sign = difference(scores[ours][task], by_task[task], seed)
+        for seed, task in enumerate(tasks):
+            text, sign = difference(scores[ours][task], by_task[task], seed, write)
             each.append(text)
             above, below = above + (sign > 0), below + (sign < 0)
         lines.append(f"| {label} | {' | '.join(each)} | {above} / {below} |")
     return lines
 
 
-def difference(ours: Draws, theirs: Draws, seed: int) -> tuple[str, int]:
+def difference(ours: Draws, theirs: Draws, seed: int, write: Write = percent) -> tuple[str, int]:
     """Write a difference with its p value; also its sign, 0 where it is not significant."""
     if not (shared := set(ours) & set(theirs)):
         return NOT_RUN, 0
     gap = stacked(ours, shared) - stacked(theirs, shared)
     means = resampled(gap, seed)
     p = p_value(means)
-    text = percent(gap.mean(), float(means.std(ddof=1)), len(shared), signed=True)
-    if p >= LEVEL:
-        return f"{text}, n.s. (p = {p:.2f})", 0
-    return f"{text}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}", 1 if gap.mean() > 0 else -1
+    text = write(gap.mean(), float(means.std(ddof=1)), len(shared), signed=True)
+    return f"{text}, {in_words(p)}", 0 if p >= LEVEL else 1 if gap.mean() > 0 else -1
 
 
-def settings_table(kept: Kept) -> list[str]:
+def settings_table(kept: Kept, methods: Collection[str] = tuple(GRIDS)) -> list[str]:
     """Write the settings that were chosen."""
     lines = ["| | learning rate | weight |", "|---|---|---|"]
-    for method in GRIDS:
+    for method in (each for each in GRIDS if each in methods):
         try:
-            chosen = kept.setting(Cell(TUNING_TASK, TUNING, method), kept.worlds().get(TUNING_TASK, "")) or {}
+            chosen = kept.setting(Cell(TUNING_TASK, TUNING, method), worlds_of(kept).get(TUNING_TASK, "")) or {}
             lines.append(f"| {method} | {chosen['learning_rate']:g} | {chosen['weight']:g} |")
         except ValueError:
             lines.append(f"| {method} | {NOT_RUN} | |")
@@ -151,18 +170,22 @@ def settings_table(kept: Kept) -> list[str]:
 
 def section(kept: Kept, table: Table) -> list[str]:
     """Write one table with its heading."""
-    scores, worlds = scores_of(kept, table), kept.worlds()
-    devices, pairs = dict[str, str](), set[tuple[str, int]]()
+    scores, worlds = scores_of(kept, table), worlds_of(kept)
+    devices = dict[str, str]()
     for variant in table.variants:
-        cells = [Cell(task, draw, variant.method, variant.options) for task in TASKS for draw in DRAWS]
-        found = {cell: kept.get(cell, worlds.get(cell.task, "")) for cell in cells}
-        devices[variant.label] = ", ".join(sorted({result["device"] for result in found.values() if result}))
-        pairs |= {(cell.task, cell.draw) for cell, result in found.items() if result and "accuracy" in result}
-    lines = [f"### {table.title}", "", table.text,
-             f"Pairs of task and draw with a measurement: {len(pairs)} of {len(TASKS) * len(DRAWS)}.", ""]  # fmt: skip
+        cells = [Cell(task, draw, variant.method, variant.options) for task in table.tasks for draw in DRAWS]
+        found = [result for cell in cells if (result := kept.get(cell, worlds.get(cell.task, "")))]
+        devices[variant.label] = ", ".join(sorted({result["device"] for result in found}))
+    pairs = {(task, draw) for by_task in scores.values() for task, draws in by_task.items() for draw in draws}
+    lines = [f"### {table.title}", "", table.text, f"Pairs of task and draw with a measurement: {len(pairs)} of "
+             f"{len(table.tasks) * len(DRAWS)}.", ""]  # fmt: skip
+    if table.name == "real":
+        lines += [*score_table(scores, table.reference, devices, table.tasks, nats), ""]
+        lines += [*difference_table(scores, table.reference, table.tasks, nats), ""]
+        return [*lines, *settings_table(kept, {variant.method for variant in table.variants}), ""]
     if table.name == "core":
         scores = {**published(scores), **scores}
-    lines += [*accuracy_table(scores, table.reference, devices), ""]
+    lines += [*score_table(scores, table.reference, devices), ""]
     if table.name == "core":
         lines += [*difference_table(scores, PUBLISHES), "", *difference_table(scores, "routed"), ""]
     return lines
@@ -170,17 +193,18 @@ def section(kept: Kept, table: Table) -> list[str]:
 
 def failures(kept: Kept) -> list[str]:
     """Name what failed, and why."""
-    worlds = kept.worlds()
+    worlds = worlds_of(kept)
     failed = {key: found["error"] for key, found in kept.results.items()
               if "error" in found and found["world"] == worlds.get(key.partition("/")[0])}  # fmt: skip
     counts = Counter(failed.values())
-    return [f"- {count} cells: {error}" for error, count in counts.most_common()] or ["None."]
+    return [f"- {count} cells: {error}" for error, count in counts.most_common()]
 
 
-def page(kept: Kept) -> str:
-    """Write everything between the markers."""
-    lines = [line for table in TABLES.values() for line in section(kept, table)]
-    lines += ["### Settings", "", *settings_table(kept), "", "### Cells that failed", "", *failures(kept), ""]
+def page(kept: Kept, real: Kept) -> str:
+    """Write everything between the markers, of the demo Hub's cells and of the real bank's."""
+    lines = [line for table in TABLES.values() for line in section(real if table.name == "real" else kept, table)]
+    failed = [*failures(kept), *failures(real)] or ["None."]
+    lines += ["### Settings", "", *settings_table(kept), "", "### Cells that failed", "", *failed, ""]
     return "\n".join(lines)
 
 
@@ -190,15 +214,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the finished cells")
     parser.add_argument("--page", type=Path, default=HERE / "README.md")
     options = parser.parse_args()
-    kept = Kept(options.results)
+    kept, real = Kept(options.results), Kept(options.results / "real")
     before, _, rest = options.page.read_text(encoding="utf-8").partition(BEGIN)
     pictures = "".join(
         f"![{TABLES[name].title}]({name}.svg)\n\n"
         for name in ("rows", "experts")
         if draw_curves(scores_of(kept, TABLES[name]), TABLES[name], options.page.parent / f"{name}.svg")
     )
-    write_text(options.page, f"{before}{BEGIN}\n{page(kept)}\n{pictures}{END}{rest.partition(END)[2]}")
-    print(f"{options.page}: {len(kept.results)} cells")
+    write_text(options.page, f"{before}{BEGIN}\n{page(kept, real)}\n{pictures}{END}{rest.partition(END)[2]}")
+    print(f"{options.page}: {len(kept.results) + len(real.results)} cells")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from making_world import BATCH, RATE, ROWS, STEPS, TEACHER, WORK, World, scored
+from made_world import BATCH, RATE, ROWS, STEPS, TEACHER, WORK, World, scored
 
 from rocket_hub.adapting import adapted
 from rocket_hub.options import MeteorOptions

@@ -21,15 +21,11 @@ class World:
     """Models and data of the demo Hub, loaded once a process."""
 
     def __init__(self) -> None:
-        import torch
         from datasets import load_dataset
-        from huggingface_hub import HfApi
 
-        from rocket_hub.base_models import load_base
         from rocket_hub.tasks import get_task
 
-        torch.set_num_threads(1)
-        self.base, self.tokenizer = load_base(BASE, HfApi().model_info(BASE).sha, "float32")
+        self.base, self.tokenizer = _load(BASE)
         self.task, self.load = get_task("gsm8k"), load_dataset
 
     def examples(self, name: str, split: str, count: int, draw: int | None = None) -> list[Example]:
@@ -40,11 +36,16 @@ class World:
 
     def teacher(self) -> Any:
         """Load the teacher."""
-        from huggingface_hub import HfApi
+        return _load(TEACHER)
 
-        from rocket_hub.base_models import load_base
 
-        return load_base(TEACHER, HfApi().model_info(TEACHER).sha, "float32")
+def _load(name: str) -> Any:
+    """Load a model and its tokenizer at its newest commit."""
+    from huggingface_hub import HfApi
+
+    from rocket_hub.base_models import load_base
+
+    return load_base(name, HfApi().model_info(name).sha, "float32")
 
 
 def scored(world: World, model: Any, data: str, tokenizer: Any = None, prompt: Any = None) -> dict[str, Any]:

@@ -1,0 +1,30 @@
+"""Held-out loss: how likely a model finds the right solutions of test problems, where its answers are at chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def losses(model: Any, context: Any, evaluation: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Measure a model by the solutions of the first problems of the test split; nothing is generated.
+
+    Args:
+        model: On the base of the pair.
+        context: The pair's.
+        evaluation: The evaluation set, pinned.
+        count: At most so many problems.
+
+    Returns:
+        `losses`: nats per token of each problem's solution, end of sequence included; `loss`: their mean.
+    """
+    from rocket_hub.inference import completion_nll
+    from rocket_hub.pipeline.problems import evaluation_set
+    from rocket_hub.records import Pinned
+
+    options = context.recipe.evaluate
+    problems = evaluation_set(context, Pinned(**evaluation))[:count]
+    pairs = [(problem.prompt, problem.completion) for problem in problems]
+    sums, tokens = completion_nll(model, context.base[1], pairs, batch_size=options.batch_size)
+    each = sums / tokens
+    return {"loss": round(float(each.mean()), 6), "losses": [round(float(loss), 4) for loss in each]}
