@@ -133,6 +133,12 @@ TABLES = {table.name: table for table in (
     Table("controls", "Further controls", "What each ingredient of the build is worth.", (*plain("routed"), *plain(
         "full_finetune", "random_experts", "random_init", "router_only", "two_stage", "no_diversity", "no_data",
         "random_data"))),
+    Table("selectors", "How the K-shot chooses experts", "`routed` with the group that `coverage` chooses, as the recipes "
+          "say, and with the groups of Algorithm 1, which ranks whole answers.", (
+              Variant("routed", "routed"),
+              Variant("Algorithm 1", "routed", (("experts.selector", "rocket"), ("experts.perplexity", "geometric"))),
+              Variant("Algorithm 1, arithmetic mean", "routed", (("experts.selector", "rocket"),)),
+              *plain("random_experts"))),
     Table("shots", "K, the number of examples", "The first K of a draw choose experts and rows; the paper's Table 4.",
           (*plain(*THREE), *swept(THREE, "shots", (20, 5, 1), "K = {}"))),
     Table("experts", "N, the number of experts", "Groups of N, whatever the verdict on them; the paper's Table 6.",
