@@ -133,8 +133,8 @@ TABLES = {table.name: table for table in (
     Table("controls", "Further controls", "What each ingredient of the build is worth.", (*plain("routed"), *plain(
         "full_finetune", "random_experts", "random_init", "router_only", "two_stage", "no_diversity", "no_data",
         "random_data"))),
-    Table("selectors", "How the K-shot chooses experts", "`routed` with the group that `coverage` chooses, as the recipes "
-          "say, and with the groups of Algorithm 1, which ranks whole answers.", (
+    Table("selectors", "How the K-shot chooses experts", "`routed` with the group that `coverage` chooses, as in "
+          "the recipes, and with the groups of Algorithm 1, which ranks whole answers.", (
               Variant("routed", "routed"),
               Variant("Algorithm 1", "routed", (("experts.selector", "rocket"), ("experts.perplexity", "geometric"))),
               Variant("Algorithm 1, arithmetic mean", "routed", (("experts.selector", "rocket"),)),
