@@ -149,6 +149,11 @@ class Recipe:
             raise RecipeError(
                 f"{where}: instructions.kde_gamma: expected more than 0, found {self.instructions.kde_gamma}"
             )
+        if (self.experts.signal, self.experts.perplexity) == ("accuracy", "arithmetic"):
+            raise RecipeError(
+                f"{where}: experts.signal 'accuracy' is the probability of whole completions, which experts.perplexity "
+                "'arithmetic' does not compute; leave one of them out"
+            )
         _check_generation(self.generation, f"{where}: generation")
         read_budget(self.experts.budget, f"{where}: experts.budget")
         if self.experts.shortlist < self.experts.num_experts:

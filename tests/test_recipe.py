@@ -43,6 +43,7 @@ WRONG = [
     ("task: t\nbase: b\nmerge: {gate: tanh}", "expected one of sigmoid, softmax"),
     ("task: t\nbase: b\nmerge: {gate_start: [0.0]}", "expected positive numbers"),
     ("task: t\nbase: b\nexperts: {shortlist: 2, num_experts: 4}", "must be at least experts.num_experts"),
+    ("task: t\nbase: b\nexperts: {signal: accuracy, perplexity: arithmetic}", "leave one of them out"),
     ("task: t\nbase: b\nsedd: 1", "did you mean 'seed'"),
 ]
 

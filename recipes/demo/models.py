@@ -99,7 +99,7 @@ def texts_of(skill: Skill) -> Callable[[Random], str]:
     return forms.written(skill.task, skill.draw)
 
 
-def examples(task: Task, draw: Callable[[Random], world.Problem], count: int, seed: int) -> list[Example]:
+def examples(task: Task, draw: Callable[[Random], world.Problem | forms.Row], count: int, seed: int) -> list[Example]:
     """Draw rows in the task's form."""
     rng = Random(seed)
     return [task.example(forms.raw(draw(rng))) for _ in range(count)]

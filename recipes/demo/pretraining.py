@@ -34,8 +34,7 @@ def asked(task: str, draw: Callable[[Random], world.Problem | forms.Row]) -> Cal
 
 ASKED = (
     *(asked(skill.task, skill.draw) for skill in BANK if not skill.name.startswith("blind")),
-    asked("gsm8k", prices.problem),
-    asked("gsm8k", prices.problem),
+    *2 * (asked("gsm8k", prices.problem),),  # prices have no expert, and are to be as well known as the rest
 )
 solved_price = forms.written("gsm8k", prices.read)
 solved_page = forms.written("gsm8k", prices.read_page)
@@ -43,7 +42,7 @@ OTHER_TEXTS = (solved_price, *teaching.TEXTS)
 
 
 def write_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Write a word-level tokenizer that cuts numbers into digits; ▁ marks a leading space."""
+    """Write a word-level tokenizer that keeps numbers below 100 whole; ▁ marks a leading space."""
     known = {word: i for i, word in enumerate([*SPECIALS, *words.vocabulary([*map(texts_of, BANK), *OTHER_TEXTS])])}
     backend = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), "▁"), normalizers.Prepend("▁")])
@@ -122,8 +121,10 @@ def pretrain_base(folder: Path, size: BaseSize, report: Callable[[str], None]) -
     tokenizer = write_tokenizer(folder)
     torch.manual_seed(0)
     model = LlamaForCausalLM(configuration(tokenizer, size)).to(DEVICE)
-    learn(model, Stream(tokenizer, size), size, folder / "checkpoint.pt", report)
+    checkpoint = folder / "checkpoint.pt"
+    learn(model, Stream(tokenizer, size), size, checkpoint, report)
     save_half(model, folder)
+    checkpoint.unlink(missing_ok=True)
 
 
 def learn(model: LlamaForCausalLM, rows: Stream, size: BaseSize, saved: Path, report: Callable[[str], None]) -> None:
@@ -141,7 +142,6 @@ def learn(model: LlamaForCausalLM, rows: Stream, size: BaseSize, saved: Path, re
             torch.save([part.state_dict() for part in parts], saved.with_suffix(".partial"))
             saved.with_suffix(".partial").replace(saved)
             report(f"base: step {step}/{size.steps}, loss {loss:.3f}, {time.monotonic() - started:.0f} s")
-    saved.unlink(missing_ok=True)
 
 
 def configuration(tokenizer: PreTrainedTokenizerFast, size: BaseSize) -> LlamaConfig:

@@ -53,7 +53,7 @@ def known(model: Any, tokenizer: Any, draw: Any, count: int) -> float:
 
 
 def skills(hub: Path, count: int) -> Iterator[tuple[str, float, float]]:
-    """Measure each expert that was made to help: name, accuracy on its own problems, on its family's."""
+    """Measure each expert that has a skill: name, accuracy on its own problems, on its family's."""
     home = hub / "models" / "rocket-demo"
     model, tokenizer = load_base(home / "tiny-llama")
     options = EvaluateOptions(batch_size=250, max_new_tokens=40, allow_code_execution=True)

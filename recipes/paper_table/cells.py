@@ -203,4 +203,5 @@ def cells_of(
 ) -> list[Cell]:
     """List the cells of a table: all of one pair before the next, the tasks of one draw before the next draw."""
     variants = [v for v in TABLES[table].variants if not methods or v.method in methods]
-    return [Cell(task, draw, v.method, v.options) for draw in draws for task in tasks for v in variants]
+    known = [task for task in tasks if task in TABLES[table].tasks]
+    return [Cell(task, draw, v.method, v.options) for draw in draws for task in known for v in variants]

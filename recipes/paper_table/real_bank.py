@@ -1,4 +1,4 @@
-"""Lay out the Hub of the real bank: `python recipes/paper_table/real_bank.py`, then `run.py --table real`.
+"""Lay out the Hub of the real bank, `python recipes/paper_table/real_bank.py`, for `run.py --table real --hub ...`.
 
 A pretrained Llama of 260,032 parameters, 24 LoRA experts that were trained on other people's instruction sets, a
 sentence encoder, five benchmarks and a dozen of the sets as open data. Only what is beside the checkout

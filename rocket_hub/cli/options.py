@@ -41,7 +41,7 @@ _RECIPE = (
     click.option("--teacher", metavar="MODEL", help="Who teaches, for --generate meteor."),
     click.option("--num-experts", type=int, help="N, the experts in the group."),
     click.option("--budget", metavar="AMOUNT", help="For scoring: 40%, 800 pairs, 2M tokens, 10 minutes or all."),
-    click.option("--selector", metavar="NAME", help="How experts are chosen: rocket, or a baseline, see the recipe."),
+    click.option("--selector", metavar="NAME", help="How experts are chosen: rocket, coverage or a baseline."),
     click.option("--diversity", metavar="NAME", help="What alike means: delta_w, paper or behaviour."),
     click.option("--ignore-verdict", is_flag=True, help="Take the whole group whatever the K-shot says of it."),
     click.option("--max-rows", type=int, help="C, the rows of open data."),

@@ -77,9 +77,10 @@ class ExpertOptions:
             two experts answers right).
         selector: `rocket` (Algorithm 1), `coverage` (the group under whose best expert for each the K-shot's tokens
             are likeliest), or a baseline: `random`, `best_single`, `arrow`, `lorahub` or `all`.
-        follow_verdict: With `rocket` and `coverage`, keep one expert where one is enough, and none where none helps.
+        follow_verdict: Keep none where none helps, with `rocket` and `coverage`, and one expert where one is enough,
+            with `rocket`.
         budget: What scoring may spend: `40%` (of all pairs of an adapter and a shot), `800 pairs`, `2M tokens`,
-            `10 minutes` or `all`.
+            `10 minutes` or `all`. It counts for `rocket` and `best_single`; the others choose among all adapters.
         signal: What halving goes by where the budget is less than all: `likelihood`, or `accuracy`, the probability of
             the whole completion, which keeps experts for one kind of question, but needs short completions.
         perplexity: Mean of the token probabilities whose inverse the reasoning perplexity is: `geometric` (the paper)

@@ -32,7 +32,7 @@ def shot_scores(context: Context, experts: Mapping[str, Expert], adapters: Any) 
         adapters: Names the adapters with their commits, as plain data.
 
     Returns:
-        The scores. The baselines choose among all adapters, so for them all are scored on all shots.
+        The scores. Selectors that choose among all adapters need all of them scored on all shots.
     """
     options = context.recipe.experts
     if options.selector not in ("rocket", "best_single"):

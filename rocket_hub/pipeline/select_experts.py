@@ -77,6 +77,7 @@ def _choose(context: Context, experts: Mapping[str, Expert], candidates: Iterabl
     from rocket_hub.selection.scoring import expert_scores
 
     recipe, by_name = context.recipe, {candidate.repo_id: candidate for candidate in candidates}
+    reasoned = reasoned_shots(context)
     pins = [[name, by_name[name].revision] for name in experts]
     scored = shot_scores(context, experts, pins)
     factors = {
@@ -92,15 +93,15 @@ def _choose(context: Context, experts: Mapping[str, Expert], candidates: Iterabl
         base=base_score(scored, recipe.base),
         seed=recipe.seed,
         probes=Probes(
-            mixture_loss(*context.base, factors, context.examples, batch_size=batch),
-            kshot_votes(*context.base, context.examples),
-            kshot_tokens(*context.base, factors, context.examples, batch_size=batch),
+            mixture_loss(*context.base, factors, reasoned.examples, batch_size=batch),
+            kshot_votes(*context.base, reasoned.examples),
+            kshot_tokens(*context.base, factors, reasoned.examples, batch_size=batch),
         ),
     )
     behind = _labelled(left_behind(scored, len(whole)), by_name, context.task)
     cost = {key: float(value) for key, value in asdict(scored.cost).items()} if scored.cost else {}
     return replace(selection, scores=(*selection.scores, *behind), rejected=(*selection.rejected, *scored.rejected),
-                   rationales=reasoned_shots(context).in_words(), cost=cost)  # fmt: skip
+                   rationales=reasoned.in_words(), cost=cost)  # fmt: skip
 
 
 def _labelled(

@@ -17,7 +17,8 @@ class ExpertScore:
         accuracy: Share of exact matches by greedy generation (Eq. 5).
         rank_perplexity: Rank by perplexity, 1 = lowest (RP); ties share the mean rank.
         rank_accuracy: Rank by accuracy, 1 = highest (RA); ties share the mean rank.
-        nll: Mean negative log-likelihood per token, in nats, one number a shot; empty where some were not scored.
+        nll: Mean negative log-likelihood per token, in nats, one number a shot, or with `experts.perplexity:
+            arithmetic` minus the log of the tokens' mean probability; empty where some were not scored.
         correct: 1 = right, 0 = wrong, one number a shot; empty where it was not asked to answer.
         shots: How many shots it was scored on.
         accuracy_low: Lower end of the 95 % Wilson interval of the accuracy.

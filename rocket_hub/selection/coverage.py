@@ -10,9 +10,9 @@ _LEAST = 1e-9  # a smaller gain is none
 def covering_group(probabilities: np.ndarray, size: int) -> tuple[int, ...]:
     """Find the group of experts with the largest mean over tokens of the best expert's probability.
 
-    That is what a router per token could reach at best, without training. The objective is submodular (facility
-    location), so adding the expert that gains most comes within 1 - 1/e of the best group (Nemhauser et al. 1978);
-    after that single experts are exchanged as long as that gains.
+    That is what a router that gives each token to one expert could reach at best, untrained. The objective is
+    submodular (facility location), so adding the expert that gains most comes within 1 - 1/e of the best group
+    (Nemhauser et al. 1978); after that single experts are exchanged as long as that gains.
 
     Args:
         probabilities: Of each token under each of M experts [M, T].

@@ -17,7 +17,9 @@ from rocket_hub.selection.honesty import chosen_shares, held_out_accuracy, paire
 from rocket_hub.selection.selectors import SELECTORS
 from rocket_hub.selection.verdicts import NONE_HELPS, ONE_EXPERT, Verdict, judge, likelier, righter
 
-JUDGED = ("rocket", "coverage")  # the selectors whose groups the verdict may make smaller
+# Which verdicts make the group of a selector smaller. One expert is enough where no other is better on whole shots, and
+# of skills that one shot needs together, by which `coverage` chooses, that says nothing.
+FOLLOWED = {"rocket": (ONE_EXPERT, NONE_HELPS), "coverage": (NONE_HELPS,)}
 
 
 def select_experts(
@@ -61,7 +63,8 @@ def select_experts(
     group = SELECTORS[options.selector](bank)
     chosen = [score for score in bank.scores if score.repo_id in group]
     verdict = judge(bank.scores, chosen, bank.scores[0], base)
-    selected = _followed(verdict, group, bank) if options.selector in JUDGED and options.follow_verdict else group
+    followed = options.follow_verdict and verdict.name in FOLLOWED.get(options.selector, ())
+    selected = _left_by(verdict, bank) if followed else group
     selection = ExpertSelection(
         selected=selected,
         rejected=tuple(_reject(score, bank, group) for score in bank.scores if score.repo_id not in selected),
@@ -79,9 +82,9 @@ def select_experts(
     return _against_others(selection, bank) if options.selector == "rocket" else selection
 
 
-def _followed(verdict: Verdict, group: tuple[str, ...], bank: Bank) -> tuple[str, ...]:
-    """Keep of the group what the verdict leaves."""
-    return {ONE_EXPERT: (bank.scores[0].repo_id,), NONE_HELPS: ()}.get(verdict.name, group)
+def _left_by(verdict: Verdict, bank: Bank) -> tuple[str, ...]:
+    """List what a verdict against the group leaves."""
+    return (bank.scores[0].repo_id,) if verdict.name == ONE_EXPERT else ()
 
 
 def _against_others(selection: ExpertSelection, bank: Bank) -> ExpertSelection:
@@ -150,9 +153,9 @@ def _reject(score: ExpertScore, bank: Bank, group: tuple[str, ...]) -> Rejection
     )
     if score.repo_id in group:
         return Rejection(score.repo_id, "verdict", detail)
+    if score.repo_id in bank.copies and bank.options.selector in FOLLOWED:
+        return Rejection(score.repo_id, "duplicate", f"{detail}; its update is that of {bank.copies[score.repo_id]}")
     if bank.options.selector != "rocket":
         return Rejection(score.repo_id, "not_selected", f"{detail}; selector {bank.options.selector}")
-    if score.repo_id in bank.copies:
-        return Rejection(score.repo_id, "duplicate", f"{detail}; its update is that of {bank.copies[score.repo_id]}")
     inside = any(score.repo_id == other.repo_id for other in bank.shortlist)
     return Rejection(score.repo_id, "not_in_best_group" if inside else "not_in_shortlist", detail)

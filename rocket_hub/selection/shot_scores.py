@@ -36,7 +36,8 @@ class ShotScores:
 
     Attributes:
         repo_ids: The M adapters that could be scored, those that were left behind half way included.
-        nll: Summed negative log-likelihood of each completion in nats [M, K]; NaN where a pair was not scored.
+        nll: Summed negative log-likelihood of each completion in nats, or what stands for it with the arithmetic mean
+            (see `row_nll`) [M, K]; NaN where a pair was not scored.
         tokens: Tokens of each completion [K].
         correct: 1 where the answer is the right one, 0 where it is not, -1 where none was asked for [M, K].
         rejected: Adapters that could not be scored, `unloadable` or `nan_scores`, and those left behind, `halved_out`.

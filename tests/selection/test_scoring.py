@@ -160,6 +160,8 @@ def test_an_expert_that_guesses_is_not_better_than_one_that_is_sure_and_sometime
     guesses.right, sure.right, sure.wrong = 3.0, 30.0, 1.0
     nll = {mean: [row_nll(model, [ids], mean=mean)[0] for model in (guesses, sure)] for mean in MEANS}
     assert nll["geometric"][0] < nll["geometric"][1] and nll["arithmetic"][0] > nll["arithmetic"][1]
+    short = ids[0][: ids[1] + 1], ids[1]  # of one token all means are the same
+    assert row_nll(guesses, [short], mean="arithmetic") == pytest.approx(row_nll(guesses, [short]))
 
 
 def test_the_bare_base_is_scored_too(tiny_model, bank, tokenizer):

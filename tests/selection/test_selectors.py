@@ -82,6 +82,33 @@ def test_coverage_takes_experts_that_are_sure_of_different_tokens():
         chosen("coverage")
 
 
+def test_a_verdict_on_whole_shots_says_nothing_of_skills_that_one_shot_needs_together():
+    worse = ExpertScore("base", 9.0, 0.0, 1.0, 1.0, nll=(2.0,) * 20, correct=(0,) * 20)
+    scores = [  # the second is a little less likely on every shot, and no other answers more
+        ExpertScore(name, 2.0 + i, 0.0, 1.0 + i, 1.0, nll=(1.0 + i / 100,) * 20, correct=(0,) * 20)
+        for i, name in enumerate(NAMES)
+    ]
+    probes = Probes(tokens=lambda names: np.eye(len(names)) + 0.01)
+
+    def selection(selector, base=worse, **options):
+        asked = ExpertOptions(shortlist=4, num_experts=3, selector=selector, **options)
+        return select_experts(scores, FACTORS, asked, base=base, probes=probes)
+
+    assert selection("rocket").verdict == selection("coverage").verdict == "one_expert"
+    assert len(selection("rocket").selected) == 1 and len(selection("coverage").selected) == 3
+    better = ExpertScore("base", 1.0, 0.0, 1.0, 1.0, nll=(0.5,) * 20, correct=(1,) * 20)
+    assert (found := selection("coverage", better)).verdict == "none_helps" and not found.selected and found.group
+    assert len(selection("coverage", better, follow_verdict=False).selected) == 3
+
+
+def test_coverage_leaves_copies_out():
+    copied = {**FACTORS, "u/b": FACTORS["u/a"]}
+    probes = Probes(tokens=lambda names: np.eye(len(names)))
+    found = select_experts(SCORES, copied, ExpertOptions(num_experts=3, selector="coverage"), probes=probes)
+    assert "u/b" not in found.selected
+    assert {each.item: each.reason for each in found.rejected}["u/b"] == "duplicate"
+
+
 def test_the_covering_group_is_the_best_or_next_to_it():
     rng, shares = np.random.default_rng(3), []
     for _ in range(40):
@@ -90,7 +117,7 @@ def test_the_covering_group_is_the_best_or_next_to_it():
         found = covering_group(probabilities, 3)
         assert found == tuple(sorted(found))
         shares.append(values[found] / max(values.values()))
-    assert min(shares) > 0.9 and np.median(shares) == 1
+    assert np.mean(np.isclose(shares, 1)) > 0.9 and min(shares) > 0.98  # without the exchange 32 of 40, and 0.92
     assert covering_group(probabilities, 20) == tuple(range(8))
     assert covering_group(probabilities, 1) == (int(probabilities.mean(1).argmax()),)
 
