@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from kept import packed
 from loss import losses
 from making import is_useless, problems_of, with_steps
 from retention import accuracies, accuracies_alone, kept_share
+from shots import drawn_rows
 
 from rocket_hub.options import Setting
 from rocket_hub.recipe import Recipe
@@ -101,15 +101,11 @@ def draw_kshot(world: World, cell: Cell) -> Path:
     shots = dict(cell.options).get("shots", SHOTS)
     path = world.work / "kshots" / f"{cell.task}-{cell.draw}-{shots}.jsonl"
     if not path.is_file():
-        from datasets import load_dataset
-
         from rocket_hub.tasks import get_task
 
         options = recipe_of(world, cell).evaluate
         task = get_task(cell.task).at(options.dataset, options.config)
-        rows = load_dataset(task.dataset, task.config, split="train")
-        chosen = Random(100 + cell.draw).sample(range(len(rows)), min(SHOTS, len(rows)))[:shots]
-        drawn = with_steps(cell.task, [rows[i] for i in chosen])
+        drawn = with_steps(cell.task, drawn_rows(task, options.split, cell.draw)[:shots])
         task.examples(drawn, f"{task.dataset}, train")  # it refuses what the task cannot read
         write_text(path, "".join(json.dumps(row) + "\n" for row in drawn))
     return path
