@@ -105,7 +105,7 @@ def draw_kshot(world: World, cell: Cell) -> Path:
 
         options = recipe_of(world, cell).evaluate
         task = get_task(cell.task).at(options.dataset, options.config)
-        drawn = with_steps(cell.task, drawn_rows(task, options.split, cell.draw)[:shots])
+        drawn = with_steps(cell.task, drawn_rows(task, options.split or task.split, cell.draw)[:shots])
         task.examples(drawn, f"{task.dataset}, train")  # it refuses what the task cannot read
         write_text(path, "".join(json.dumps(row) + "\n" for row in drawn))
     return path
