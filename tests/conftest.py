@@ -3,7 +3,9 @@
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # The Hub libraries read these when they are imported, so they are set before any test module is.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="rocket-hub-tests-")
@@ -14,6 +16,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["WANDB_DISABLED"] = "true"
 
 import pytest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from rocket_hub.localhub import LocalHub
 
 # A shell in the background starts its jobs deaf to Ctrl-C, and they would pass that on to what the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,6 +36,23 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared data folder is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator["LocalHub"]:
+    """An empty Hub."""
+    from rocket_hub.localhub import LocalHub
+
+    with LocalHub(tmp_path / "store") as hub:
+        yield hub
+
+
+@pytest.fixture
+def api(hub: "LocalHub") -> "HfApi":
+    """A client of the empty Hub."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=hub.url, token="hf_local")
 
 
 @pytest.fixture(scope="session")

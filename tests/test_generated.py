@@ -1,7 +1,6 @@
 """Generated rows on disk and as a data set on the Hub; what they are made from, and where questions come from."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,6 @@ BASE = Pinned("acme/base", "b" * 40, "model", "apache-2.0")
 ROWS = tuple(Row(f"What is {n} plus 1?", f"{n} + 1 #### {n + 1}\u2028x", "generated:meteor", n) for n in range(3))
 COUNTS = {"prompts": 10, "questions": 8, "duplicate": 2, "not_novel": 1, "kept": 3, "surplus": 1}
 REPO = "local/made"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "store") as hub:
-        yield hub
-
-
-@pytest.fixture
-def api(hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=hub.url, token="hf_local")
 
 
 def write(folder: Path, *more: Pinned, rows: tuple[Row, ...] = ROWS, **bill: Any) -> dict[str, Any]:

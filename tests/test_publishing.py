@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,17 +133,6 @@ def test_a_missing_fact_is_named(fact: str) -> None:
     facts = {key: value for key, value in FACTS.items() if key != fact}
     with pytest.raises(InputError, match=rf"model card: .*'{fact}'"):
         create_model_card(facts, METADATA)
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "store") as hub:
-        yield hub
-
-
-@pytest.fixture
-def api(hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=hub.url, token="hf_local")
 
 
 @pytest.fixture

@@ -35,6 +35,9 @@ class Probes:
     tokens: Tokens | None = None
 
 
+NO_PROBES = Probes()
+
+
 @dataclass(frozen=True)
 class Bank:
     """What a selector may look at.
@@ -57,7 +60,7 @@ class Bank:
     similarity: np.ndarray
     copies: Mapping[str, str]
     seed: int = 0
-    probes: Probes = Probes()
+    probes: Probes = NO_PROBES
 
     @property
     def shortlist(self) -> tuple[ExpertScore, ...]:
@@ -76,7 +79,7 @@ def make_bank(
     options: ExpertOptions,
     *,
     seed: int = 0,
-    probes: Probes | None = None,
+    probes: Probes = NO_PROBES,
 ) -> Bank:
     """Order the adapters and find out which of them are alike.
 
@@ -107,7 +110,7 @@ def make_bank(
         shortlist, rest = pool[: options.shortlist], pool[options.shortlist :]
         pool = [*shortlist, *(score for score in rest if _shapes(score, factors) == _shapes(shortlist[0], factors))]
         return Bank(ordered, factors, options, tuple(pool), similarity_of(pool, factors, options.diversity), copies,
-                    seed, probes or Probes())  # fmt: skip
+                    seed, probes)  # fmt: skip
     cosines = similarity_of(pool, factors, "delta_w")
     for i, j in zip(*np.nonzero(np.triu(cosines >= SAME, 1)), strict=True):
         if pool[i].repo_id not in copies:
@@ -117,7 +120,7 @@ def make_bank(
     similarity = cosines[np.ix_(kept, kept)]
     if options.diversity != "delta_w":
         similarity = similarity_of(pool, factors, options.diversity)
-    return Bank(ordered, factors, options, tuple(pool), similarity, copies, seed, probes or Probes())
+    return Bank(ordered, factors, options, tuple(pool), similarity, copies, seed, probes)
 
 
 def similarity_of(scores: Sequence[ExpertScore], factors: Mapping[str, Factors], diversity: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.options import ExpertOptions
 from rocket_hub.records import ExpertScore, ExpertSelection, Rejection
-from rocket_hub.selection.bank import NEARLY, Bank, Probes, make_bank, rank_sum, similarity_of
+from rocket_hub.selection.bank import NEARLY, NO_PROBES, Bank, Probes, make_bank, rank_sum, similarity_of
 from rocket_hub.selection.diversity import Factors, group_diversity
 from rocket_hub.selection.groups import ranked_groups
 from rocket_hub.selection.honesty import chosen_shares, held_out_accuracy, paired
@@ -29,7 +29,7 @@ def select_experts(
     *,
     base: ExpertScore | None = None,
     seed: int = 0,
-    probes: Probes | None = None,
+    probes: Probes = NO_PROBES,
 ) -> ExpertSelection:
     """Choose the group of experts that the K-shot and their diversity favour (Algorithm 1), and say how sure that is.
 

@@ -71,10 +71,10 @@ def kshot_tokens(
     Returns:
         Repository ids, M of them; to the probability of each completion token of the K-shot under each [M, T].
     """
-    rows = [encode(tokenizer, shot.prompt, shot.completion) for shot in shots]
-    order = list(batches([len(ids) for ids, _ in rows], batch_size))
 
     def tokens(names: Sequence[str]) -> np.ndarray:
+        rows = [encode(tokenizer, shot.prompt, shot.completion) for shot in shots]
+        order = list(batches([len(ids) for ids, _ in rows], batch_size))
         found = []
         with swapping(model, {name: factors[name] for name in names}) as swap, evaluating(model):
             for name in names:

@@ -1,26 +1,12 @@
 """The paper's table: what is measured, how it is kept, and that the page says what was measured."""
 
 import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "paper_table"
-NAMES = ("cells", "kept", "bootstrap", "curves", "tables")
-
-
-@pytest.fixture(scope="module")
-def table() -> Iterator[SimpleNamespace]:
-    """The scripts import each other by their bare names."""
-    sys.path.insert(0, str(FOLDER))
-    yield SimpleNamespace(**{name: import_module(name) for name in NAMES})
-    sys.path.remove(str(FOLDER))
-    for name in NAMES:
-        sys.modules.pop(name, None)
 
 
 def test_cells_are_in_balanced_order_and_measured_once(table):

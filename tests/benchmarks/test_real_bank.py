@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,19 +13,7 @@ from rocket_hub.localhub.places import is_hub_folder
 from rocket_hub.recipe import Recipe
 from rocket_hub.tasks import get_task
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "paper_table"
-NAMES = ("cells", "kept", "bootstrap", "curves", "tables", "real_bank")
 TASKS = ("arc_easy", "boolq")
-
-
-@pytest.fixture(scope="module")
-def table() -> Iterator[SimpleNamespace]:
-    """The scripts import each other by their bare names."""
-    sys.path.insert(0, str(FOLDER))
-    yield SimpleNamespace(**{name: import_module(name) for name in NAMES})
-    sys.path.remove(str(FOLDER))
-    for name in NAMES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,11 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-
-from rocket_hub.localhub import LocalHub
 
 CLIENTS = Path(__file__).parent / "clients"
 
@@ -66,13 +63,6 @@ def write_adapter(folder: Path, *, base: str = "acme/base", extra: str = "") -> 
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": base}))
     write_safetensors(folder / "adapter_model.safetensors", a=(2, 16), b=(16, 2))
     return folder
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    """An empty hub."""
-    with LocalHub(tmp_path / "store") as hub:
-        yield hub
 
 
 @pytest.fixture
