@@ -46,7 +46,9 @@ _CHOICES = (
     ("push", "publish", ("all", "best")),
 )
 # In order of what they cost to keep and to serve; `core` is what fits beside every build.
-CORE_CONTROLS = ("base", "best_single", "best_single_trained", "fresh_lora", "uniform_merge", "stack_trained")
+CORE_CONTROLS = (
+    "base", "best_single", "best_single_trained", "fresh_lora", "uniform_merge", "stack_trained", "router_only",
+)  # fmt: skip
 TRAINED_CONTROLS = (
     "best_single_trained", "fresh_lora", "stack_trained", "xlora", "full_finetune", "random_experts", "random_init",
     "router_only", "two_stage", "no_diversity", "no_data", "random_data",

@@ -193,12 +193,13 @@ def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Op
     """AdamW with a learning rate of its own for the routers: gates that learn as fast as experts are a lottery."""
     import torch
 
+    ratio = 1.0 if options.schedule == "router_only" else options.router_learning_rate_ratio
     routers = [parameter for _, parameter in router_parameters(model) if parameter.requires_grad]
     known = {id(parameter) for parameter in routers}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups: list[dict[str, Any]] = [
         {"params": others, "lr": rate, "routers": False},
-        {"params": routers, "lr": rate * options.router_learning_rate_ratio, "routers": True},
+        {"params": routers, "lr": rate * ratio, "routers": True},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=options.weight_decay)
 

@@ -49,7 +49,7 @@ def results(method: str) -> dict[str, Any]:
                        "adapters": {"base": BASE, "selected": adapters, "rejected": []},
                        "datasets": {"selected": datasets, "rejected": []}},
         "2-select-experts": {"selected": ["acme/one", "acme/two"], "rejected": [], "scores": scores, "diversity": 1.0,
-                             "best_single": "acme/best"},
+                             "group": ["acme/one", "acme/two"], "best_single": "acme/best"},
         "3-select-instructions": {"selected": [{}], "rejected": [], "reasons": {}, "considered": 9,
                                   "per_source": {"acme/rows": 1, "acme/nothing-taken": 0}},
         "5-train": {"choice": {"setting": {"weight": 0.5}}},
@@ -91,9 +91,36 @@ def test_card_licence_and_lock_name_what_is_inside(method: str, context: Context
         assert (f"[acme/{name}]" in card) == (f"models/acme/{name}" in INSIDE[method])
 
 
-def test_of_the_routed_adapter_the_group_is_used() -> None:
-    names = [pin.repo_id for pin in used(results("routed"), "routed")]
-    assert names == ["acme/base", "acme/one", "acme/two", "acme/rows"]
+def test_with_routers_trained_alone_it_is_a_routed_adapter_too(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collapse = {
+        "expert_means": (0.8, 1.2),
+        "loss": 0.25,
+        "collapsed_nll": 1.25,
+        "routed_nll": 1.0,
+        "tokens": 64,
+        "energy": 1.0,
+    }
+    monkeypatch.setattr("rocket_hub.pipeline.package._static", lambda *_: collapse)
+    given = results("router_only")
+    measured = next(each for each in given["6-evaluate"]["evaluations"] if each["method"] == "router_only")
+    measured["details"] |= {"learning_rate": 0.01, "weight": 0.25}  # the build's own starts at another weight
+    content = package(context, given, tmp_path / "content")
+    assert (content / ADAPTER[0]).read_text() == "router_only"
+    card = (content / "README.md").read_text()
+    assert "- mixture-of-lora" in card and "import rocket_hub" in card and "merged into one routed adapter" in card
+    assert "| 0.20 |" in card and "| 0.30 |" in card
+
+
+@pytest.mark.parametrize("method", ["routed", "router_only", "stack_trained"])
+def test_of_routed_and_stacked_adapters_the_group_is_used(method: str) -> None:
+    given = results(method)
+    names = ["acme/base", "acme/one", "acme/two", "acme/rows"]
+    assert [pin.repo_id for pin in used(given, method)] == names
+    given["2-select-experts"]["selected"] = []  # none helps; the controls are made of the group all the same
+    assert [pin.repo_id for pin in used(given, method)] == names
+    assert [pin.repo_id for pin in used(given, "fresh_lora")] == ["acme/base", "acme/rows"]
 
 
 def test_the_bare_base_is_not_published(context: Context, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_routers_have_their_own_rate(tiny_model, merged):
     assert [(group["lr"], group["routers"]) for group in groups] == [(0.01, False), (0.0025, True)]
     _prepare(model, options("router_only"))
     (group,) = _optimizer(model, options("router_only"), 0.01).param_groups
-    assert group["routers"] is True
+    assert (group["lr"], group["routers"]) == (0.01, True), "there is nothing that they could be a share of"
     model.set_adapter("default")
     assert not any(p.requires_grad for n, p in model.named_parameters() if "rocket_moe_A" in n)
 

@@ -65,11 +65,12 @@ def written(options: Options) -> str:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a table."""
+    """One row of a table; `at` = where it is on the horizontal axis of the table's curves."""
 
     label: str
     method: str
     options: Options = ()
+    at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def swept(
 ) -> tuple[Variant, ...]:
     """List methods at each value of an option."""
     return tuple(
-        Variant(f"{method}, {text.format(value)}", method, (*more, (name, value)))
+        Variant(f"{method}, {text.format(value)}", method, (*more, (name, value)), None if value == "all" else value)
         for value in values
         for method in methods
     )
@@ -125,14 +126,14 @@ def gates() -> tuple[Variant, ...]:
 
 
 BOTH, THREE = ("routed", "stack_trained"), ("routed", "stack_trained", "fresh_lora")
+FOUR = ("routed", "router_only", "stack_trained", "fresh_lora")
 PAPER: Options = (*GROUP, ("merge.gate", "softmax"), ("merge.gate_scale", "renormalised"))
 TABLES = {table.name: table for table in (
     Table("core", "Methods and tasks", "The build's own form, `routed`, beside every control.", plain(
-        "routed", "stack_trained", "fresh_lora", "best_single_trained", "base", "best_single", "uniform_merge", "ties",
-        "dare_ties", "lorahub", "arrow", "xlora")),
+        "routed", "router_only", "stack_trained", "fresh_lora", "best_single_trained", "base", "best_single",
+        "uniform_merge", "ties", "dare_ties", "lorahub", "arrow", "xlora")),
     Table("controls", "Further controls", "What each ingredient of the build is worth.", (*plain("routed"), *plain(
-        "full_finetune", "random_experts", "random_init", "router_only", "two_stage", "no_diversity", "no_data",
-        "random_data"))),
+        "full_finetune", "random_experts", "random_init", "two_stage", "no_diversity", "no_data", "random_data"))),
     Table("selectors", "How the K-shot chooses experts", "`routed` with the group that `coverage` chooses, as in "
           "the recipes, and with the groups of Algorithm 1, which ranks whole answers.", (
               Variant("routed", "routed"),
@@ -151,8 +152,10 @@ TABLES = {table.name: table for table in (
            *swept(("routed",), "merge.top_k", (2, 1, 3, 4), "k = {}", (*GROUP, ("experts.num_experts", 4))),
            *(Variant(f"the paper's gates, k = {k}", "routed", (*PAPER, ("experts.num_experts", 4), ("merge.top_k", k)))
              for k in (2, 3, 4))), "routed, all four, not cut"),
-    Table("rows", "n, the selected rows", "Rows beside the K-shot; every training has the same number of steps.",
-          (*swept(THREE, "instructions.max_rows", (200, 50, 1000, 100, 500, 2000), "n = {}"),), ""),
+    Table("rows", "n, the selected rows", "Rows beside the K-shot; every training has the same number of steps. With "
+          "n = 200 it is the core table's.",
+          (*(Variant(f"{method}, n = 200", method, at=200) for method in FOUR),
+           *swept(FOUR, "instructions.max_rows", (50, 1000, 100, 500, 2000), "n = {}")), ""),
     Table("gates", "Gates and routers", "Forms of the gates, at the learning rate and weight of `routed`.", gates()),
     Table("useless", "Useless experts in the group", "The four best experts that were made to help, and with them the "
           "best-looking blind or conflicting ones, forced into the group.",
@@ -180,7 +183,7 @@ GRIDS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "xlora": (RATES, (1.0,)),
     "full_finetune": ((3e-4, 1e-3, 3e-3), (1.0,)),  # all weights of the base bear less
     "random_init": (RATES, (1.0,)),  # experts that start at 0 have no weight
-    "router_only": ((1e-2, 1e-1), WEIGHTS),  # routers learn at a tenth of the rate
+    "router_only": ((1e-3, 1e-2), WEIGHTS),
 }
 # Forms of `routed` that differ in what is chosen, or when it is trained: they take its setting.
 TUNED_AS = dict.fromkeys(("two_stage", "random_experts", "no_diversity", "no_data", "random_data"), "routed")
@@ -199,9 +202,14 @@ def points(method: str) -> list[Cell]:
 
 
 def cells_of(
-    table: str, tasks: Sequence[str] = TASKS, draws: Sequence[int] = DRAWS, methods: Sequence[str] = ()
+    table: str,
+    tasks: Sequence[str] = TASKS,
+    draws: Sequence[int] = DRAWS,
+    methods: Sequence[str] = (),
+    options: str | None = None,
 ) -> list[Cell]:
     """List the cells of a table: all of one pair before the next, the tasks of one draw before the next draw."""
-    variants = [v for v in TABLES[table].variants if not methods or v.method in methods]
+    variants = [v for v in TABLES[table].variants
+                if (not methods or v.method in methods) and options in (None, written(v.options))]  # fmt: skip
     known = [task for task in tasks if task in TABLES[table].tasks]
     return [Cell(task, draw, v.method, v.options) for draw in draws for task in known for v in variants]

@@ -11,7 +11,9 @@ import numpy as np
 from bootstrap import resampled
 from cells import TASKS, Table
 
-COLOURS = {"routed": "#0072B2", "stack_trained": "#E69F00", "fresh_lora": "#009E73"}  # told apart by the colour-blind
+COLOURS = {  # told apart by the colour-blind
+    "routed": "#0072B2", "router_only": "#56B4E9", "stack_trained": "#E69F00", "fresh_lora": "#009E73",
+}  # fmt: skip
 AXES = {"rows": "rows selected beside the examples", "experts": "experts in the group"}
 
 
@@ -20,7 +22,7 @@ def draw_curves(scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]], ta
 
     Args:
         scores: Label -> task -> draw -> one number a problem.
-        table: The table that they belong to; its last numeric option is the horizontal axis.
+        table: The table that they belong to.
         path: Where to.
 
     Returns:
@@ -31,12 +33,11 @@ def draw_curves(scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]], ta
 
     panels: dict[str, dict[str, list[tuple[Any, float, float]]]] = defaultdict(lambda: defaultdict(list))
     for variant in table.variants:
-        at = variant.options[-1][1]
         for seed, task in enumerate(TASKS):
-            if isinstance(at, int) and (draws := scores[variant.label][task]):
+            if variant.at is not None and (draws := scores[variant.label][task]):
                 values = np.array([draws[draw] for draw in sorted(draws)])
                 error = float(resampled(values, seed).std(ddof=1))
-                panels[task][variant.method].append((at, float(values.mean()), error))
+                panels[task][variant.method].append((variant.at, float(values.mean()), error))
     if not panels:
         return False
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rocket-hub"}):

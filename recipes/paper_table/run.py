@@ -168,6 +168,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", type=names, default=list(TASKS), help="a,b; default: all")
     parser.add_argument("--draws", type=numbers, default=list(DRAWS), help="1,2; default: all")
     parser.add_argument("--methods", type=names, default=[], help="a,b; default: all of the table")
+    parser.add_argument("--options", help="only rows of the table with these, as keys have them: group.key=value,...")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes with one thread each")
     parser.add_argument("--minutes", type=float, help="start no new cell after that time")
     parser.add_argument("--retry", action="store_true", help="do the cells again that failed")
@@ -197,7 +198,7 @@ def main() -> None:
             report(f"the Hub has no recipe for {', '.join(missing)}: left out")
         worlds = {task: world_of(connection.recipes[task], content, options, connection.name)
                   for task in {*tasks, TUNING_TASK}}  # fmt: skip
-        cells = cells_of(options.table, tasks, options.draws, options.methods)
+        cells = cells_of(options.table, tasks, options.draws, options.methods, options.options)
         cells = same_device(cells, worlds, kept, device())
         jobs = jobs_for(cells, options.table, worlds, kept, options.retry)
         measured = [each for each in jobs if each.table]

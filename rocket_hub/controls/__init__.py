@@ -2,7 +2,7 @@
 
 from rocket_hub.controls.fresh import fresh_lora
 from rocket_hub.controls.method import Group, Method, Parts
-from rocket_hub.controls.methods import FRESH, ROUTED, all_methods
+from rocket_hub.controls.methods import FRESH, ROUTED, ROUTED_FORMS, all_methods
 from rocket_hub.controls.recommending import PRODUCTS, Recommendation, recommend
 from rocket_hub.recipe import CONTROLS, CORE_CONTROLS, check_controls
 
@@ -12,6 +12,7 @@ __all__ = [
     "FRESH",
     "PRODUCTS",
     "ROUTED",
+    "ROUTED_FORMS",
     "Group",
     "Method",
     "Parts",

@@ -26,6 +26,8 @@ from rocket_hub.recipe import CONTROLS
 from rocket_hub.records import Pinned
 
 ROUTED, FRESH = "routed", "fresh_lora"
+ROUTED_FORMS = (ROUTED, "router_only")
+"""What is published as a routed adapter."""
 ROUTING = ("gate", "gate_scale", "top_k", "router", "load_balance_coef", "entropy_coef", "z_coef")
 """What the options say about routers, as `RocketMoeConfig` names it."""
 

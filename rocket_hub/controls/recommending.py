@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rocket_hub.evaluation import paired_difference
 from rocket_hub.records import Evaluation
 
-PRODUCTS = ("base", "best_single", "best_single_trained", "fresh_lora", "stack_trained", "routed")
+PRODUCTS = ("base", "best_single", "best_single_trained", "fresh_lora", "stack_trained", "router_only", "routed")
 """What may be recommended; the others show what an ingredient is worth, and are not kept up to be used."""
 
 

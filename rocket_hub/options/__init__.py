@@ -162,7 +162,7 @@ class TrainOptions:
 
     Attributes:
         learning_rate: Peak learning rates; more than one = a grid to choose from.
-        router_learning_rate_ratio: The routers' learning rate as a share of the experts'.
+        router_learning_rate_ratio: The routers' learning rate as a share of the experts', where both are trained.
         schedule: What of a routed adapter is trained when: `joint` (routers and experts), `router_only`, or `two_stage`
             (routers alone for the first quarter of the steps, then both). Other adapters are trained whole.
         max_steps: Optimiser steps.

@@ -48,7 +48,8 @@ def used(results: Mapping[str, Any], method: str) -> list[Pinned]:
     """
     pins, selection = ingredients(results), results["2-select-experts"]
     base, best = results["1-discover"]["adapters"]["base"]["repo_id"], selection["best_single"]
-    experts = {"best_single": [best], "best_single_trained": [best], FRESH: []}.get(method, selection["selected"])
+    group = selection["selected"] or selection["group"]  # controls are made of it even where none helps
+    experts = {"best_single": [best], "best_single_trained": [best], FRESH: []}.get(method, group)
     counts = results["3-select-instructions"]["per_source"] if method not in UNTRAINED else {}
     keys = [f"models/{name}" for name in (base, *experts)]
     sources = [name for name, count in counts.items() if count and not name.startswith(SOURCE)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rocket_hub.adapting import ADAPTER, adapted
-from rocket_hub.controls import ROUTED
+from rocket_hub.controls import ROUTED_FORMS
 from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import NothingLeftError, StorageError
 from rocket_hub.pipeline.context import Context
@@ -44,7 +44,7 @@ def package(context: Context, results: Results, content: Path) -> Path:
         content.mkdir(parents=True)
         for name in ADAPTER:
             shutil.copyfile(context.run.absolute(source) / name, content / name)
-        collapse = _static(context, results, content) if method == ROUTED else None
+        collapse = _static(context, results, content) if method in ROUTED_FORMS else None
     except OSError as error:
         raise StorageError(f"{content}: cannot be written: {error}; free some space and run it again") from error
     write_json(content / "lock.json", lock_file(context, results, method))
@@ -79,11 +79,11 @@ def card(
     labels = results["6-evaluate"]["labels"]
     repo_id = recipe.push.repo_id or context.run.path.name
     recommendation = results["6-evaluate"]["recommendation"]
-    start = results["5-train"]["choice"]["setting"]["weight"]
+    start = next(each.details.get("weight", 0.0) for each in evaluations if each.method == method)
     facts = {
         "title": repo_id.split("/")[-1],
         "summary": _summary(context, experts, method, labels[method]),
-        "routed": method == ROUTED,
+        "routed": method in ROUTED_FORMS,
         "trained": method not in UNTRAINED,
         "repo_id": repo_id,
         "base": pins[0],
@@ -120,13 +120,13 @@ def card(
         "license": ledger.result,
         "license_name": "see-this-card" if ledger.result == "other" else "",
         "datasets": [pin.repo_id for pin in rows],
-        "tags": ["lora", "rocket-hub", *(["mixture-of-lora"] if method == ROUTED else [])],
+        "tags": ["lora", "rocket-hub", *(["mixture-of-lora"] if method in ROUTED_FORMS else [])],
     }
     return create_model_card(facts, metadata)
 
 
 def _summary(context: Context, experts: list[Pinned], method: str, label: str) -> str:
-    what = f"{len(experts)} LoRA experts merged into one routed adapter" if method == ROUTED else label
+    what = f"{len(experts)} LoRA experts merged into one routed adapter" if method in ROUTED_FORMS else label
     return (
         f"An adapter of `{context.pinned.repo_id}` for the task `{context.task.name}` "
         f"({context.task.description.rstrip('.').lower()}): {what}, made with {len(context.shots)} verified examples."

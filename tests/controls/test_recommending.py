@@ -63,7 +63,7 @@ def test_controls_by_name() -> None:
     assert check_controls(()) == ()
     assert check_controls(("all",)) == check_controls(("core", "arrow", "all")) == CONTROLS
     assert check_controls(("core",)) == CORE_CONTROLS
-    assert check_controls(("xlora", "core")) == (*CORE_CONTROLS, "xlora")
+    assert check_controls(("xlora", "core")) == (*CORE_CONTROLS[:6], "xlora", "router_only")
     assert len(set(CONTROLS)) == len(CONTROLS) == 20 and {*CORE_CONTROLS, *TRAINED_CONTROLS} < {*CONTROLS}
     assert check_controls(("stack_trained", "base")) == ("base", "stack_trained")  # in the order of cost
 
