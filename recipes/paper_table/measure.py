@@ -186,10 +186,11 @@ def folder_of(context: Any, results: Mapping[str, Any], cell: Cell, setting: Set
 def tune(world: World, cell: Cell, _: None) -> dict[str, Any]:
     """Try one point of a method's grid by cross-fitting: no shot judges what it trained."""
     from rocket_hub.crossfit import held_out
-    from rocket_hub.pipeline.make import cross_fit, methods, training_rows
+    from rocket_hub.pipeline.make import cross_fit, methods, training_rows, weighed
 
     context, results = opened(world, cell.pair)
-    method, point = methods(context, results)[cell.method], Setting(**dict(cell.options))
+    method = methods(context, results)[cell.method]
+    point = weighed(method, Setting(**dict(cell.options)))
     fit = cross_fit(context, method, folder_of(context, results, cell, point))
     scores = held_out(0, point, context.examples, training_rows(context, results, method.rows), fit)
     mean = float(scores.mean()) if np.isfinite(scores).all() else DIVERGED
@@ -198,16 +199,17 @@ def tune(world: World, cell: Cell, _: None) -> dict[str, Any]:
 
 def measure(world: World, cell: Cell, setting: dict[str, float] | None) -> dict[str, Any]:
     """Train a cell's method at its setting, and measure it."""
-    from rocket_hub.pipeline.make import method_model, methods
+    from rocket_hub.pipeline.make import method_model, methods, weighed
 
     context, results = changed(world, cell)
-    options, chosen, asked = dict(cell.options), Setting(0.0), None
+    method, options, chosen, asked = methods(context, results)[cell.method], dict(cell.options), Setting(0.0), None
     if setting:
-        chosen = Setting(**{**setting, "weight": options.get("merge.gate_start", setting["weight"])})
+        weight = options.get("merge.gate_start", setting["weight"])
+        chosen = weighed(method, Setting(**{**setting, "weight": weight}))
     if "retention" in options:
         selection = results[STAGES[1]]
         asked = problems_of(selection["selected"] or selection["group"], options["retention"])
-    method, folder = methods(context, results)[cell.method], folder_of(context, results, cell, chosen)
+    folder = folder_of(context, results, cell, chosen)
     with method_model(context, results, method, chosen, folder) as (model, details):
         if asked is not None:
             found = accuracies(model, context, asked)

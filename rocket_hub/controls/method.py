@@ -26,7 +26,7 @@ class Method:
         label: What it is, in a few words.
         start: Writes the folder it starts from; none = the bare base model.
         trained: Whether it is fine-tuned.
-        weighted: Whether it has a weight to choose (the stack's, or the gates' start).
+        weighted: Whether it has a weight to choose: the stack's, or the gates' start.
         schedule: What of a routed adapter is trained when; none = as the recipe says.
         rows: What it is trained on beside the K-shot: the `selected` rows, as many `random` ones of the pool, or
             `none`.

@@ -64,7 +64,13 @@ def _trained(parts: Parts) -> tuple[Method, ...]:
     return (
         Method("best_single_trained", "single expert, trained", lambda weight, folder: parts.best(), trained=True),
         Method(FRESH, "fresh LoRA, trained", partial(_fresh, parts), trained=True),
-        Method("stack_trained", "stacked experts, trained", partial(_stack, parts), trained=True, weighted=True),
+        Method(
+            "stack_trained",
+            "stacked experts, trained",
+            partial(_stack, parts),
+            trained=True,
+            weighted=_has_weight(parts),
+        ),
         Method("xlora", "X-LoRA, trained", partial(_xlora, parts), trained=True, open=_xlora_open(parts)),
         Method("full_finetune", "all parameters, trained", _nothing, trained=True, open=full_model),
     )
@@ -72,7 +78,8 @@ def _trained(parts: Parts) -> tuple[Method, ...]:
 
 def _ablations(parts: Parts) -> tuple[Method, ...]:
     """List the routed adapter and what is left of it without one of its ingredients."""
-    routed = Method(ROUTED, "routed experts, trained", _routed(parts, parts.chosen), trained=True, weighted=True)
+    routed = Method(ROUTED, "routed experts, trained", _routed(parts, parts.chosen), trained=True,
+                    weighted=_has_weight(parts))  # fmt: skip
     return (
         replace(routed, name="random_experts", label="routed, random experts", start=_routed(parts, parts.drawn),
                 experts=parts.drawn.names),
@@ -85,6 +92,11 @@ def _ablations(parts: Parts) -> tuple[Method, ...]:
         replace(routed, name="random_data", label="routed, random rows", rows="random"),
         routed,
     )  # fmt: skip
+
+
+def _has_weight(parts: Parts) -> bool:
+    """Tell whether there is a sum of experts to weigh; one expert alone is best at the strength it was trained at."""
+    return len(parts.chosen.pins) > 1
 
 
 def _nothing(weight: float, folder: Path) -> Path:

@@ -133,9 +133,9 @@ def merge(context: Context, name: str, results: Results) -> Any:
 
     def make(folder: Path) -> dict[str, Any]:
         seed_everything(context.recipe.seed)
-        start = methods(context, results)[made(results)].start
-        weight = context.recipe.merge.gate_start[0]
-        adapter = start(weight, folder / "adapter") if start else folder
+        method = methods(context, results)[made(results)]
+        weight = weighed(method, Setting(0.0, context.recipe.merge.gate_start[0])).weight
+        adapter = method.start(weight, folder / "adapter") if method.start else folder
         size = (adapter / WEIGHTS).stat().st_size
         return {"method": made(results), "adapter": context.run.relative(adapter), "weight": weight, "bytes": size}
 
@@ -164,10 +164,15 @@ def train(context: Context, name: str, results: Results) -> Any:
 
 def fit_method(context: Context, results: Results, method: Method, points: Sequence[Any], folder: Path) -> Any:
     """Choose among the points of a method's grid by cross-fitting, then train on everything at the chosen one."""
-    rows = training_rows(context, results, method.rows)
+    rows, points = training_rows(context, results, method.rows), [weighed(method, point) for point in points]
     choice = choose(points, context.examples, rows, cross_fit(context, method, folder))
     training = fit(context, method, choice.setting, [*context.examples, *rows], folder)
     return {"choice": to_dict(choice), "training": training}
+
+
+def weighed(method: Method, setting: Setting) -> Setting:
+    """Return a setting without a weight for a method that has none to choose."""
+    return setting if method.weighted else replace(setting, weight=1.0)
 
 
 def cross_fit(context: Context, method: Method, folder: Path) -> Callable[..., np.ndarray]:

@@ -15,7 +15,7 @@ from rocket_hub.localhub import LocalHub
 from rocket_hub.moe.initialisation import read_stacks
 from rocket_hub.options import ExpertOptions, MergeOptions, Setting, TrainOptions
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.make import method_model, methods, training_rows
+from rocket_hub.pipeline.make import merge, method_model, methods, training_rows
 from rocket_hub.pipeline.random_rows import random_rows
 from rocket_hub.recipe import TRAINED_CONTROLS, Recipe
 from rocket_hub.records import DatasetCandidate, Example, Pinned
@@ -136,12 +136,22 @@ def test_every_method_is_made_and_opened(name: str, context: Context, results: d
     assert all(torch.equal(tensor, before[n]) for n, tensor in base.state_dict().items())
     assert torch.equal(says(base), said)
     assert details.get("steps") == (2 if method.trained else None)
-    assert details.get("weight") == (0.5 if method.trained else None)
+    assert details.get("weight") == ((0.5 if method.weighted else 1.0) if method.trained else None)
     assert tuple(details.get("experts", ())) == method.experts
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with method_model(context, results, method, SETTING, folder) as (model, again):  # nothing is made twice
         assert torch.equal(says(model), found) and again == details
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
+
+
+def test_one_expert_alone_starts_at_the_strength_it_came_with(context: Context, results: dict[str, Any]) -> None:
+    alone = {**results, "2-select-experts": {**results["2-select-experts"], "selected": [NAMES[1]]}}
+    assert not any(method.weighted for method in methods(context, alone).values())
+    merged = merge(context, "4-merge", alone)
+    assert merged["weight"] == 1.0 and read_stacks(context.run.absolute(merged["adapter"]))[0].gate_start == 1.0
+    folder = context.run.path / "alone"
+    with method_model(context, alone, methods(context, alone)["stack_trained"], SETTING, folder) as (_, details):
+        assert (details["learning_rate"], details["weight"]) == (RATE, 1.0)
 
 
 def test_what_is_in_the_routed_ones(context: Context, results: dict[str, Any], tmp_path: Path) -> None:
