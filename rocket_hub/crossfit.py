@@ -34,9 +34,9 @@ class Choice:
 Fit = Callable[[Setting, Sequence[Example], Sequence[Example], str], np.ndarray]
 
 
-def grid(learning_rates: Sequence[float], weights: Sequence[float], weighted: bool) -> tuple[Setting, ...]:
-    """List the points of a method's grid; methods without a weight have only learning rates."""
-    return tuple(Setting(rate, weight) for rate, weight in product(learning_rates, weights if weighted else (1.0,)))
+def grid(learning_rates: Sequence[float], weights: Sequence[float]) -> tuple[Setting, ...]:
+    """List the points of a grid."""
+    return tuple(Setting(rate, weight) for rate, weight in product(learning_rates, weights))
 
 
 def choose(points: Sequence[Setting], shots: Sequence[Example], rows: Sequence[Example], fit: Fit) -> Choice:

@@ -212,3 +212,8 @@ def check_controls(names: Sequence[str], settings: Collection[str] = ()) -> tupl
                                   f"= {', '.join(CORE_CONTROLS)}")  # fmt: skip
     wanted = {control for name in names for control in groups.get(name, (name,))}
     return tuple(name for name in CONTROLS if name in wanted)
+
+
+def controls_of(recipe: Recipe) -> tuple[str, ...]:
+    """List the controls that a recipe asks for, but not the one that its own `train.schedule` makes the result be."""
+    return tuple(name for name in check_controls(recipe.evaluate.controls) if name != recipe.train.schedule)

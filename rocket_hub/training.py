@@ -190,7 +190,7 @@ def _trainer(
 
 
 def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Optimizer:
-    """AdamW with a learning rate of its own for the routers: gates that learn as fast as experts are a lottery."""
+    """AdamW, slower for routers: gates that learn as fast as experts are a lottery. Alone they have the rate itself."""
     import torch
 
     ratio = 1.0 if options.schedule == "router_only" else options.router_learning_rate_ratio

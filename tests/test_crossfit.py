@@ -67,10 +67,9 @@ def test_without_a_choice_nothing_is_fitted(points: tuple[Setting, ...], count: 
 
 
 def test_the_grid() -> None:
-    assert grid((1e-3, 1e-2), (0.5, 1.0), True) == (
+    assert grid((1e-3, 1e-2), (0.5, 1.0)) == (
         Setting(1e-3, 0.5),
         Setting(1e-3, 1.0),
         Setting(1e-2, 0.5),
         Setting(1e-2, 1.0),
     )
-    assert grid((1e-3, 1e-2), (0.5, 1.0), False) == (Setting(1e-3, 1.0), Setting(1e-2, 1.0))

@@ -111,6 +111,21 @@ def test_with_routers_trained_alone_it_is_a_routed_adapter_too(
     card = (content / "README.md").read_text()
     assert "- mixture-of-lora" in card and "import rocket_hub" in card and "merged into one routed adapter" in card
     assert "| 0.20 |" in card and "| 0.30 |" in card
+    assert "| router_only | 50.0% | 40.0% to 60.0% |  | lr 0.01, weight 0.25 |" in card
+    assert "| stack_trained | 50.0% | 40.0% to 60.0% | +0.0% ± 0.0% |" in card, (
+        "all are compared with what is published"
+    )
+    lock = json.loads((content / "lock.json").read_text())
+    assert lock["licence"]["result"] == "cc-by-sa-4.0" and not lock["ingredients"]["models/acme/best"]["used"]
+
+
+def test_where_none_helps_the_card_of_a_control_does_not_contradict_itself(context: Context, tmp_path: Path) -> None:
+    given = results("stack_trained")
+    given["2-select-experts"] |= {"selected": [], "rejected": [
+        {"item": f"acme/{name}", "reason": reason, "detail": ""}
+        for name, reason in (("one", "verdict"), ("two", "verdict"), ("unused", "shortlist"))]}  # fmt: skip
+    card = (package(context, given, tmp_path / "content") / "README.md").read_text()
+    assert "[acme/one]" in card and "[acme/two]" in card and "Adapters not taken: 1 shortlist" in card
 
 
 @pytest.mark.parametrize("method", ["routed", "router_only", "stack_trained"])

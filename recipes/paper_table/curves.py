@@ -31,21 +31,23 @@ def draw_curves(scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]], ta
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    panels: dict[str, dict[str, list[tuple[Any, float, float]]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[tuple[Any, float, float]]]] = defaultdict(lambda: defaultdict(list))
     for variant in table.variants:
         for seed, task in enumerate(TASKS):
-            if variant.at is not None and (draws := scores[variant.label][task]):
-                values = np.array([draws[draw] for draw in sorted(draws)])
+            draws = scores[variant.label][task]
+            if variant.at is not None and (shared := _of_every_point(scores, table, task)) and draws:
+                values = np.array([draws[draw] for draw in sorted(shared)])
                 error = float(resampled(values, seed).std(ddof=1))
-                panels[task][variant.method].append((variant.at, float(values.mean()), error))
+                found[task][variant.method].append((variant.at, float(values.mean()), error))
+    panels = {task: lines for task, lines in found.items() if max(map(len, lines.values())) > 1}
     if not panels:
         return False
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rocket-hub"}):
         figure = Figure(figsize=(3 * len(panels) + 1, 3), layout="constrained")
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (task, lines) in zip(row, panels.items(), strict=True):
-            for method, found in lines.items():
-                x, y, error = zip(*sorted(found), strict=True)
+            for method, points in lines.items():
+                x, y, error = zip(*sorted(points), strict=True)
                 axes.errorbar(x, 100 * np.array(y), 100 * np.array(error), color=COLOURS.get(method), marker="o", ms=3,
                               capsize=2, label=method)  # fmt: skip
             axes.set_title(task)
@@ -56,3 +58,9 @@ def draw_curves(scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]], ta
         row[-1].legend(frameon=False, fontsize="small")
         figure.savefig(path, format="svg", metadata={"Date": None})
     return True
+
+
+def _of_every_point(scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]], table: Table, task: str) -> set[int]:
+    """List the draws that every measured point of a task has: lines do not bend because other draws are in a point."""
+    measured = [set(draws) for variant in table.variants if (draws := scores[variant.label][task])]
+    return set.intersection(*measured) if measured else set()

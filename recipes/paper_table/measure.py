@@ -199,6 +199,7 @@ def tune(world: World, cell: Cell, _: None) -> dict[str, Any]:
 
 def measure(world: World, cell: Cell, setting: dict[str, float] | None) -> dict[str, Any]:
     """Train a cell's method at its setting, and measure it."""
+    from rocket_hub.pipeline.lock import group_of
     from rocket_hub.pipeline.make import method_model, methods, weighed
 
     context, results = changed(world, cell)
@@ -207,8 +208,7 @@ def measure(world: World, cell: Cell, setting: dict[str, float] | None) -> dict[
         weight = options.get("merge.gate_start", setting["weight"])
         chosen = weighed(method, Setting(**{**setting, "weight": weight}))
     if "retention" in options:
-        selection = results[STAGES[1]]
-        asked = problems_of(selection["selected"] or selection["group"], options["retention"])
+        asked = problems_of(group_of(results), options["retention"])
     folder = folder_of(context, results, cell, chosen)
     with method_model(context, results, method, chosen, folder) as (model, details):
         if asked is not None:

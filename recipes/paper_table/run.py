@@ -199,6 +199,8 @@ def main() -> None:
         worlds = {task: world_of(connection.recipes[task], content, options, connection.name)
                   for task in {*tasks, TUNING_TASK}}  # fmt: skip
         cells = cells_of(options.table, tasks, options.draws, options.methods, options.options)
+        if not cells:
+            raise SystemExit(f"table {options.table} has no rows with these methods and options")
         cells = same_device(cells, worlds, kept, device())
         jobs = jobs_for(cells, options.table, worlds, kept, options.retry)
         measured = [each for each in jobs if each.table]

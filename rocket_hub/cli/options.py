@@ -54,7 +54,7 @@ _RECIPE = (
     click.option("--gate-grid", callback=numbers, metavar="A,B", help="Start weights of the gates to choose from."),
     click.option("--max-steps", type=int, help="Optimiser steps of every training."),
     click.option("--eval-rows", type=int, help="Measure on at most this many problems."),
-    click.option("--controls", metavar="all|NAMES", help="Controls to run beside the result, separated by commas."),
+    click.option("--controls", metavar="core|all|NAMES", help="Controls to run beside the result, by commas."),
     click.option("--allow-code-execution", is_flag=True, help="Run model-written programs, shut in, to judge them."),
     click.option("--push-to", metavar="ID", help="Publish to this repository."),
     click.option("--private", is_flag=True, default=None, help="Publish as a private repository."),

@@ -12,7 +12,7 @@ from rocket_hub.cli.screen import Screen
 from rocket_hub.errors import InputError
 from rocket_hub.kshot import load_kshot
 from rocket_hub.localhub import connect
-from rocket_hub.recipe import TRAINED_CONTROLS, check_controls
+from rocket_hub.recipe import TRAINED_CONTROLS, controls_of
 
 if TYPE_CHECKING:
     from rocket_hub.recipe import Recipe
@@ -47,7 +47,7 @@ def _cost(recipe: Recipe, kshot: Path, out: Path, hub: str, until: str) -> str:
     points = len(recipe.train.learning_rate) * len(recipe.merge.gate_start)
     trainings = 1 + (2 * points if points > 1 else 0)
     if until >= "6":
-        controls = set(check_controls(recipe.evaluate.controls)).intersection(TRAINED_CONTROLS)
+        controls = set(controls_of(recipe)).intersection(TRAINED_CONTROLS)
         trainings += sum(1 if name in recipe.evaluate.settings else trainings for name in controls)
     return (
         f"[bold]{recipe.task}[/] on {recipe.base}, Hub {hub}, examples {kshot}, run folder {out}\n"

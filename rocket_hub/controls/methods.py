@@ -78,8 +78,8 @@ def _trained(parts: Parts) -> tuple[Method, ...]:
 
 def _ablations(parts: Parts) -> tuple[Method, ...]:
     """List the routed adapter and what is left of it without one of its ingredients."""
-    routed = Method(ROUTED, "routed experts, trained", _routed(parts, parts.chosen), trained=True,
-                    weighted=_has_weight(parts))  # fmt: skip
+    weighted = _has_weight(parts) and parts.merge.gate == "sigmoid"  # those of softmax start at its own
+    routed = Method(ROUTED, "routed experts, trained", _routed(parts, parts.chosen), trained=True, weighted=weighted)
     return (
         replace(routed, name="random_experts", label="routed, random experts", start=_routed(parts, parts.drawn),
                 experts=parts.drawn.names),

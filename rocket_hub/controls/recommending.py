@@ -48,5 +48,5 @@ def recommend(evaluations: Sequence[Evaluation]) -> Recommendation:
     return Recommendation(
         candidate.method,
         f"the best, {best.method}, is ahead by {gap:.1%} with a standard error of {error:.1%}, and {candidate.method} "
-        "is cheaper to keep and to serve",
+        "is cheaper to make, to keep or to serve",
     )

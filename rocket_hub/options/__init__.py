@@ -135,7 +135,8 @@ class MergeOptions:
         gate: `sigmoid` (one gate an expert, starts exactly at the static stack) or `softmax` (the paper's Eq. 7-9).
         gate_scale: What softmax weights sum to: `unit` (the number of active experts) or `renormalised` (1, the paper);
             none = the gate's own.
-        gate_start: Weights at which the experts start; more than one = a grid to choose from.
+        gate_start: Weights at which the experts start; more than one = a grid to choose from. One expert alone starts
+            at 1, and softmax gates where their scale puts them.
         top_k: Experts active per token; none = all.
         router: `layer` (one for each adapted layer) or `shared` (one for all layers of a width, Self-MoE).
         router_init: `random` (or 0, where that is exactly the static stack), `arrow` (from the experts' weights) or
@@ -211,7 +212,7 @@ class EvaluateOptions:
         scoring: `generation` (what the model writes), `likelihood` (which option it finds likeliest) or `both`.
         few_shot: Examples of the K-shot that stand before every problem.
         allow_code_execution: Run what the model wrote where the answer is a program, shut in (`rocket_hub.sandbox`).
-        controls: Names of the controls to run beside the result, or `all`.
+        controls: Names of the controls to run beside the result, `core` or `all`.
         settings: Fixed settings of trained controls, by name; a control without one gets the same grid as the result.
     """
 

@@ -23,6 +23,13 @@ def made(results: Mapping[str, Any]) -> str:
     return ROUTED if results["2-select-experts"]["selected"] else FRESH
 
 
+def group_of(results: Mapping[str, Any]) -> list[str]:
+    """Name the experts that methods are made of; where none helps, a fresh LoRA takes the shape of the group."""
+    selection = results["2-select-experts"]
+    group: list[str] = selection["selected"] or selection["group"]
+    return group
+
+
 def ingredients(results: Mapping[str, Any]) -> dict[str, Pinned]:
     """Name what the first stage pinned: base, encoder, evaluation set, usable adapters and data sets."""
     first = results["1-discover"]
@@ -48,8 +55,7 @@ def used(results: Mapping[str, Any], method: str) -> list[Pinned]:
     """
     pins, selection = ingredients(results), results["2-select-experts"]
     base, best = results["1-discover"]["adapters"]["base"]["repo_id"], selection["best_single"]
-    group = selection["selected"] or selection["group"]  # controls are made of it even where none helps
-    experts = {"best_single": [best], "best_single_trained": [best], FRESH: []}.get(method, group)
+    experts = {"best_single": [best], "best_single_trained": [best], FRESH: []}.get(method, group_of(results))
     counts = results["3-select-instructions"]["per_source"] if method not in UNTRAINED else {}
     keys = [f"models/{name}" for name in (base, *experts)]
     sources = [name for name, count in counts.items() if count and not name.startswith(SOURCE)]

@@ -18,7 +18,7 @@ from rocket_hub.moe.expert import Expert
 from rocket_hub.options import Setting
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.loading import read_adapter, stock_folder
-from rocket_hub.pipeline.lock import ingredients, made
+from rocket_hub.pipeline.lock import group_of, ingredients, made
 from rocket_hub.pipeline.problems import as_example
 from rocket_hub.pipeline.random_rows import random_rows
 from rocket_hub.records import Example, Pinned, Row
@@ -30,8 +30,7 @@ Results = Mapping[str, Any]
 
 def methods(context: Context, results: Results) -> dict[str, Method]:
     """List the result and its controls; see `all_methods`. Experts are read when a method is first started."""
-    pins, selection = ingredients(results), results["2-select-experts"]
-    chosen = selection["selected"] or selection["group"]  # where none helps, a fresh LoRA takes the group's shape
+    pins, selection, chosen = ingredients(results), results["2-select-experts"], group_of(results)
     usable = [score["repo_id"] for score in selection["scores"]]  # the best rank sum comes first
     drawn = np.random.default_rng(context.recipe.seed).choice(sorted(usable), len(chosen), replace=False).tolist()
 
@@ -149,7 +148,7 @@ def train(context: Context, name: str, results: Results) -> Any:
     def make(folder: Path) -> dict[str, Any]:
         method = methods(context, results)[made(results)]
         recipe = context.recipe
-        points = grid(recipe.train.learning_rate, recipe.merge.gate_start, method.weighted)
+        points = grid(recipe.train.learning_rate, recipe.merge.gate_start)
         return fit_method(context, results, method, points, folder)
 
     inputs = context.inputs(
@@ -164,7 +163,8 @@ def train(context: Context, name: str, results: Results) -> Any:
 
 def fit_method(context: Context, results: Results, method: Method, points: Sequence[Any], folder: Path) -> Any:
     """Choose among the points of a method's grid by cross-fitting, then train on everything at the chosen one."""
-    rows, points = training_rows(context, results, method.rows), [weighed(method, point) for point in points]
+    rows = training_rows(context, results, method.rows)
+    points = list(dict.fromkeys(weighed(method, point) for point in points))
     choice = choose(points, context.examples, rows, cross_fit(context, method, folder))
     training = fit(context, method, choice.setting, [*context.examples, *rows], folder)
     return {"choice": to_dict(choice), "training": training}
@@ -228,4 +228,4 @@ def seed_everything(seed: int) -> None:
 def pin_digest(results: Results) -> str:
     """Name the commits of the chosen experts."""
     pins = ingredients(results)
-    return digest([pins[f"models/{name}"].revision for name in results["2-select-experts"]["selected"]])
+    return digest([pins[f"models/{name}"].revision for name in group_of(results)])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rocket_hub.adapting import ADAPTER, adapted
-from rocket_hub.controls import ROUTED_FORMS
+from rocket_hub.controls import ROUTED, ROUTED_FORMS
 from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import NothingLeftError, StorageError
+from rocket_hub.evaluation import paired_difference
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.generated import METHODS, SOURCE, in_words, teacher_terms
 from rocket_hub.pipeline.lock import UNTRAINED, behind_generated, chosen_generated, lock_file, made, used
@@ -79,7 +80,11 @@ def card(
     labels = results["6-evaluate"]["labels"]
     repo_id = recipe.push.repo_id or context.run.path.name
     recommendation = results["6-evaluate"]["recommendation"]
-    start = next(each.details.get("weight", 0.0) for each in evaluations if each.method == method)
+    ours = next(each for each in evaluations if each.method == method)
+    start = ours.details.get("weight", 0.0)
+    names = {pin.repo_id for pin in experts}
+    rejected = [*results["1-discover"]["adapters"]["rejected"],
+                *(each for each in results["2-select-experts"]["rejected"] if each["item"] not in names)]  # fmt: skip
     facts = {
         "title": repo_id.split("/")[-1],
         "summary": _summary(context, experts, method, labels[method]),
@@ -90,7 +95,7 @@ def card(
         "collapse": collapse,
         "prompt": context.task.prompt("…"),
         "evaluation_note": _evaluation_note(context, results, evaluations),
-        "results": [_result_row(evaluation, results) for evaluation in evaluations],
+        "results": [_result_row(each, ours, labels[each.method]) for each in evaluations],
         "recommendation": {"label": labels[recommendation["method"]], "reason": recommendation["reason"]},
         "experts": [_expert_row(pin, i, results, collapse, start) for i, pin in enumerate(experts)],
         "shots": len(context.shots),
@@ -98,9 +103,7 @@ def card(
         "flagged": len(results["3-select-instructions"].get("flagged", ())),
         "scored": len(results["2-select-experts"]["scores"]),
         "diversity": results["2-select-experts"]["diversity"],
-        "adapters_rejected": _reasons(
-            results["1-discover"]["adapters"]["rejected"], results["2-select-experts"]["rejected"]
-        ),
+        "adapters_rejected": _reasons(rejected),
         "rows": len(results["3-select-instructions"]["selected"]),
         "considered": f"{results['3-select-instructions']['considered']:,}",
         "datasets": [_data_row(pin, results["3-select-instructions"]) for pin in rows],
@@ -126,7 +129,13 @@ def card(
 
 
 def _summary(context: Context, experts: list[Pinned], method: str, label: str) -> str:
-    what = f"{len(experts)} LoRA experts merged into one routed adapter" if method in ROUTED_FORMS else label
+    what = label
+    if method in ROUTED_FORMS:
+        one = len(experts) == 1
+        what = (
+            "one LoRA expert behind routers" if one else f"{len(experts)} LoRA experts merged into one routed adapter"
+        )
+        what += "" if method == ROUTED else ", of which the routers alone were trained"
     return (
         f"An adapter of `{context.pinned.repo_id}` for the task `{context.task.name}` "
         f"({context.task.description.rstrip('.').lower()}): {what}, made with {len(context.shots)} verified examples."
@@ -143,15 +152,16 @@ def _evaluation_note(context: Context, results: Results, evaluations: list[Evalu
     )
 
 
-def _result_row(evaluation: Evaluation, results: Results) -> dict[str, str]:
-    gap = results["6-evaluate"]["differences"].get(evaluation.method)
+def _result_row(evaluation: Evaluation, ours: Evaluation, label: str) -> dict[str, str]:
+    """Describe a measurement, and how far what is published is from it."""
+    gap, error = paired_difference(ours, evaluation)
     details = evaluation.details
     settings = f"lr {details['learning_rate']:g}, weight {details['weight']:g}" if "learning_rate" in details else ""
     return {
-        "label": results["6-evaluate"]["labels"][evaluation.method],
+        "label": label,
         "accuracy": f"{evaluation.accuracy:.1%}",
         "interval": f"{evaluation.low:.1%} to {evaluation.high:.1%}",
-        "difference": f"{gap['difference']:+.1%} ± {gap['standard_error']:.1%}" if gap else "",
+        "difference": "" if evaluation is ours else f"{gap:+.1%} ± {error:.1%}",
         "settings": settings,
     }
 
@@ -171,9 +181,9 @@ def _data_row(pin: Pinned, chosen: Results) -> dict[str, Any]:
     return {**asdict(pin), "rows": chosen["per_source"][pin.repo_id], "contaminated": contaminated}
 
 
-def _reasons(*rejected: Any) -> str:
-    """Count the reasons of several lists of rejections in words."""
-    return reasons_in_words(from_dict(Rejection, entry, "rejected") for entries in rejected for entry in entries)
+def _reasons(rejected: Iterable[Any]) -> str:
+    """Count the reasons of a list of rejections in words."""
+    return reasons_in_words(from_dict(Rejection, entry, "rejected") for entry in rejected)
 
 
 def _generated(results: Results, method: str, behind: list[Pinned]) -> dict[str, Any] | None:

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.controls import Method, check_controls, recommend
+from rocket_hub.controls import Method, recommend
 from rocket_hub.crossfit import grid
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import ingredients, made
 from rocket_hub.pipeline.make import described, methods, opened, prepared
 from rocket_hub.pipeline.problems import evaluation_set
+from rocket_hub.recipe import controls_of
 from rocket_hub.records import Evaluation, Example, Pinned
 from rocket_hub.runs import read_json, write_json
 from rocket_hub.serialization import from_dict, to_dict
@@ -25,7 +26,7 @@ def measure(context: Context, name: str, results: Results) -> Any:
     """Measure the result and every control that was asked for on the same problems."""
     from rocket_hub.evaluation import paired_difference
 
-    controls = check_controls(context.recipe.evaluate.controls)
+    controls = controls_of(context.recipe)
 
     def make(folder: Path) -> dict[str, Any]:
         problems = evaluation_set(context, from_dict(Pinned, results["1-discover"]["evaluation"], name))
@@ -87,7 +88,7 @@ def _made(context: Context, results: Results, method: Method, folder: Path) -> t
         return context.run.absolute(stage["training"]["adapter"]), described(stage)
     recipe = context.recipe
     fixed = recipe.evaluate.settings.get(method.name)
-    points = (fixed,) if fixed else grid(recipe.train.learning_rate, recipe.merge.gate_start, method.weighted)
+    points = (fixed,) if fixed else grid(recipe.train.learning_rate, recipe.merge.gate_start)
     return prepared(context, results, method, points, folder)
 
 

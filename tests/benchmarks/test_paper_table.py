@@ -22,6 +22,10 @@ def test_cells_are_in_balanced_order_and_measured_once(table):
     shared = {cell.key for cell in cells} & {cell.key for cell in table.cells.cells_of("gates")}
     assert shared == {cell.key for cell in cells if cell.method == "routed"}
     assert table.cells.cells_of("gates", ["piqa"], [2])[1].folder == "piqa-2", "gates change nothing that is prepared"
+    at_200 = {cell.key for cell in table.cells.cells_of("rows", options="")}
+    assert len(at_200) == 4 * 6 * 5 and at_200 < {cell.key for cell in cells}, "n = 200 is not measured twice"
+    (only,) = table.cells.cells_of("rows", ["piqa"], [1], ["routed"], "instructions.max_rows=50")
+    assert only.options == (("instructions.max_rows", 50),)
     assert "num_experts=2" in table.cells.cells_of("experts", ["piqa"], [2])[2].folder
 
 

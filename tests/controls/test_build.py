@@ -1,5 +1,6 @@
 """Every method of a build: made from what the stages left, opened, and the base given back."""
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,13 @@ import torch
 from huggingface_hub import HfApi
 
 from rocket_hub.controls import CONTROLS, ROUTED
+from rocket_hub.crossfit import grid
 from rocket_hub.inference import completion_nll
 from rocket_hub.localhub import LocalHub
 from rocket_hub.moe.initialisation import read_stacks
 from rocket_hub.options import ExpertOptions, MergeOptions, Setting, TrainOptions
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.make import merge, method_model, methods, training_rows
+from rocket_hub.pipeline.make import merge, method_model, methods, training_rows, weighed
 from rocket_hub.pipeline.random_rows import random_rows
 from rocket_hub.recipe import TRAINED_CONTROLS, Recipe
 from rocket_hub.records import DatasetCandidate, Example, Pinned
@@ -152,6 +154,17 @@ def test_one_expert_alone_starts_at_the_strength_it_came_with(context: Context, 
     folder = context.run.path / "alone"
     with method_model(context, alone, methods(context, alone)["stack_trained"], SETTING, folder) as (_, details):
         assert (details["learning_rate"], details["weight"]) == (RATE, 1.0)
+
+
+def test_a_grid_of_weights_is_tried_only_where_there_is_one(context: Context, results: dict[str, Any]) -> None:
+    points = grid((RATE, 2 * RATE), (0.5, 1.0))
+    found = {name: [*dict.fromkeys(weighed(methods(context, results)[name], point) for point in points)]
+             for name in (ROUTED, "fresh_lora")}  # fmt: skip
+    assert found[ROUTED] == [*points] and found["fresh_lora"] == [Setting(RATE, 1.0), Setting(2 * RATE, 1.0)]
+    softmax = copy.copy(context)
+    softmax.recipe = context.recipe.updated("merge", gate="softmax")
+    weighted = {name for name, method in methods(softmax, results).items() if method.weighted}
+    assert weighted == {"stack_trained"}, "softmax gates start where they start"
 
 
 def test_what_is_in_the_routed_ones(context: Context, results: dict[str, Any], tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_discover_prints_a_verdict_for_everything(place: Workplace) -> None:
 def test_build_ends_with_its_tables(built: tuple[Workplace, Done]) -> None:
     place, done = built
     out = done.out
-    assert "4 trainings of 4 steps x 32 rows" in out
+    assert "5 trainings of 4 steps x 32 rows" in out
     best = place.result("2-select-experts")["scores"][0]
     assert f"{best['perplexity']:.3f}" in out
     found = place.result("6-evaluate")

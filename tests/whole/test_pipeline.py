@@ -15,7 +15,9 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
+from rocket_hub.adapting import ADAPTER
 from rocket_hub.controls import CORE_CONTROLS
+from rocket_hub.publishing import STATIC
 from rocket_hub.recipe import Recipe
 
 from .conftest import ROOT, STAGES, Demo, Done, Workplace, stop_when
@@ -88,7 +90,7 @@ def test_the_controls_are_measured_on_the_same_problems(built: Built) -> None:
     assert all(0 <= entry["low"] <= entry["accuracy"] <= entry["high"] <= 1 for entry in found["evaluations"])
     details = {entry["method"]: entry["details"] for entry in found["evaluations"]}
     assert {name: each["steps"] for name, each in details.items() if "steps" in each} == dict.fromkeys(
-        ("best_single_trained", "fresh_lora", "stack_trained", "routed"), 4
+        ("best_single_trained", "fresh_lora", "stack_trained", "router_only", "routed"), 4
     )
     assert [name for name, each in details.items() if "adapter" not in each] == ["base"]
 
@@ -306,3 +308,23 @@ def test_only_the_best_is_published(place: Workplace) -> None:
     assert done.code == 2
     assert [done.note(stage) for stage in STAGES[:6]] == ["done earlier"] * 6
     assert done.last == "error: 'base' is recommended and has no adapter of its own; nothing is published"
+
+
+def test_routers_trained_alone_are_published_as_a_routed_adapter(place: Workplace, api: HfApi) -> None:
+    path = place.run / "6-evaluate" / "result.json"
+    measured = json.loads(path.read_text())
+    measured["result"]["recommendation"] |= {"method": "router_only"}
+    path.write_text(json.dumps(measured))
+    done = place.call("build", "--controls", "core", "--max-steps", "4", "--publish", "best")
+    assert done.code == 0, done.error
+    found = place.result("7-push")
+    assert found["reload"]["max_difference"] == 0
+    content = place.run / found["content"]
+    assert json.loads((content / ADAPTER[0]).read_text())["peft_type"] == "ROCKET_MOE"
+    assert (content / STATIC / ADAPTER[0]).is_file()
+    made = {each["method"]: each["details"] for each in measured["result"]["evaluations"]}["router_only"]
+    assert (content / ADAPTER[1]).read_bytes() == (place.run / made["adapter"] / ADAPTER[1]).read_bytes()
+    used = {key for key, pin in json.loads((content / "lock.json").read_text())["ingredients"].items() if pin["used"]}
+    chosen = place.result("2-select-experts")["selected"]
+    assert {f"models/{name}" for name in chosen} < used and len(chosen) == 4
+    assert "of which the routers alone were trained" in (content / "README.md").read_text()
