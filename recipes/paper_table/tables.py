@@ -11,19 +11,15 @@ from typing import Any
 import numpy as np
 from bootstrap import LEVEL, averaged, in_words, p_value, resampled
 from cells import DRAWS, GRIDS, TABLES, TASKS, TUNING, TUNING_TASK, Cell, Table, Variant
+from choosing import EITHER_FORM, ON_THE_OTHER_HALF, PUBLISHES, Draws, Scores, either_form, published
 from curves import draw_curves
 from kept import RESULTS, Kept, unpacked
 
-from rocket_hub.controls import PRODUCTS, recommend
-from rocket_hub.records import Evaluation
 from rocket_hub.runs import write_text
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- tables: written by tables.py -->", "<!-- end of the tables -->"
 NOT_RUN = "not run"
-PUBLISHES, ON_THE_OTHER_HALF = "what `build` publishes", "the same, chosen on other problems"
-Draws = Mapping[int, np.ndarray]  # draw -> [problems]
-Scores = dict[str, dict[str, Draws]]  # label -> task -> draws
 Write = Callable[..., str]  # `percent` or `nats`
 
 
@@ -59,31 +55,6 @@ def scores_of(kept: Kept, table: Table) -> Scores:
 def stacked(draws: Draws, wanted: Any = None) -> np.ndarray:
     """Put draws below each other, [draws, problems]; all, or those that are wanted."""
     return np.array([draws[draw] for draw in sorted(draws if wanted is None else wanted)])
-
-
-def published(scores: Scores) -> Scores:
-    """Say what the builds publish: the recommendation of each pair, by the same problems and by the other half."""
-    rows: Scores = {PUBLISHES: {}, ON_THE_OTHER_HALF: {}}
-    for task in TASKS:
-        measured = {method: scores[method][task] for method in PRODUCTS}
-        same, other = dict[int, np.ndarray](), dict[int, np.ndarray]()
-        for draw in set.intersection(*(set(draws) for draws in measured.values())):
-            values = {method: draws[draw] for method, draws in measured.items()}
-            same[draw] = values[recommended(values, slice(None))]
-            other[draw] = np.empty_like(same[draw])
-            for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-                other[draw][mine] = values[recommended(values, others)][mine]
-        rows[PUBLISHES][task], rows[ON_THE_OTHER_HALF][task] = same, other
-    return rows
-
-
-def recommended(values: Mapping[str, np.ndarray], part: slice) -> str:
-    """Name what `rocket_hub.controls.recommend` recommends by a part of the problems."""
-    seen = {method: right[part] for method, right in values.items()}
-    return recommend([
-        Evaluation(method, float(right.mean()), 0.0, 1.0, tuple(right.astype(int).tolist()))
-        for method, right in seen.items()
-    ]).method  # fmt: skip
 
 
 def percent(value: float, error: float, draws: int, signed: bool = False) -> str:
@@ -134,7 +105,7 @@ def difference_table(scores: Scores, ours: str, tasks: Sequence[str] = TASKS, wr
     """Write the differences of one row to all others, with p values."""
     lines = [f"| {ours} minus | {' | '.join(tasks)} | above / below |", "|---" * (len(tasks) + 2) + "|"]
     for label, by_task in scores.items():
-        if label in (ours, ON_THE_OTHER_HALF):
+        if label in {ours, ON_THE_OTHER_HALF, EITHER_FORM}:
             continue
         each, above, below = [], 0, 0
         for seed, task in enumerate(tasks):
@@ -184,10 +155,23 @@ def section(kept: Kept, table: Table) -> list[str]:
         lines += [*difference_table(scores, table.reference, table.tasks, nats), ""]
         return [*lines, *settings_table(kept, {variant.method for variant in table.variants}), ""]
     if table.name == "core":
-        scores = {**published(scores), **scores}
+        scores = {**published(scores), **either_form(scores), **scores}
     lines += [*score_table(scores, table.reference, devices), ""]
     if table.name == "core":
-        lines += [*difference_table(scores, PUBLISHES), "", *difference_table(scores, "routed"), ""]
+        lines += [line for ours in (PUBLISHES, "routed", EITHER_FORM) for line in (*difference_table(scores, ours), "")]
+    if table.name == "rows":
+        lines += [*against_stack(scores, table), ""]
+    return lines
+
+
+def against_stack(scores: Scores, table: Table) -> list[str]:
+    """Write what the routed adapter adds to the stack with each number of rows."""
+    lines = [f"| {EITHER_FORM}, minus the stack | {' | '.join(TASKS)} |", "|---" * (len(TASKS) + 1) + "|"]
+    for n in sorted({variant.at for variant in table.variants if variant.at}):
+        suffix = f", n = {n}"
+        ours, stack = either_form(scores, suffix=suffix)[EITHER_FORM + suffix], scores[f"stack_trained{suffix}"]
+        each = [difference(ours[task], stack[task], seed)[0] for seed, task in enumerate(TASKS)]
+        lines.append(f"| n = {n} | {' | '.join(each)} |")
     return lines
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "paper_table"
-NAMES = ("cells", "kept", "bootstrap", "curves", "tables", "real_bank")
+NAMES = ("cells", "kept", "bootstrap", "choosing", "curves", "tables", "real_bank")
 
 
 @pytest.fixture(scope="module")

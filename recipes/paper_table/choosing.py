@@ -1,0 +1,63 @@
+"""Choices among measured methods: what a build publishes, and which form of the routed adapter is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from cells import TASKS
+
+from rocket_hub.controls import PRODUCTS, ROUTED_FORMS, recommend
+from rocket_hub.records import Evaluation
+
+Draws = Mapping[int, np.ndarray]  # draw -> [problems]
+Scores = dict[str, dict[str, Draws]]  # label -> task -> draws
+Values = Mapping[str, np.ndarray]  # method -> [problems]
+PUBLISHES, ON_THE_OTHER_HALF = "what `build` publishes", "the same, chosen on other problems"
+EITHER_FORM = "routed, its form chosen on other problems"
+
+
+def published(scores: Scores) -> Scores:
+    """Say what the builds publish: the recommendation of each pair, by the same problems and by the other half."""
+    products = {task: {method: scores[method][task] for method in PRODUCTS} for task in TASKS}
+    return {
+        PUBLISHES: {task: chosen(products[task], recommended) for task in TASKS},
+        ON_THE_OTHER_HALF: {task: chosen(products[task], recommended, crosswise) for task in TASKS},
+    }
+
+
+def either_form(scores: Scores, tasks: Sequence[str] = TASKS, suffix: str = "") -> Scores:
+    """Take the form of the routed adapter, all trained or the routers alone, that is better on the other half."""
+    forms = {task: {form: scores[form + suffix][task] for form in ROUTED_FORMS} for task in tasks}
+    return {EITHER_FORM + suffix: {task: chosen(forms[task], best, crosswise) for task in tasks}}
+
+
+def chosen(
+    measured: Mapping[str, Draws],
+    choose: Callable[[Values], str],
+    take: Callable[[Values, Callable[[Values], str]], np.ndarray] = lambda values, choose: values[choose(values)],
+) -> Draws:
+    """Choose one of several methods in each draw that all of them have."""
+    shared = set.intersection(*(set(draws) for draws in measured.values()))
+    return {draw: take({name: draws[draw] for name, draws in measured.items()}, choose) for draw in sorted(shared)}
+
+
+def crosswise(values: Values, choose: Callable[[Values], str]) -> np.ndarray:
+    """Take each half of the problems from the method that is chosen by the other half."""
+    found = np.empty_like(next(iter(values.values())))
+    for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        found[mine] = values[choose({name: right[others] for name, right in values.items()})][mine]
+    return found
+
+
+def best(values: Values) -> str:
+    """Name the method with the highest mean; the first of equals."""
+    return max(values, key=lambda name: float(values[name].mean()))
+
+
+def recommended(values: Values) -> str:
+    """Name what `rocket_hub.controls.recommend` recommends."""
+    return recommend([
+        Evaluation(method, float(right.mean()), 0.0, 1.0, tuple(right.astype(int).tolist()))
+        for method, right in values.items()
+    ]).method  # fmt: skip
