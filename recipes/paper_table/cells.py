@@ -104,7 +104,9 @@ def swept(
 ) -> tuple[Variant, ...]:
     """List methods at each value of an option."""
     return tuple(
-        Variant(f"{method}, {text.format(value)}", method, (*more, (name, value)), None if value == "all" else value)
+        Variant(
+            f"{method}, {text.format(value)}", method, (*more, (name, value)), value if isinstance(value, int) else None
+        )
         for value in values
         for method in methods
     )

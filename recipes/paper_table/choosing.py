@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from cells import TASKS
 
-from rocket_hub.controls import PRODUCTS, ROUTED_FORMS, recommend
+from rocket_hub.controls import PRODUCTS, ROUTED, ROUTED_FORMS, recommend
 from rocket_hub.records import Evaluation
 
 Draws = Mapping[int, np.ndarray]  # draw -> [problems]
@@ -21,25 +22,24 @@ def published(scores: Scores) -> Scores:
     """Say what the builds publish: the recommendation of each pair, by the same problems and by the other half."""
     products = {task: {method: scores[method][task] for method in PRODUCTS} for task in TASKS}
     return {
-        PUBLISHES: {task: chosen(products[task], recommended) for task in TASKS},
-        ON_THE_OTHER_HALF: {task: chosen(products[task], recommended, crosswise) for task in TASKS},
+        PUBLISHES: {task: chosen(products[task], lambda values: values[recommended(values)]) for task in TASKS},
+        ON_THE_OTHER_HALF: {task: chosen(products[task], partial(crosswise, choose=recommended)) for task in TASKS},
     }
 
 
-def either_form(scores: Scores, tasks: Sequence[str] = TASKS, suffix: str = "") -> Scores:
+def either_form(scores: Scores, suffix: str = "") -> Scores:
     """Take the form of the routed adapter, all trained or the routers alone, that is better on the other half."""
-    forms = {task: {form: scores[form + suffix][task] for form in ROUTED_FORMS} for task in tasks}
-    return {EITHER_FORM + suffix: {task: chosen(forms[task], best, crosswise) for task in tasks}}
+    taken = {}
+    for task in scores[ROUTED + suffix]:
+        forms = {form: scores[form + suffix][task] for form in ROUTED_FORMS}
+        taken[task] = chosen(forms, partial(crosswise, choose=best))
+    return {EITHER_FORM + suffix: taken}
 
 
-def chosen(
-    measured: Mapping[str, Draws],
-    choose: Callable[[Values], str],
-    take: Callable[[Values, Callable[[Values], str]], np.ndarray] = lambda values, choose: values[choose(values)],
-) -> Draws:
-    """Choose one of several methods in each draw that all of them have."""
+def chosen(measured: Mapping[str, Draws], take: Callable[[Values], np.ndarray]) -> Draws:
+    """Take from several methods in each draw that all of them have."""
     shared = set.intersection(*(set(draws) for draws in measured.values()))
-    return {draw: take({name: draws[draw] for name, draws in measured.items()}, choose) for draw in sorted(shared)}
+    return {draw: take({name: draws[draw] for name, draws in measured.items()}) for draw in sorted(shared)}
 
 
 def crosswise(values: Values, choose: Callable[[Values], str]) -> np.ndarray:

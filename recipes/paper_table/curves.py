@@ -32,13 +32,15 @@ def draw_curves(scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]], ta
     from matplotlib.figure import Figure
 
     found: dict[str, dict[str, list[tuple[Any, float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for variant in table.variants:
-        for seed, task in enumerate(TASKS):
-            draws = scores[variant.label][task]
-            if variant.at is not None and (shared := _of_every_point(scores, table, task)) and draws:
-                values = np.array([draws[draw] for draw in sorted(shared)])
-                error = float(resampled(values, seed).std(ddof=1))
-                found[task][variant.method].append((variant.at, float(values.mean()), error))
+    for seed, task in enumerate(TASKS):
+        measured = [(variant, draws) for variant in table.variants
+                    if variant.at is not None and (draws := scores[variant.label][task])]  # fmt: skip
+        # The draws that every point has: a line does not bend because other draws are in a point.
+        shared = sorted(set.intersection(*(set(draws) for _, draws in measured))) if measured else []
+        for variant, draws in measured if shared else []:
+            values = np.array([draws[draw] for draw in shared])
+            error = float(resampled(values, seed).std(ddof=1))
+            found[task][variant.method].append((variant.at, float(values.mean()), error))
     panels = {task: lines for task, lines in found.items() if max(map(len, lines.values())) > 1}
     if not panels:
         return False
@@ -58,9 +60,3 @@ def draw_curves(scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]], ta
         row[-1].legend(frameon=False, fontsize="small")
         figure.savefig(path, format="svg", metadata={"Date": None})
     return True
-
-
-def _of_every_point(scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]], table: Table, task: str) -> set[int]:
-    """List the draws that every measured point of a task has: lines do not bend because other draws are in a point."""
-    measured = [set(draws) for variant in table.variants if (draws := scores[variant.label][task])]
-    return set.intersection(*measured) if measured else set()

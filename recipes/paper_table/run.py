@@ -200,7 +200,7 @@ def main() -> None:
                   for task in {*tasks, TUNING_TASK}}  # fmt: skip
         cells = cells_of(options.table, tasks, options.draws, options.methods, options.options)
         if not cells:
-            raise SystemExit(f"table {options.table} has no rows with these methods and options")
+            raise SystemExit(f"table {options.table} has nothing for these tasks, draws, methods and options")
         cells = same_device(cells, worlds, kept, device())
         jobs = jobs_for(cells, options.table, worlds, kept, options.retry)
         measured = [each for each in jobs if each.table]

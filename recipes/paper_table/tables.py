@@ -168,8 +168,8 @@ def against_stack(scores: Scores, table: Table) -> list[str]:
     """Write what the routed adapter adds to the stack with each number of rows."""
     lines = [f"| {EITHER_FORM}, minus the stack | {' | '.join(TASKS)} |", "|---" * (len(TASKS) + 1) + "|"]
     for n in sorted({variant.at for variant in table.variants if variant.at}):
-        suffix = f", n = {n}"
-        ours, stack = either_form(scores, suffix=suffix)[EITHER_FORM + suffix], scores[f"stack_trained{suffix}"]
+        (ours,) = either_form(scores, f", n = {n}").values()
+        stack = scores[f"stack_trained, n = {n}"]
         each = [difference(ours[task], stack[task], seed)[0] for seed, task in enumerate(TASKS)]
         lines.append(f"| n = {n} | {' | '.join(each)} |")
     return lines

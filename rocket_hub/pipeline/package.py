@@ -82,9 +82,6 @@ def card(
     recommendation = results["6-evaluate"]["recommendation"]
     ours = next(each for each in evaluations if each.method == method)
     start = ours.details.get("weight", 0.0)
-    names = {pin.repo_id for pin in experts}
-    rejected = [*results["1-discover"]["adapters"]["rejected"],
-                *(each for each in results["2-select-experts"]["rejected"] if each["item"] not in names)]  # fmt: skip
     facts = {
         "title": repo_id.split("/")[-1],
         "summary": _summary(context, experts, method, labels[method]),
@@ -103,7 +100,7 @@ def card(
         "flagged": len(results["3-select-instructions"].get("flagged", ())),
         "scored": len(results["2-select-experts"]["scores"]),
         "diversity": results["2-select-experts"]["diversity"],
-        "adapters_rejected": _reasons(rejected),
+        "adapters_rejected": _reasons(_not_taken(results, experts)),
         "rows": len(results["3-select-instructions"]["selected"]),
         "considered": f"{results['3-select-instructions']['considered']:,}",
         "datasets": [_data_row(pin, results["3-select-instructions"]) for pin in rows],
@@ -131,10 +128,8 @@ def card(
 def _summary(context: Context, experts: list[Pinned], method: str, label: str) -> str:
     what = label
     if method in ROUTED_FORMS:
-        one = len(experts) == 1
-        what = (
-            "one LoRA expert behind routers" if one else f"{len(experts)} LoRA experts merged into one routed adapter"
-        )
+        several = f"{len(experts)} LoRA experts merged into one routed adapter"
+        what = several if len(experts) > 1 else "one LoRA expert behind routers"
         what += "" if method == ROUTED else ", of which the routers alone were trained"
     return (
         f"An adapter of `{context.pinned.repo_id}` for the task `{context.task.name}` "
@@ -179,6 +174,13 @@ def _data_row(pin: Pinned, chosen: Results) -> dict[str, Any]:
     """Describe a data set: what of it is in the adapter, and what of it may not be."""
     contaminated = chosen.get("counts", {}).get(pin.repo_id, {}).get("contaminated", 0)
     return {**asdict(pin), "rows": chosen["per_source"][pin.repo_id], "contaminated": contaminated}
+
+
+def _not_taken(results: Results, experts: list[Pinned]) -> list[Any]:
+    """List the rejected adapters, but not those that are inside all the same, where a control is published."""
+    inside = {pin.repo_id for pin in experts}
+    second = [each for each in results["2-select-experts"]["rejected"] if each["item"] not in inside]
+    return [*results["1-discover"]["adapters"]["rejected"], *second]
 
 
 def _reasons(rejected: Iterable[Any]) -> str:

@@ -298,12 +298,17 @@ def test_a_push_whose_result_was_not_noted_makes_no_second_commit(place: Workpla
     assert place.result("7-push")["commit"] == commit
 
 
-def test_only_the_best_is_published(place: Workplace) -> None:
-    """Where the base is recommended there is nothing to publish."""
+def recommend(place: Workplace, method: str) -> None:
+    """Put another recommendation into what a build has measured."""
     path = place.run / "6-evaluate" / "result.json"
     measured = json.loads(path.read_text())
-    measured["result"]["recommendation"] |= {"method": "base"}
+    measured["result"]["recommendation"] |= {"method": method}
     path.write_text(json.dumps(measured))
+
+
+def test_only_the_best_is_published(place: Workplace) -> None:
+    """Where the base is recommended there is nothing to publish."""
+    recommend(place, "base")
     done = place.call("build", "--controls", "core", "--max-steps", "4", "--publish", "best")
     assert done.code == 2
     assert [done.note(stage) for stage in STAGES[:6]] == ["done earlier"] * 6
@@ -311,10 +316,7 @@ def test_only_the_best_is_published(place: Workplace) -> None:
 
 
 def test_routers_trained_alone_are_published_as_a_routed_adapter(place: Workplace, api: HfApi) -> None:
-    path = place.run / "6-evaluate" / "result.json"
-    measured = json.loads(path.read_text())
-    measured["result"]["recommendation"] |= {"method": "router_only"}
-    path.write_text(json.dumps(measured))
+    recommend(place, "router_only")
     done = place.call("build", "--controls", "core", "--max-steps", "4", "--publish", "best")
     assert done.code == 0, done.error
     found = place.result("7-push")
@@ -322,7 +324,8 @@ def test_routers_trained_alone_are_published_as_a_routed_adapter(place: Workplac
     content = place.run / found["content"]
     assert json.loads((content / ADAPTER[0]).read_text())["peft_type"] == "ROCKET_MOE"
     assert (content / STATIC / ADAPTER[0]).is_file()
-    made = {each["method"]: each["details"] for each in measured["result"]["evaluations"]}["router_only"]
+    evaluations = place.result("6-evaluate")["evaluations"]
+    made = {each["method"]: each["details"] for each in evaluations}["router_only"]
     assert (content / ADAPTER[1]).read_bytes() == (place.run / made["adapter"] / ADAPTER[1]).read_bytes()
     used = {key for key, pin in json.loads((content / "lock.json").read_text())["ingredients"].items() if pin["used"]}
     chosen = place.result("2-select-experts")["selected"]
