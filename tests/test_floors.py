@@ -77,7 +77,7 @@ def test_no_file_outgrows_its_room() -> None:
     long = {
         str(path.relative_to(ROOT)): count
         for path in ROOT.rglob("*.py")
-        if (count := len(path.read_text().splitlines())) > 250
+        if (count := len(path.read_text().splitlines())) > 450
     }
     assert long == {}
 
