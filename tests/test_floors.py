@@ -14,7 +14,7 @@ FLOORS = [  # ground floor first; rooms on one floor do not know each other
     {"tasks", "encoder", "inference", "base_models", "adapting"},
     {"discovery", "selection", "moe", "localhub"},
     {"training", "evaluation"},
-    {"controls", "crossfit", "generation"},
+    {"controls", "tuning", "generation"},
     {"publishing", "plots"},
     {"pipeline"},
     {"cli"},

@@ -185,8 +185,8 @@ def folder_of(context: Any, results: Mapping[str, Any], cell: Cell, setting: Set
 
 def tune(world: World, cell: Cell, _: None) -> dict[str, Any]:
     """Try one point of a method's grid by cross-fitting: no shot judges what it trained."""
-    from rocket_hub.crossfit import held_out
     from rocket_hub.pipeline.make import cross_fit, methods, training_rows, weighed
+    from rocket_hub.tuning import held_out
 
     context, results = opened(world, cell.pair)
     method = methods(context, results)[cell.method]

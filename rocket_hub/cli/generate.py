@@ -12,8 +12,7 @@ import click
 from rocket_hub.cli.lazy import Lazy
 from rocket_hub.cli.options import find_recipe
 from rocket_hub.errors import InputError, NothingLeftError
-from rocket_hub.options import SelfSpecializationOptions
-from rocket_hub.options.generating import NOVELTIES, RETRIEVALS
+from rocket_hub.options import NOVELTIES, RETRIEVALS, SelfSpecializationOptions
 from rocket_hub.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from rocket_hub.generation.brainstorm import METHOD, SOURCE, Brainstorm, rejecti
 from rocket_hub.generation.filters import EmbeddingNovelty, Novelty, RougeNovelty
 from rocket_hub.generation.retrieval import Retriever, cut
 from rocket_hub.generation.writing import Question, Writer, room_of
-from rocket_hub.options import SelfSpecializationOptions
-from rocket_hub.options.generating import NOVELTIES, RETRIEVALS
+from rocket_hub.options import NOVELTIES, RETRIEVALS, SelfSpecializationOptions
 from rocket_hub.records import Example, Generated, Row
 from rocket_hub.runs import KeptResults
 from rocket_hub.tasks import Task

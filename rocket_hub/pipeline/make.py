@@ -13,7 +13,6 @@ import numpy as np
 
 from rocket_hub.adapting import WEIGHTS, adapted
 from rocket_hub.controls import Group, Method, Parts, all_methods
-from rocket_hub.crossfit import choose, grid
 from rocket_hub.moe.expert import Expert
 from rocket_hub.options import Setting
 from rocket_hub.pipeline.context import Context
@@ -24,6 +23,7 @@ from rocket_hub.pipeline.random_rows import random_rows
 from rocket_hub.records import Example, Pinned, Row
 from rocket_hub.runs import digest, read_json, write_json
 from rocket_hub.serialization import to_dict
+from rocket_hub.tuning import choose, grid
 
 Results = Mapping[str, Any]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rocket_hub.controls import Method, recommend
-from rocket_hub.crossfit import grid
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import ingredients, made
 from rocket_hub.pipeline.make import described, methods, opened, prepared
@@ -17,6 +16,7 @@ from rocket_hub.recipe import controls_of
 from rocket_hub.records import Evaluation, Example, Pinned
 from rocket_hub.runs import read_json, write_json
 from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.tuning import grid
 
 Results = Mapping[str, Any]
 RELOADED = 4  # prompts on which the published adapter is compared with the local one

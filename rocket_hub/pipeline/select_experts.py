@@ -27,7 +27,7 @@ def select_experts(context: Context, name: str, results: Results) -> Any:
     found = from_dict(AdapterDiscovery, results["1-discover"]["adapters"], name)
 
     def make(folder: Path) -> dict[str, Any]:
-        from rocket_hub.plots.experts import draw_experts
+        from rocket_hub.plots import draw_experts
 
         taken, closed = _without_task_data(context, found)
         experts, unusable = _read_experts(context, taken)

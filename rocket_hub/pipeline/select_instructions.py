@@ -140,7 +140,7 @@ def _draw(context: Context, folder: Path, rows: _Rows, selection: InstructionSel
     """Draw the map; the vectors are in the cache."""
     import numpy as np
 
-    from rocket_hub.plots.rows import draw_rows
+    from rocket_hub.plots import draw_rows
     from rocket_hub.selection.embeddings import embed, text_of
     from rocket_hub.selection.vectors import open_cache
 

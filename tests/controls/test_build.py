@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import HfApi
 
 from rocket_hub.controls import CONTROLS, ROUTED
-from rocket_hub.crossfit import grid
 from rocket_hub.inference import completion_nll
 from rocket_hub.localhub import LocalHub
 from rocket_hub.moe.initialisation import read_stacks
@@ -24,6 +23,7 @@ from rocket_hub.records import DatasetCandidate, Example, Pinned
 from rocket_hub.runs import RunFolder, Silent
 from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import get_task
+from rocket_hub.tuning import grid
 
 from .conftest import RATE, says
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from rocket_hub.errors import StorageError
-from rocket_hub.plots.experts import draw_experts, experts_figure
+from rocket_hub.plots import draw_experts, experts_figure
 from rocket_hub.records import ExpertScore, ExpertSelection
 
 SCORES = (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rocket_hub.errors import InputError, StorageError
-from rocket_hub.plots.rows import MAX_POINTS, draw_rows, project
+from rocket_hub.plots import MAX_POINTS, draw_rows, project
 
 SVG = "{http://www.w3.org/2000/svg}"
 
