@@ -22,7 +22,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = rocket_hub.no_such_name
 
 
-@pytest.mark.parametrize("start", ["import rocket_hub", "from rocket_hub.cli.commands import cli"])
+@pytest.mark.parametrize("start", ["import rocket_hub", "from rocket_hub.cli.app import cli"])
 def test_light_import(start: str) -> None:
     heavy = ("torch", "transformers", "peft", "trl", "datasets")
     code = f"{start}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"

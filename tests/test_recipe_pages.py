@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from rocket_hub.cli.commands import cli
+from rocket_hub.cli.app import cli
 from rocket_hub.cli.options import adjusted, find_recipe
 from rocket_hub.errors import RecipeError, TaskError
 from rocket_hub.moe.config import RocketMoeConfig

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import HfApi
 from rich.console import Console
 
-from rocket_hub.cli.tables import experts as table_of
+from rocket_hub.cli.screen import experts as table_of
 from rocket_hub.errors import NothingLeftError
 from rocket_hub.localhub import LocalHub
 from rocket_hub.options import DiscoverOptions, EvaluateOptions, ExpertOptions, MergeOptions

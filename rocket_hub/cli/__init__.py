@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     import click
 
-    from rocket_hub.cli.commands import cli
+    from rocket_hub.cli.app import cli
 
     try:
         cli.main(arguments, prog_name="rocket-hub", standalone_mode=False)

@@ -1,19 +1,165 @@
-"""What a person sees: progress while a build runs, and a table for what each stage left."""
+"""What each stage left, as a table or a line."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from textwrap import shorten
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rocket_hub.cli import tables
+from rocket_hub.records import ExpertScore, ExpertSelection, Rejection, reasons_in_words
+from rocket_hub.serialization import from_dict
 
 if TYPE_CHECKING:
     from rocket_hub.pipeline import Build
+
+
+def _table(title: str, *columns: str, text: bool = False) -> Table:
+    """Make a table; columns after the first hold numbers, or text."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 or text else "right")
+    return table
+
+
+def _reasons(entries: list[dict[str, Any]]) -> str:
+    return reasons_in_words(Rejection(**entry) for entry in entries)
+
+
+def discovered(result: dict[str, Any]) -> Table:
+    """Show what was found and why the rest was not taken."""
+    table = _table("on the Hub", "repository", "verdict", "detail", text=True)
+    for kind in ("adapters", "datasets"):
+        for found in result[kind]["selected"]:
+            detail = f"rank {found['rank']}" if kind == "adapters" else found["shape"]
+            told = ", ".join((detail, found["licence"] or "no licence", *found.get("flags", ())))
+            table.add_row(escape(found["repo_id"]), "usable", escape(told))
+        for lost in result[kind]["rejected"]:
+            text = escape(shorten(lost["detail"], 120, placeholder=" …"))
+            table.add_row(escape(lost["item"]), lost["reason"], text)
+    return table
+
+
+def rows(result: dict[str, Any]) -> Table:
+    """Show what was read of each data set, what was chosen, and why the rest was not."""
+    table = _table("rows", "data set", "read", "chosen", "not taken")
+    table.columns[-1].justify = "left"
+    total: Counter[str] = Counter()
+    for source, counts in sorted(result["counts"].items(), key=lambda entry: -entry[1].get("chosen", 0)):
+        total.update(counts)
+        table.add_row(source, *_fates(counts))
+    for lost in result["rejected"]:
+        if "#" not in lost["item"]:  # a whole data set
+            table.add_row(lost["item"], "0", "0", f"{lost['reason']}: {escape(shorten(lost['detail'], 120))}")
+    table.add_section()
+    table.add_row("all", *_fates(dict(total.most_common())))
+    spent = f"; {result['tokens']:,} tokens" if result["tokens"] else ""
+    look = f"; {len(result['flagged'])} chosen rows to look at, see `flagged`" if result["flagged"] else ""
+    table.caption = (
+        f"{result['considered']:,} compared{spent}{look}; map: {result['map']}; each rejected row: "
+        f"{result['rejected_file']}"
+    )
+    return table
+
+
+def _fates(counts: dict[str, int]) -> tuple[str, str, str]:
+    """Write what became of the rows of a data set."""
+    rest = ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if reason not in ("read", "chosen"))
+    return f"{counts['read']:,}", f"{counts.get('chosen', 0):,}", rest
+
+
+def evaluations(result: dict[str, Any]) -> Table:
+    """Show the result beside its controls."""
+    table = _table("held-out accuracy", "method", "accuracy", "95 %", "result − this", "lr, weight")
+    for entry in result["evaluations"]:
+        gap = result["differences"].get(entry["method"])
+        difference = f"{gap['difference']:+.1%} ± {gap['standard_error']:.1%}" if gap else ""
+        details = entry["details"]
+        settings = f"{details['learning_rate']:g}, {details['weight']:g}" if "weight" in details else ""
+        table.add_row(result["labels"][entry["method"]], f"{entry['accuracy']:.1%}",
+                      f"{100 * entry['low']:.1f} to {100 * entry['high']:.1f}", difference, settings)  # fmt: skip
+    advice = result["recommendation"]
+    table.caption = f"recommended: {advice['method']}, because {advice['reason']}"
+    return table
+
+
+def pushed(result: dict[str, Any]) -> str:
+    """Say where the result is and that it loads."""
+    if result["repo_id"] is None:
+        return f"not pushed (give --push-to ID); what would be is in {result['content']} of the run folder"
+    checked = result["reload"]
+    said = (
+        f"; a fresh process loads it: logits differ by {checked['max_difference']:g}, it generates "
+        f"{escape(repr(checked['generated'][0]))} with the KV cache" if checked else ""
+    )  # fmt: skip
+    return f"pushed to {result['repo_id']} at {result['commit'][:12]}{said}"
+
+
+def experts(result: dict[str, Any]) -> Table:
+    """Show how each adapter and the base did on the K-shot, and what the shots say of the choice."""
+    selection = from_dict(ExpertSelection, result, "2-select-experts")
+    table = Table(title="experts", title_justify="left", title_style="bold", caption_justify="left")
+    table.add_column("adapter", overflow="fold")
+    for column in ("perplexity", "accuracy, 95 %", "RP + RA", "alike", "chosen"):
+        table.add_column(column, justify="right")
+    for column in ("licence", "marks"):
+        table.add_column(column, overflow="fold")
+    for score in selection.scores:
+        table.add_row(*_row(score, selection))
+    if base := selection.base:
+        table.add_row("base model", f"{base.perplexity:.3f}", _accuracy(base), *[""] * 5, style="dim")
+    table.caption = escape("\n".join(_said(selection)))
+    return table
+
+
+def _row(score: ExpertScore, selection: ExpertSelection) -> tuple[str, ...]:
+    """Write one adapter's row."""
+    share = "" if score.chosen_share is None else f" {score.chosen_share:.0%}"
+    chosen = ("yes" if score.repo_id in selection.selected else "") + share
+    rank = f"{score.rank_perplexity + score.rank_accuracy:g}"
+    alike = "" if score.similarity is None else f"{score.similarity:.2f}"
+    marks = ", ".join(score.marks)
+    return (escape(score.repo_id), f"{score.perplexity:.3f}", _accuracy(score), rank, alike, chosen.strip(),
+            escape(score.licence or "none"), escape(marks))  # fmt: skip
+
+
+def _accuracy(score: ExpertScore) -> str:
+    """Write an accuracy with its interval; nothing where no answer was asked."""
+    if "halved_out" in score.marks:
+        return ""
+    return f"{score.accuracy:.0%} ({100 * score.accuracy_low:.0f} to {100 * score.accuracy_high:.0f})"
+
+
+def _said(selection: ExpertSelection) -> list[str]:
+    """Write the verdict and the figures that go with the whole group."""
+    lines = [f"verdict: {selection.verdict}, because {selection.reason}"] if selection.reason else []
+    if selection.verdict != "group" and selection.selected == selection.group:
+        lines[-1] += " (not followed)"
+    if selection.runner_up and selection.lead is not None:
+        new = ", ".join(name for name in selection.runner_up if name not in selection.group)
+        error = "" if selection.lead_error is None else f" ± {selection.lead_error:.4f}"
+        lines.append(f"runner-up: the group with {new}; the chosen one is likelier by {selection.lead:.4f}{error} nats "
+                     "a token, paired over the shots")  # fmt: skip
+    if selection.ties:
+        lines.append(f"equal in total, decided by a rule: groups with {', '.join(selection.ties)}")
+    if any(score.chosen_share is not None for score in selection.scores):
+        lines.append("chosen: with its share of resamples of the shots, among the adapters that were scored on all")
+    if selection.held_out_accuracy is not None:
+        lines.append(f"the best single adapter, chosen on half of the shots and tried on the other half: "
+                     f"{selection.held_out_accuracy:.1%} right")  # fmt: skip
+    if selection.rationales:
+        lines.append(selection.rationales)
+    if cost := selection.cost:
+        scored = f"{cost['pairs']:,.0f} of {cost['possible']:,.0f} pairs of an adapter and a shot"
+        lines.append(f"cost: {scored}, {cost['answers']:,.0f} answers, {cost['tokens']:,.0f} tokens in all")
+    lines.append(f"group diversity {selection.diversity:.2f}; not taken: {reasons_in_words(selection.rejected)}")
+    return lines
 
 
 class Screen:
@@ -56,13 +202,13 @@ class Screen:
     def show(self, build: Build, until: str) -> None:
         """Print the table of the last stage that ran."""
         shown_as: dict[str, Callable[[dict[str, Any]], Table | str]] = {
-            "1-discover": tables.discovered,
-            "2-select-experts": tables.experts,
-            "3-select-instructions": tables.rows,
+            "1-discover": discovered,
+            "2-select-experts": experts,
+            "3-select-instructions": rows,
             "4-merge": lambda result: f"{result['method']}: {result['adapter']} ({result['bytes'] / 1e6:.1f} MB)",
             "5-train": lambda result: f"trained adapter: {result['training']['adapter']}",
-            "6-evaluate": tables.evaluations,
-            "7-push": tables.pushed,
+            "6-evaluate": evaluations,
+            "7-push": pushed,
         }
         shown = ("2-select-experts", "3-select-instructions", "6-evaluate") if until == "7-push" else ()
         for name in (*shown, until):

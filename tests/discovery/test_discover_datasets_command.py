@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 
     def run(*arguments):
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ROCKET_HUB_"))}
-        code = "from rocket_hub.cli.discover_datasets import datasets_command as c; c()"
+        code = "from rocket_hub.cli.discover import datasets_command as c; c()"
         return subprocess.run(
             [sys.executable, "-c", code, "--hub", "hub", *arguments], cwd=root, capture_output=True, text=True,
             env=kept | {"HF_HOME": str(root / "home"), "COLUMNS": "160"},

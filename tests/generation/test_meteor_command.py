@@ -8,8 +8,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from rocket_hub.cli import main
-from rocket_hub.cli.generate_meteor import OWN, _options
-from rocket_hub.cli.meteor_results import bill_in_words, table, write_results
+from rocket_hub.cli.generate import OWN, _options, bill_in_words, table, write_results
 from rocket_hub.errors import InputError, LicenceError
 from rocket_hub.generation.meteor import check
 from rocket_hub.options import MeteorOptions

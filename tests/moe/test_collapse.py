@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer
 
-from rocket_hub.cli.collapse import collapse_command
+from rocket_hub.cli.models import collapse_command
 from rocket_hub.errors import AdapterError, InputError, StorageError
 from rocket_hub.moe.collapse import collapse_to_lora
 from rocket_hub.moe.config import RocketMoeConfig

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rocket_hub.cli.commands import COMMANDS
+from rocket_hub.cli.app import COMMANDS
 
 from .conftest import COMMAND, STAGES, Demo, Done, Workplace, finish, python, serving
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from rocket_hub.cli.commands import COMMANDS, cli
+from rocket_hub.cli.app import COMMANDS, cli
 
 from .conftest import ROOT, python
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rocket_hub.cli.options import find_recipe, recipe_options
+from rocket_hub.cli.options import adjusted, expert_options, find_recipe, recipe_options
 from rocket_hub.errors import InputError
 from rocket_hub.options import EvaluateOptions
 
@@ -20,11 +20,82 @@ if TYPE_CHECKING:
     from rocket_hub.records import Example
     from rocket_hub.tasks import Task
 
+
+# Options that only say something with --dataset; and those of a build that then say something, too.
+EXPERT = ("rank", "alpha", "targets", "batch_size", "max_length", "dtype", "quantize")
+TRAIN_SHARED = (
+    "hub", "task", "recipe", "base", "out", "seed", "allow_licence", "max_rows", "lr_grid", "max_steps", "push_to",
+    "private",
+)  # fmt: skip
+
+
+@click.command()
+@recipe_options
+@expert_options
+@click.pass_context
+def train_command(context: click.Context, /, dataset: str | None, **given: Any) -> None:
+    """Fine-tune the merged adapter on the K-shot and the chosen rows; earlier stages run first where they must.
+
+    With --dataset instead of --kshot, train one plain LoRA expert on that data and publish it with --push-to.
+    """
+    if dataset is None and given["kshot"] is None:
+        raise InputError("give --kshot FILE to train the merged adapter, or --dataset ID to train an expert")
+    asked = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    unread = [name for name in asked if (name in EXPERT if dataset is None else name not in (*EXPERT, *TRAIN_SHARED))]
+    if unread:
+        strange = [f"--{name.replace('_', '-')}" for name in unread]
+        what = "the merged adapter: they are" if dataset is None else "an expert: they are not"
+        raise InputError(f"{', '.join(strange)} cannot be used to train {what} for --dataset; leave them out")
+    if dataset is not None:
+        _expert(dataset, given)
+    else:
+        from rocket_hub.cli.build import run
+
+        run(given, "5-train")
+
+
+def _expert(dataset: str, given: dict[str, Any]) -> None:
+    """Train one expert and publish it."""
+    from rocket_hub.cli.build import quiet_libraries
+    from rocket_hub.cli.screen import Screen
+    from rocket_hub.localhub import connect
+
+    with connect(given["hub"]) as connection:
+        recipe = adjusted(find_recipe(given["task"], given["recipe"], dict(connection.recipes)), given)
+        recipe = recipe.updated(
+            "train", batch_size=given["batch_size"], max_length=given["max_length"], dtype=given["dtype"]
+        )
+        recipe.check("command line")
+        quiet_libraries()
+        from huggingface_hub import HfApi
+
+        from rocket_hub.pipeline.expert import ExpertPlan, make_expert, push_expert
+
+        out = given["out"] or Path("runs") / f"expert-{Path(dataset).name}"
+        plan = ExpertPlan(
+            dataset,
+            rank=given["rank"],
+            alpha=given["alpha"] or 2 * given["rank"],
+            targets=tuple(given["targets"].split(",")),
+            max_rows=given["max_rows"] or ExpertPlan.max_rows,
+            quantization=given["quantize"],
+        )
+        screen = Screen()
+        screen.say(f"one training on {recipe.base} of {recipe.train.max_steps} steps x {recipe.train.batch_size} rows "
+                   f"at learning rate {recipe.train.learning_rate[0]:g}, into {out}")  # fmt: skip
+        with screen:
+            facts = make_expert(HfApi(), plan, recipe, out, screen)
+        screen.say(f"expert: {out}, last loss {facts['training']['loss']:.3f}, licence {facts['licence']}")
+        if given["push_to"]:
+            commit = push_expert(HfApi(), out, given["push_to"], bool(given["private"]))
+            screen.say(f"pushed to {given['push_to']} at {commit[:12]}")
+
+
 # Options that say something only when models are measured alone; and those of a build that then also do.
 ALONE = (
     "model", "adapter", "dataset", "split", "scoring", "few_shot", "batch_size", "max_new_tokens", "dtype", "json",
 )  # fmt: skip
-SHARED = ("hub", "task", "kshot", "max_rows", "eval_rows", "allow_code_execution")
+EVALUATE_SHARED = ("hub", "task", "kshot", "max_rows", "eval_rows", "allow_code_execution")
 
 
 @click.command()
@@ -52,7 +123,7 @@ def evaluate_command(context: click.Context, /, **given: Any) -> None:
     """
     alone = bool(given["model"] or given["adapter"])
     asked = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    strange = [name for name in asked if (name not in (*ALONE, *SHARED) if alone else name in ALONE)]
+    strange = [name for name in asked if (name not in (*ALONE, *EVALUATE_SHARED) if alone else name in ALONE)]
     if strange:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
         how = "without --model and --adapter" if alone else "with --model or --adapter"
@@ -62,14 +133,14 @@ def evaluate_command(context: click.Context, /, **given: Any) -> None:
     elif given["kshot"] is None:
         raise InputError("give --model ID or --adapter ID to measure them, or --kshot FILE to measure a build's result")
     else:
-        from rocket_hub.cli.running import run
+        from rocket_hub.cli.build import run
 
         run({name: value for name, value in given.items() if name not in ALONE}, "6-evaluate")
 
 
 def _measure(given: Mapping[str, Any]) -> None:
     """Measure models without a build."""
-    from rocket_hub.cli.running import quiet_libraries
+    from rocket_hub.cli.build import quiet_libraries
     from rocket_hub.cli.screen import Screen
     from rocket_hub.localhub import connect
     from rocket_hub.runs import write_json
@@ -161,3 +232,62 @@ def _table(found: Mapping[str, Any]) -> Table:
 def _share(measured: Mapping[str, Any]) -> tuple[str, str]:
     """Write an accuracy and its interval."""
     return f"{measured['accuracy']:.1%}", f"{100 * measured['low']:.1f} to {100 * measured['high']:.1f}"
+
+
+MAX_BYTES = 8 * 2**30
+
+
+@click.command()
+@click.argument("adapter")
+@click.option("--hub", metavar="demo|FOLDER|URL", help="Which Hub; the real one when left out.")
+@click.option("--task", required=True, help="Task whose prompt the examples are put into.")
+@click.option("--kshot", type=click.Path(path_type=Path), required=True, help="Examples to average the gates over.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the plain LoRA.")
+@click.option(
+    "--rank", type=click.IntRange(min=1), help="Cut every module to this rank; everything is kept when left out."
+)
+def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out: Path, rank: int | None) -> None:
+    """Turn ADAPTER, a folder or a repository id, into one plain LoRA that any PEFT loads.
+
+    Every expert is held at its mean gate weight over one half of the examples; the loss of what is written is measured
+    on the other.
+    """
+    from rocket_hub.cli.build import quiet_libraries
+    from rocket_hub.kshot import load_kshot
+    from rocket_hub.localhub import connect
+    from rocket_hub.tasks import get_task
+
+    found = get_task(task)
+    texts = [example.prompt + example.completion for example in map(found.example, load_kshot(kshot))]
+    with connect(hub):
+        quiet_libraries()
+        from peft import PeftConfig, PeftModel
+
+        from rocket_hub.base_models import load_base
+        from rocket_hub.moe.collapse import collapse_to_lora
+
+        adapter = str(_folder(adapter))
+        config = PeftConfig.from_pretrained(adapter)
+        model, tokenizer = load_base(str(config.base_model_name_or_path), config.revision, "float32")
+        routed = PeftModel.from_pretrained(model, adapter)
+        done = collapse_to_lora(routed, tokenizer, texts[::2], out, rank=rank, held_out=texts[1::2] or None)
+    click.echo(
+        f"{done.path}: rank {done.rank}, {done.energy:.2%} of the energy kept; "
+        f"perplexity {done.collapsed_perplexity:.4f} against {done.routed_perplexity:.4f} of the routed adapter "
+        f"({done.loss:+.4f} nats per token), over {done.tokens} tokens"
+    )
+
+
+def _folder(adapter: str) -> Path:
+    """Return the adapter's folder; from the Hub, pinned to its newest commit and checked."""
+    if Path(adapter).is_dir():
+        if not (Path(adapter) / "adapter_config.json").is_file():
+            raise InputError(f"{adapter}: holds no adapter_config.json; give the folder or id of a routed adapter")
+        return Path(adapter)
+    from huggingface_hub import HfApi
+
+    from rocket_hub.discovery.access.hub import call
+    from rocket_hub.pipeline.loading import fetch_adapter
+
+    api = HfApi()
+    return fetch_adapter(api, adapter, str(call(adapter, api.model_info, adapter).sha), max_bytes=MAX_BYTES)
