@@ -1,9 +1,18 @@
 """The methods a build is measured against, and the build itself: what a task is worth without each ingredient."""
 
-from rocket_hub.controls.fresh import fresh_lora
-from rocket_hub.controls.method import Group, Method, Parts
-from rocket_hub.controls.methods import FRESH, ROUTED, ROUTED_FORMS, all_methods
-from rocket_hub.controls.recommending import PRODUCTS, Recommendation, recommend
+from rocket_hub.controls.merges import fresh_lora
+from rocket_hub.controls.methods import (
+    FRESH,
+    PRODUCTS,
+    ROUTED,
+    ROUTED_FORMS,
+    Group,
+    Method,
+    Parts,
+    Recommendation,
+    all_methods,
+    recommend,
+)
 from rocket_hub.recipe import CONTROLS, CORE_CONTROLS, check_controls
 
 __all__ = [

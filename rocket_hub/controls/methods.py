@@ -5,25 +5,111 @@ Each is a folder to start from, trained or not, and a way to open it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.controls.arrow import arrow_model, padded_experts
-from rocket_hub.controls.fresh import fresh_lora, untrained_experts
-from rocket_hub.controls.full import full_model
-from rocket_hub.controls.merging import kshot_weights, peft_merge
-from rocket_hub.controls.method import Group, Method, Open, Parts, Start
-from rocket_hub.controls.xlora import new_classifier, xlora_model
+from rocket_hub.controls.merges import fresh_lora, kshot_weights, peft_merge, untrained_experts
+from rocket_hub.controls.peft_models import arrow_model, full_model, new_classifier, padded_experts, xlora_model
+from rocket_hub.evaluation import paired_difference
 from rocket_hub.moe.centroids import kshot_routers
 from rocket_hub.moe.expert import Expert
 from rocket_hub.moe.initialisation import arrow_routers
 from rocket_hub.moe.merging import merge_experts, stack_experts
+from rocket_hub.options import MergeOptions
 from rocket_hub.recipe import CONTROLS
-from rocket_hub.records import Pinned
+from rocket_hub.records import Evaluation, Example, Pinned
+
+Start = Callable[[float, Path], Path]  # (weight, folder to write) -> folder to start from
+Open = Callable[[Any, Path, bool], AbstractContextManager[Any]]  # (base, folder, whether it is trained) -> the model
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to a model for the task.
+
+    Attributes:
+        name: What tables call it.
+        label: What it is, in a few words.
+        start: Writes the folder it starts from; none = the bare base model.
+        trained: Whether it is fine-tuned.
+        weighted: Whether it has a weight to choose: the stack's, or the gates' start.
+        schedule: What of a routed adapter is trained when; none = as the recipe says.
+        rows: What it is trained on beside the K-shot: the `selected` rows, as many `random` ones of the pool, or
+            `none`.
+        experts: Repository ids of its experts, where they are not the chosen ones.
+        open: Puts what is in a folder on the base model, which is the same as before when the block ends; none = PEFT's
+            road for one adapter, plain or routed.
+    """
+
+    name: str
+    label: str
+    start: Start | None = None
+    trained: bool = False
+    weighted: bool = False
+    schedule: str | None = None
+    rows: str = "selected"
+    experts: tuple[str, ...] = ()
+    open: Open | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Experts that are read when a method first asks for them.
+
+    Attributes:
+        pins: Their ids, commits and licences.
+        read: Reads one of them.
+    """
+
+    pins: tuple[Pinned, ...]
+    read: Callable[[Pinned], Expert]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their repository ids."""
+        return tuple(pin.repo_id for pin in self.pins)
+
+    @cached_property
+    def experts(self) -> list[Expert]:
+        """The experts, in the order of the pins."""
+        return [self.read(pin) for pin in self.pins]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What methods are made of; nothing is fetched before a method asks for it.
+
+    Attributes:
+        model: Gives the base model and its tokenizer.
+        base: Its id and commit.
+        shots: The K-shot in the task's form.
+        chosen: The chosen experts.
+        drawn: As many experts, drawn at random from all usable ones.
+        ranked: As many experts, the first by rank alone.
+        best: Gives the folder of the best single expert.
+        merge: Gate form of routed adapters.
+        seed: Seeds what is random.
+    """
+
+    model: Callable[[], tuple[Any, Any]]
+    base: Pinned
+    shots: Sequence[Example]
+    chosen: Group
+    drawn: Group
+    ranked: Group
+    best: Callable[[], Path]
+    merge: MergeOptions
+    seed: int = 0
+
+    @property
+    def pin(self) -> dict[str, Any]:
+        """The base model, as adapter folders name it."""
+        return {"base_model": self.base.repo_id, "base_revision": self.base.revision}
+
 
 ROUTED, FRESH = "routed", "fresh_lora"
 ROUTED_FORMS = (ROUTED, "router_only")
@@ -167,3 +253,47 @@ def _merge(parts: Parts, experts: Sequence[Expert], pins: Sequence[Pinned], weig
     elif parts.merge.router_init == "kshot":
         kshot_routers(adapter, *parts.model(), [(shot.prompt, shot.completion) for shot in parts.shots])
     return adapter
+
+
+PRODUCTS = ("base", "best_single", "best_single_trained", "fresh_lora", "stack_trained", "router_only", "routed")
+"""What may be recommended; the others show what an ingredient is worth, and are not kept up to be used."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Which method to use, and why.
+
+    Attributes:
+        method: Name of the method.
+        reason: One sentence with the numbers.
+    """
+
+    method: str
+    reason: str
+
+
+def recommend(evaluations: Sequence[Evaluation]) -> Recommendation:
+    """Recommend the cheapest of the `PRODUCTS` that the best of them does not beat by more than one standard error.
+
+    Args:
+        evaluations: Measurements over the same problems, cheapest method first; at least one of a product.
+
+    Returns:
+        The recommendation; the standard error is that of the paired difference.
+    """
+    products = [evaluation for evaluation in evaluations if evaluation.method in PRODUCTS]
+    if len(products) == 1:
+        return Recommendation(products[0].method, "no control was measured beside it: run it with --controls core")
+    best = max(products, key=lambda evaluation: evaluation.accuracy)
+    for candidate in products:
+        gap, error = paired_difference(best, candidate)
+        if gap <= error:
+            break
+    if candidate.method == best.method:
+        return Recommendation(best.method, f"it is best ({best.accuracy:.1%}) and no cheaper form comes within one "
+                              "standard error of it")  # fmt: skip
+    return Recommendation(
+        candidate.method,
+        f"the best, {best.method}, is ahead by {gap:.1%} with a standard error of {error:.1%}, and {candidate.method} "
+        "is cheaper to make, to keep or to serve",
+    )

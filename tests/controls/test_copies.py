@@ -13,8 +13,7 @@ from peft.tuners.xlora.model import XLoraModel
 from safetensors.torch import load_file
 from trl.trainer.utils import add_fused_lm_head
 
-from rocket_hub.controls.full import copied, full_model
-from rocket_hub.controls.xlora import new_classifier, xlora_model
+from rocket_hub.controls.peft_models import copied, full_model, new_classifier, xlora_model
 from rocket_hub.inference import completion_nll, generate, option_nll
 from rocket_hub.moe.expert import Expert
 from rocket_hub.training import train_expert

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from rocket_hub.controls.merging import DENSITY, kshot_weights, peft_merge
+from rocket_hub.controls.merges import DENSITY, kshot_weights, peft_merge
 from rocket_hub.moe.expert import Expert, read_expert
 from rocket_hub.selection.mixing import mixture_loss
 
