@@ -138,9 +138,9 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     from huggingface_hub import HfApi
 
     from rocket_hub.base_models import load_base
+    from rocket_hub.discovery.pins import named, pin_model
     from rocket_hub.generation.asking import Budget
     from rocket_hub.generation.meteor import check, cost, meteor
-    from rocket_hub.pipeline.pinning import named, pin_model
     from rocket_hub.pipeline.teachers import find_teacher
     from rocket_hub.pipeline.writers import budget_in_words, check_licences
     from rocket_hub.tasks import get_task
@@ -199,8 +199,8 @@ def _questions(
 
 def _adapter(api: HfApi, name: str | None) -> Path | None:
     """Find the adapter that is gone on from."""
+    from rocket_hub.discovery.pins import pin_model
     from rocket_hub.pipeline.loading import fetch_adapter
-    from rocket_hub.pipeline.pinning import pin_model
 
     if name is None or Path(name).is_dir():
         return Path(name) if name else None

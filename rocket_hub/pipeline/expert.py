@@ -11,11 +11,11 @@ from rocket_hub.adapting import ADAPTER, fresh_lora
 from rocket_hub.discovery import load_instructions
 from rocket_hub.discovery.instructions import discover_datasets
 from rocket_hub.discovery.licences import combine
+from rocket_hub.discovery.pins import pin_model
 from rocket_hub.errors import DatasetError, NothingLeftError, StorageError
 from rocket_hub.kshot import load_kshot
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.pipeline.context import check_alone
-from rocket_hub.pipeline.pinning import pin_model
 from rocket_hub.pipeline.problems import as_example, questions, read_problems
 from rocket_hub.publishing import create_model_card, push_to_hub
 from rocket_hub.recipe import Recipe

@@ -10,11 +10,11 @@ from typing import Any
 
 from rocket_hub.discovery.access.hub import reason_of
 from rocket_hub.discovery.instructions import iter_instructions
+from rocket_hub.discovery.pins import pin_model
 from rocket_hub.errors import DatasetError, HubError, HubUnreachableError
 from rocket_hub.generation.self_specialization import needs_encoder
 from rocket_hub.pipeline.context import Context, open_context
 from rocket_hub.pipeline.generated import in_words, write_generated
-from rocket_hub.pipeline.pinning import pin_model
 from rocket_hub.pipeline.problems import as_example
 from rocket_hub.pipeline.writers import Writer, check, open_writer
 from rocket_hub.recipe import Recipe

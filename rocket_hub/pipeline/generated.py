@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rocket_hub.discovery.licences import combine
+from rocket_hub.discovery.pins import without_place
 from rocket_hub.errors import DatasetError, InputError, StorageError
 from rocket_hub.generation.self_specialization import rates
-from rocket_hub.pipeline.pinning import without_place
 from rocket_hub.publishing import create_model_card, push_to_hub
 from rocket_hub.records import Generated, Pinned, Row, count_reasons
 from rocket_hub.runs import read_json, write_text

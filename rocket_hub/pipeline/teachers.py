@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rocket_hub.discovery.pins import named, pin_model, without_place
 from rocket_hub.errors import InputError
 from rocket_hub.generation.teacher import EndpointTeacher, InferenceTeacher, LocalTeacher, Teacher
-from rocket_hub.pipeline.pinning import named, pin_model, without_place
 from rocket_hub.records import Pinned
 
 if TYPE_CHECKING:

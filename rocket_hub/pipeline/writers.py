@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rocket_hub.discovery.licences import judge
+from rocket_hub.discovery.pins import named
 from rocket_hub.encoder import DeferredEncoder
 from rocket_hub.errors import LicenceError, NothingLeftError
 from rocket_hub.generation.asking import Budget
@@ -17,7 +18,6 @@ from rocket_hub.generation.self_specialization import self_specialize
 from rocket_hub.generation.specialising import lora_specialiser
 from rocket_hub.options import GenerationOptions, MeteorOptions
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.pinning import named
 from rocket_hub.pipeline.teachers import find_teacher
 from rocket_hub.pipeline.texts import documents_of, questions_of
 from rocket_hub.recipe import Recipe
