@@ -10,11 +10,11 @@ from huggingface_hub import HfApi
 
 from rocket_hub.discovery.pins import named
 from rocket_hub.errors import DatasetError, HubError, InputError, LockError
+from rocket_hub.generation.retrieval import documents_of, questions_of
+from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.localhub import Fault, LocalHub
 from rocket_hub.pipeline.generated import find_generated, push_generated, read_generated, write_generated
 from rocket_hub.pipeline.lock import check_generated
-from rocket_hub.pipeline.teachers import find_teacher
-from rocket_hub.pipeline.texts import documents_of, questions_of
 from rocket_hub.records import Generated, Pinned, Rejection, Row
 from rocket_hub.runs import write_json
 

@@ -68,7 +68,7 @@ def _right(rows: tuple[Row, ...]) -> float:
 
 def specialised(world: World, arm: str, draw: int) -> dict[str, Any]:
     """Train and measure one arm."""
-    from rocket_hub.generation.specialising import lora_specialiser
+    from rocket_hub.generation.self_specialization import lora_specialiser
 
     seeds = world.examples("shop-prices", "train", SEEDS, draw)
     rows, told = made_rows(world, arm, draw, seeds)

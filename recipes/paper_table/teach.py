@@ -18,7 +18,7 @@ def taught(world: World, arm: str, draw: int) -> dict[str, Any]:
     from rocket_hub.generation.asking import Budget
     from rocket_hub.generation.meteor import meteor
     from rocket_hub.generation.prompts import answer_prompt
-    from rocket_hub.generation.teacher import LocalTeacher
+    from rocket_hub.generation.teachers import LocalTeacher
 
     teacher, tokenizer = world.teacher()
     if arm == "teacher":

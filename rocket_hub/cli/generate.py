@@ -141,7 +141,7 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     from rocket_hub.discovery.pins import named, pin_model
     from rocket_hub.generation.asking import Budget
     from rocket_hub.generation.meteor import check, cost, meteor
-    from rocket_hub.pipeline.teachers import find_teacher
+    from rocket_hub.generation.teachers import find_teacher
     from rocket_hub.pipeline.writers import budget_in_words, check_licences
     from rocket_hub.tasks import get_task
 
@@ -183,10 +183,10 @@ def _questions(
     api: HfApi, task: Task, recipe: Recipe, given: Mapping[str, Any], screen: Screen
 ) -> tuple[list[str], list[Pinned]]:
     """Read the questions; those of the evaluation set are left out."""
+    from rocket_hub.generation.retrieval import questions_of
     from rocket_hub.kshot import load_kshot
     from rocket_hub.pipeline.expert import without_problems
     from rocket_hub.pipeline.problems import as_example
-    from rocket_hub.pipeline.texts import questions_of
 
     shots = [task.question_of(task.example(shot)) for shot in load_kshot(given["kshot"])] if given["kshot"] else []
     texts = questions_of(api, given["questions"]) if given["questions"] else None

@@ -10,16 +10,12 @@ from typing import Any
 
 from rocket_hub.adapting import fingerprint, fresh_lora
 from rocket_hub.errors import NothingLeftError, RecipeError
-from rocket_hub.generation.asking import Budget
-from rocket_hub.generation.desk import Desk, open_desk
-from rocket_hub.generation.distillation import distil
-from rocket_hub.generation.evolution import evolve
-from rocket_hub.generation.learned import Learned, is_open, rejections, to_plain
+from rocket_hub.generation.asking import Budget, Desk, open_desk
+from rocket_hub.generation.meteor_stages import Learned, distil, evolve, is_open, refine, rejections, to_plain
 from rocket_hub.generation.prompts import answer_prompt, judge_prompt
-from rocket_hub.generation.refinement import refine
-from rocket_hub.generation.teacher import Teacher
-from rocket_hub.generation.weak import Weak
-from rocket_hub.generation.writing import Question
+from rocket_hub.generation.questions import Question
+from rocket_hub.generation.student import Weak
+from rocket_hub.generation.teachers import Teacher
 from rocket_hub.inference import encode
 from rocket_hub.options import MeteorOptions
 from rocket_hub.records import Generated, Rejection, Row

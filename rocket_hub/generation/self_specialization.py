@@ -6,22 +6,208 @@ keep what is new and sound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Any
 
+from rocket_hub.adapting import adapted, fresh_lora
 from rocket_hub.encoder import Encoder
 from rocket_hub.errors import InputError
-from rocket_hub.generation.answering import Answers, Solved
-from rocket_hub.generation.brainstorm import METHOD, SOURCE, Brainstorm, rejection
-from rocket_hub.generation.filters import EmbeddingNovelty, Novelty, RougeNovelty
+from rocket_hub.generation.filters import (
+    EmbeddingNovelty,
+    Fault,
+    Lengths,
+    Novelty,
+    RougeNovelty,
+    text_fault,
+    vote_fault,
+)
+from rocket_hub.generation.questions import (
+    METHOD,
+    SOURCE,
+    Brainstorm,
+    Question,
+    Writer,
+    first_fitting,
+    rejection,
+    room_of,
+    seed_of,
+)
 from rocket_hub.generation.retrieval import Retriever, cut
-from rocket_hub.generation.writing import Question, Writer, room_of
-from rocket_hub.options import NOVELTIES, RETRIEVALS, SelfSpecializationOptions
+from rocket_hub.inference import GREEDY, Continuation, Search
+from rocket_hub.options import NOVELTIES, RETRIEVALS, SelfSpecializationOptions, TrainOptions
 from rocket_hub.records import Example, Generated, Row
-from rocket_hub.runs import KeptResults
+from rocket_hub.runs import KeptResults, digest, read_json, write_json
+from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import Task
+from rocket_hub.tasks.lettering import LETTERS
+from rocket_hub.training import train_expert
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What came of a question: it in the task's form, or the fault."""
+
+    question: Question
+    example: Example
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How questions are answered.
+
+    Attributes:
+        task: The task, without shots and chat template.
+        tokenizer: The model's.
+        seeds: Solved examples in the task's form.
+        options: Of the method.
+        retriever: Finds passages; none = there are none.
+        room: Tokens that a prompt may have.
+        seed: Decides which seeds are shown, and the votes.
+    """
+
+    task: Task
+    tokenizer: Any
+    seeds: Sequence[Example]
+    options: SelfSpecializationOptions
+    retriever: Retriever | None
+    room: float
+    seed: int
+
+    def solve(self, writer: Writer, questions: Sequence[Question]) -> list[Solved]:
+        """Answer questions greedily, find what is wrong with the answers, and let samples vote on the rest."""
+        passages = self._passages([question.text for question in questions])
+        prompts = [self.prompt(question, found) for question, found in zip(questions, passages, strict=True)]
+        asked = [prompt for prompt in prompts if prompt is not None]
+        texts = iter(writer.write(asked, GREEDY, self.task.stop))
+        solved = [
+            self.judged(question, None if prompt is None else next(texts))
+            for question, prompt in zip(questions, prompts, strict=True)
+        ]
+        return self._voted(writer, solved, prompts) if self.options.filtered and self.options.votes else solved
+
+    def prompt(self, question: Question, passages: Sequence[str]) -> str | None:
+        """Write the prompt of a question, with as many solved seeds as the model has room for; none if it has none."""
+        count = min(self.options.seeds_for_answer, len(self.seeds))
+        shown = Random(f"{self.seed} shots {question.number}").sample(range(len(self.seeds)), count)
+        shots = [self._shots[i] for i in shown]
+        return first_fitting(self._ways(question.text, passages, shots), self.tokenizer, self.room)
+
+    @cached_property
+    def _shots(self) -> list[Example]:
+        """Write the seeds below passages of their own, so that the model sees how they are used."""
+        questions = [self.task.question_of(seed) for seed in self.seeds]
+        return [
+            replace(seed, prompt=self.task.prompt(below(question, found)))
+            for seed, question, found in zip(self.seeds, questions, self._passages(questions), strict=True)
+        ]
+
+    def _ways(self, question: str, passages: Sequence[str], shots: Sequence[Example]) -> Iterator[str]:
+        """Write the prompt with fewer and fewer shots, and last with fewer passages."""
+        for count in range(len(shots), -1, -1):
+            yield self.task.with_shots(shots[:count]).prompt_for(below(question, passages), self.tokenizer)
+        for count in range(len(passages) - 1, -1, -1):
+            yield self.task.prompt_for(below(question, passages[:count]), self.tokenizer)
+
+    def _passages(self, questions: Sequence[str]) -> list[list[str]]:
+        """Find the passages of questions."""
+        return self.retriever.find(questions, self.options.passages) if self.retriever else [[] for _ in questions]
+
+    def judged(self, question: Question, found: Continuation | None) -> Solved:
+        """Bring an answer into the task's form, and find what is wrong with it; none = there was no room to ask."""
+        if found is None:
+            return Solved(
+                question, Example("", "", ""), ("too_long", "the prompt does not fit into the model's context")
+            )
+        text = found.text.strip()
+        example = self.task.example(Example(question.text, text, "")) if text else Example("", "", "")
+        if not self.options.filtered:
+            return Solved(question, example, None if text else ("empty", "the answer"))
+        fault = text_fault(found, Lengths.like([seed.completion for seed in self.seeds]))
+        return Solved(question, example, fault or form_fault(example))
+
+    def _voted(self, writer: Writer, solved: list[Solved], prompts: Sequence[str | None]) -> list[Solved]:
+        """Reject the answers that most samples contradict."""
+        open_ = [i for i, each in enumerate(solved) if each.fault is None]
+        asked = [prompt for i in open_ if (prompt := prompts[i]) is not None]
+        votes: list[list[str]] = [[] for _ in open_]
+        for vote in range(self.options.votes):
+            search = Search(self.options.vote_temperature, self.options.top_p, seed_of(self.seed, "vote", vote))
+            for i, said, found in zip(open_, votes, writer.write(asked, search, self.task.stop), strict=True):
+                said.append(self.task.read_answer(found.text, solved[i].example))
+        for i, said in zip(open_, votes, strict=True):
+            solved[i] = replace(solved[i], fault=vote_fault(solved[i].example.answer, said))
+        return solved
+
+
+def below(question: str, passages: Sequence[str]) -> str:
+    """Put passages before a question, one a line."""
+    return "\n".join([*passages, question])
+
+
+def form_fault(example: Example) -> Fault | None:
+    """Find `unparsable`: no answer in the task's form, or one that is none of the options."""
+    if not example.answer:
+        return "unparsable", f"no answer in {example.completion.strip()[:80]!r}"
+    known = (*LETTERS[: len(example.choices)], *example.choices)
+    return ("unparsable", f"{example.answer!r:.40} is no option") if example.choices and example.answer not in known \
+        else None  # fmt: skip
+
+
+RANK, ALPHA = 8, 16  # of all linear modules, as in Self-MoE
+
+
+def lora_specialiser(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    seeds: Sequence[Example],
+    options: TrainOptions,
+    folder: Path,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Callable[[list[Row]], AbstractContextManager[tuple[Any, str]]]:
+    """Return what specialises a model on rows, for `self_specialize`.
+
+    Args:
+        model: The base model; it is given back unchanged. A quantised one makes it QLoRA.
+        tokenizer: Its tokenizer.
+        task: The task, without shots and chat template.
+        seeds: Verified examples in the task's form; they are trained on, too.
+        options: Learning rate, steps, batch size.
+        folder: For the adapters; one that is there already is not trained again.
+        seed: Seeds the adapter's start and the order of the rows.
+        progress: Called after each training step.
+
+    Returns:
+        A function from rows to a context in which the specialised model can be used, with its name.
+    """
+    asked = task.for_model(tokenizer)
+
+    @contextmanager
+    def specialise(rows: list[Row]) -> Iterator[tuple[Any, str]]:
+        raw = [Example(task.question_of(each), each.completion.strip(), "") for each in seeds]
+        raw += [Example(row.prompt, row.completion, "") for row in rows]
+        examples = [asked.example(each) for each in raw]
+        inputs = [[(each.prompt, each.completion) for each in examples], to_dict(options), seed]
+        place = folder / digest(inputs)
+        if read_json(place / "training.json") is None:
+            start = fresh_lora(model, place / "start", rank=RANK, alpha=ALPHA, targets=("all-linear",), seed=seed)
+            train_expert(
+                model, tokenizer, start, examples, options, place / "adapter", seed=seed, progress=progress
+            )  # fmt: skip
+            write_json(place / "training.json", {"rows": len(rows), "seeds": len(seeds)})
+        with adapted(model, place / "adapter") as special:
+            yield special, f"specialised as {place.name}"
+
+    return specialise
+
 
 Specialise = Callable[[list[Row]], AbstractContextManager[tuple[Any, str]]]
 """Trains the model on rows and lends the specialised one, with a name that no other training gives."""

@@ -13,13 +13,12 @@ from rocket_hub.errors import LicenceError, NothingLeftError
 from rocket_hub.generation.asking import Budget
 from rocket_hub.generation.meteor import check as check_meteor
 from rocket_hub.generation.meteor import cost, meteor
+from rocket_hub.generation.retrieval import documents_of, questions_of
 from rocket_hub.generation.self_specialization import check as check_self
-from rocket_hub.generation.self_specialization import self_specialize
-from rocket_hub.generation.specialising import lora_specialiser
+from rocket_hub.generation.self_specialization import lora_specialiser, self_specialize
+from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.options import GenerationOptions, MeteorOptions
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.teachers import find_teacher
-from rocket_hub.pipeline.texts import documents_of, questions_of
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Generated, Pinned
 from rocket_hub.tasks import Task, get_task

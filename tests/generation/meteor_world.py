@@ -7,7 +7,7 @@ from typing import Any
 from rocket_hub.base_models import load_base
 from rocket_hub.generation.asking import Budget
 from rocket_hub.generation.meteor import Meteor, meteor
-from rocket_hub.generation.teacher import EndpointTeacher
+from rocket_hub.generation.teachers import EndpointTeacher
 from rocket_hub.options import MeteorOptions
 from rocket_hub.tasks import GSM8K
 

@@ -7,7 +7,7 @@ import pytest
 
 from rocket_hub.errors import InputError, StorageError
 from rocket_hub.generation.asking import TRIES, AnswerCache, Bill, Budget, ask
-from rocket_hub.generation.teacher import Decoding, EndpointTeacher, InferenceTeacher, LocalTeacher, Reply
+from rocket_hub.generation.teachers import Decoding, EndpointTeacher, InferenceTeacher, LocalTeacher, Reply
 
 from .conftest import Script
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from rocket_hub.errors import InputError
-from rocket_hub.generation.asking import Budget
-from rocket_hub.generation.aspects import ASPECTS, Comparison, aspects_prompt, compare, read_preferences, tally
-from rocket_hub.generation.desk import open_desk
-from rocket_hub.generation.teacher import EndpointTeacher
+from rocket_hub.generation.asking import Budget, open_desk
+from rocket_hub.generation.prompts import ASPECTS, Comparison, aspects_prompt, compare, read_preferences, tally
+from rocket_hub.generation.teachers import EndpointTeacher
 
 from .conftest import Script
 from .meteor_world import Faults, Replies

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.generation.answering import form_fault
-from rocket_hub.generation.brainstorm import QuestionForm, question_prompt, read_question
 from rocket_hub.generation.filters import (
     EmbeddingNovelty,
     Lengths,
@@ -20,6 +18,8 @@ from rocket_hub.generation.filters import (
     text_fault,
     vote_fault,
 )
+from rocket_hub.generation.questions import QuestionForm, question_prompt, read_question
+from rocket_hub.generation.self_specialization import form_fault
 from rocket_hub.inference import Continuation
 from rocket_hub.records import Example
 from rocket_hub.tasks import ARC_EASY, BOOLQ, GSM8K, MBPP

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.generation.judging import Judgement, read_judgement
+from rocket_hub.generation.prompts import Judgement, read_judgement
 
 RIGHT = '{"correct": true, "advice": ""}'
 WRONG = '{"correct": false, "advice": "carry the one"}'

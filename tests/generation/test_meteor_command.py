@@ -11,9 +11,9 @@ from rocket_hub.cli import main
 from rocket_hub.cli.generate import OWN, _options, bill_in_words, table, write_results
 from rocket_hub.errors import InputError, LicenceError
 from rocket_hub.generation.meteor import check
+from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.options import MeteorOptions
 from rocket_hub.pipeline.generated import find_generated, read_generated
-from rocket_hub.pipeline.teachers import find_teacher
 from rocket_hub.pipeline.writers import check_licences
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Pinned
@@ -40,7 +40,7 @@ def test_the_teacher_that_is_named(script: Script, tiny_model: Path, monkeypatch
     api = HfApi()
     found = find_teacher(api, f"endpoint:{script.url}#wise", "float32", "MY_KEY")
     assert found.origin == Pinned("wise at 127.0.0.1", "", "teacher", "other")
-    from rocket_hub.generation.teacher import Decoding
+    from rocket_hub.generation.teachers import Decoding
 
     assert found.open().answer(["one"], Decoding(5))[0].text == "answer to one"
     assert script.headers[0]["Authorization"] == "Bearer sk-secret" and "sk-secret" not in str(found.origin)

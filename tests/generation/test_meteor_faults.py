@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rocket_hub.generation import desk
+from rocket_hub.generation import asking
 from rocket_hub.generation.asking import TRIES, Budget
-from rocket_hub.generation.judging import read_judgement
 from rocket_hub.generation.meteor import Meteor
+from rocket_hub.generation.prompts import read_judgement
 
 from .conftest import Script
 from .meteor_world import OPTIONS, QUESTIONS, RIGHT, Faults, Replies, answer_in, run, say
@@ -32,7 +32,7 @@ ODD = [  # what a teacher may say instead of an answer or a verdict
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for nothing between attempts."""
-    monkeypatch.setattr(desk, "sleep", lambda seconds: None)
+    monkeypatch.setattr(asking, "sleep", lambda seconds: None)
 
 
 def check(made: Meteor, script: Script, folder: Path, sent: dict[str, str]) -> None:

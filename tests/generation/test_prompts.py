@@ -6,8 +6,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.generation.judging import read_judgement
-from rocket_hub.generation.prompts import advice_prompt, answer_prompt, guideline_prompt, judge_prompt, quoted
+from rocket_hub.generation.prompts import (
+    advice_prompt,
+    answer_prompt,
+    guideline_prompt,
+    judge_prompt,
+    quoted,
+    read_judgement,
+)
 
 PROMPTS = {
     "guideline": (guideline_prompt, 1),

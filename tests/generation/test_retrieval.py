@@ -10,12 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError
-from rocket_hub.generation.answering import Answers, Question
-from rocket_hub.generation.documents import read_documents, text_of
-from rocket_hub.generation.retrieval import Retriever, cut, fused
+from rocket_hub.generation.retrieval import Retriever, cut, documents_of, fused, read_documents, text_of
+from rocket_hub.generation.self_specialization import Answers, Question
 from rocket_hub.localhub import LocalHub
 from rocket_hub.options import SelfSpecializationOptions
-from rocket_hub.pipeline.texts import documents_of
 from rocket_hub.records import Example
 from rocket_hub.tasks import ARC_EASY, GSM8K
 

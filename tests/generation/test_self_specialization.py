@@ -9,8 +9,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from rocket_hub.cli.generate import self_specialization_command
 from rocket_hub.errors import InputError, NothingLeftError
-from rocket_hub.generation.self_specialization import SOURCE, check, rates, self_specialize
-from rocket_hub.generation.specialising import lora_specialiser
+from rocket_hub.generation.self_specialization import SOURCE, check, lora_specialiser, rates, self_specialize
 from rocket_hub.kshot import load_kshot
 from rocket_hub.options import SelfSpecializationOptions, TrainOptions
 from rocket_hub.pipeline.generated import find_generated, read_generated

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rocket_hub.adapting import WEIGHTS, adapted, fingerprint
-from rocket_hub.generation.writing import Question
+from rocket_hub.generation.questions import Question
 from rocket_hub.inference import GREEDY, Continuation, Search, continuations, encode
 from rocket_hub.inference.generation import until
 from rocket_hub.options import MeteorOptions, TrainOptions

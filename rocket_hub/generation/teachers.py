@@ -6,20 +6,25 @@ A teacher makes one attempt a prompt and says what came of it; `asking.py` tries
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
-
-# The library re-exports its HTTP client lazily, which mypy cannot see.
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
+from rocket_hub.discovery.pins import named, pin_model, without_place
 from rocket_hub.errors import InputError
 from rocket_hub.inference import Search, generate
+from rocket_hub.records import Pinned
 from rocket_hub.tasks.chat import chat_frame
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 
 TIMEOUT = 120.0
 """Seconds without a byte."""
@@ -234,3 +239,60 @@ def of_completion(data: Any) -> Reply:
 def _at(data: Any, key: str) -> Any:
     """Look a key up in what may be no mapping."""
     return data.get(key) if isinstance(data, Mapping) else None
+
+
+KEY = "ROCKET_HUB_TEACHER_KEY"
+"""Environment variable with the key of a teacher at an address; it is in no recipe, and written nowhere."""
+
+
+@dataclass(frozen=True)
+class NamedTeacher:
+    """A teacher that can be asked.
+
+    Attributes:
+        origin: The model at its commit with its licence; of one at an address nothing is known but its name.
+        open: Gives the teacher; a local model is loaded only then.
+    """
+
+    origin: Pinned
+    open: Callable[[], Teacher]
+
+
+def find_teacher(api: HfApi, text: str, dtype: str, key_env: str | None = None) -> NamedTeacher:
+    """Find the teacher that a recipe or the command line names.
+
+    Args:
+        api: The Hub.
+        text: `ID` or a folder (a model on this machine), `inference:ID` (Hugging Face Inference) or
+            `endpoint:URL#MODEL` (an OpenAI-compatible address, up to /v1).
+        dtype: `float32` or `bfloat16`, of a local model.
+        key_env: Environment variable that holds an address's key; none = `ROCKET_HUB_TEACHER_KEY`, where that is set.
+
+    Raises:
+        InputError: An address without a model, no address, or a variable for its key that is empty or not needed.
+        HubError: There is no such model on the Hub.
+    """
+    if text.startswith("endpoint:"):
+        url, _, model = text.removeprefix("endpoint:").rpartition("#")
+        if not (url and model):
+            raise InputError(
+                f"teacher {text}: expected endpoint:URL#MODEL, as in endpoint:http://localhost:8000/v1#name"
+            )
+        if key_env and not os.environ.get(key_env):
+            raise InputError(f"the key of {text}: the environment variable {key_env} is empty; put the key into it")
+        teacher = EndpointTeacher(url, model, os.environ.get(key_env or KEY, ""))
+        return NamedTeacher(Pinned(teacher.name, "", "teacher", "other"), lambda: teacher)
+    if key_env:
+        raise InputError(f"teacher {text}: only endpoint:URL#MODEL has a key ({key_env}); sign in to the Hub instead")
+    name = text.removeprefix("inference:")
+    origin = without_place(pin_model(api, name))
+    if name != text:
+        return NamedTeacher(origin, lambda: InferenceTeacher(name))
+    return NamedTeacher(origin, lambda: _local(name, origin, dtype))
+
+
+def _local(model_id: str, origin: Pinned, dtype: str) -> Teacher:
+    """Load a model on this machine."""
+    from rocket_hub.base_models import load_base
+
+    return LocalTeacher(*load_base(model_id, origin.revision or None, dtype), name=named(origin))
