@@ -13,7 +13,7 @@ import numpy as np
 
 from rocket_hub.errors import TaskError
 from rocket_hub.inference import Progress, generate, option_nll
-from rocket_hub.inference.rows import batches
+from rocket_hub.inference.tokens import batches
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.records import Evaluation, Example
 from rocket_hub.runs import KeptResults, digest

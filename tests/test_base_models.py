@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from rocket_hub.base_models import load_base
 from rocket_hub.errors import HubError, InputError
+from rocket_hub.inference.models import load_base
 
 
 def test_load_base(tiny_model):

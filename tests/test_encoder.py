@@ -1,14 +1,14 @@
 import shutil
 
 import numpy as np
-import peft  # noqa: F401  see rocket_hub/encoder.py
+import peft  # noqa: F401  see rocket_hub/inference/models.py
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from rocket_hub.encoder import DeferredEncoder, encoder_key, load_encoder
 from rocket_hub.errors import HubError, InputError
+from rocket_hub.inference.models import DeferredEncoder, encoder_key, load_encoder
 
 WORDS = ["[UNK]", "apples", "pears", "add", "take", "sing", "song"]
 

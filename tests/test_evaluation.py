@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.base_models import load_base
 from rocket_hub.errors import SandboxError, TaskError
 from rocket_hub.evaluation import bootstrap_difference, evaluate, paired_difference
 from rocket_hub.inference import generate, option_nll
 from rocket_hub.inference.generation import until
+from rocket_hub.inference.models import load_base
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.pipeline.context import check_measurable
 from rocket_hub.records import Evaluation, Example

@@ -11,7 +11,7 @@ FLOORS = [  # ground floor first; rooms on one floor do not know each other
     {"errors", "autoload", "records", "options"},
     {"serialization"},
     {"kshot", "recipe", "runs", "sandbox"},
-    {"tasks", "encoder", "inference", "base_models", "adapting"},
+    {"tasks", "inference", "adapting"},
     {"discovery", "selection", "moe", "localhub"},
     {"training", "evaluation"},
     {"controls", "tuning", "generation"},

@@ -20,7 +20,6 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from rocket_hub.base_models import load_base
 from rocket_hub.errors import InputError
 from rocket_hub.inference import (
     OptionScores,
@@ -31,6 +30,7 @@ from rocket_hub.inference import (
     generate,
     option_nll,
 )
+from rocket_hub.inference.models import load_base
 
 PAIRS = [
     ("what is 1 plus 2 ?", " the answer #### 3"),

@@ -11,9 +11,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from rocket_hub.base_models import load_base
 from rocket_hub.errors import StorageError
 from rocket_hub.inference import completion_nll
+from rocket_hub.inference.models import load_base
 from rocket_hub.moe.merging import merge_experts
 from rocket_hub.recipe import TrainOptions
 from rocket_hub.records import Example

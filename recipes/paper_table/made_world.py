@@ -43,7 +43,7 @@ def _load(name: str) -> Any:
     """Load a model and its tokenizer at its newest commit."""
     from huggingface_hub import HfApi
 
-    from rocket_hub.base_models import load_base
+    from rocket_hub.inference.models import load_base
 
     return load_base(name, HfApi().model_info(name).sha, "float32")
 

@@ -113,7 +113,7 @@ def _share(text: str) -> float:
 
 def short(task: str, rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield the rows that the base can read from beginning to end: the benchmark's own columns, and the task's form."""
-    from rocket_hub.inference.rows import encode
+    from rocket_hub.inference.tokens import encode
     from rocket_hub.tasks import get_task
 
     form = get_task(task)

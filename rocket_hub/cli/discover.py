@@ -80,7 +80,7 @@ def adapters_command(
         from huggingface_hub import HfApi
 
         from rocket_hub.discovery import plan_adapters
-        from rocket_hub.encoder import DeferredEncoder
+        from rocket_hub.inference.models import DeferredEncoder
 
         if dry_run:
             plan = plan_adapters(HfApi(), base, options=options)
@@ -199,7 +199,7 @@ def datasets_command(
         from huggingface_hub import HfApi
 
         from rocket_hub.discovery.data.search import search_datasets
-        from rocket_hub.encoder import DeferredEncoder
+        from rocket_hub.inference.models import DeferredEncoder
 
         compare = DeferredEncoder(encoder or InstructionOptions.encoder, None) if shots else None
         if dry_run:

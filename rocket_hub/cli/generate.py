@@ -137,11 +137,11 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     """Find all that is needed, say what it costs, and do it."""
     from huggingface_hub import HfApi
 
-    from rocket_hub.base_models import load_base
     from rocket_hub.discovery.pins import named, pin_model
     from rocket_hub.generation.asking import Budget
     from rocket_hub.generation.meteor import check, cost, meteor
     from rocket_hub.generation.teachers import find_teacher
+    from rocket_hub.inference.models import load_base
     from rocket_hub.pipeline.writers import budget_in_words, check_licences
     from rocket_hub.tasks import get_task
 

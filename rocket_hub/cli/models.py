@@ -263,7 +263,7 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
         quiet_libraries()
         from peft import PeftConfig, PeftModel
 
-        from rocket_hub.base_models import load_base
+        from rocket_hub.inference.models import load_base
         from rocket_hub.moe.collapse import collapse_to_lora
 
         adapter = str(_folder(adapter))

@@ -21,7 +21,7 @@ from rocket_hub.records import AdapterDiscovery
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from rocket_hub.encoder import Encoder
+    from rocket_hub.inference.models import Encoder
 
 MAX_ADAPTER_BYTES = 2 * 2**30
 

@@ -29,7 +29,7 @@ from rocket_hub.tasks.task import Task
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from rocket_hub.encoder import Encoder
+    from rocket_hub.inference.models import Encoder
 
 SAMPLE = 256
 """Rows after which it is decided whether the numbers of options start with 0 or with 1."""

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from rocket_hub.encoder import Encoder
 from rocket_hub.inference import Continuation
+from rocket_hub.inference.models import Encoder
 
 _WORD = re.compile(r"\w+")
 _RUN = 3  # words of the runs that are counted

@@ -17,8 +17,8 @@ from rocket_hub.discovery.data.cells import first_text, lowered
 from rocket_hub.discovery.data.datafiles import named_faults, read_rows, rows_of, train_files, why_no_files
 from rocket_hub.discovery.data.reading import Reading
 from rocket_hub.discovery.licences import declared
-from rocket_hub.encoder import Encoder
 from rocket_hub.errors import DatasetError, InputError
+from rocket_hub.inference.models import Encoder
 from rocket_hub.records import Pinned
 from rocket_hub.runs import digest
 

@@ -293,6 +293,6 @@ def find_teacher(api: HfApi, text: str, dtype: str, key_env: str | None = None) 
 
 def _local(model_id: str, origin: Pinned, dtype: str) -> Teacher:
     """Load a model on this machine."""
-    from rocket_hub.base_models import load_base
+    from rocket_hub.inference.models import load_base
 
     return LocalTeacher(*load_base(model_id, origin.revision or None, dtype), name=named(origin))

@@ -4,10 +4,9 @@ Rows are sorted by length, so that a batch holds little padding; results come ba
 as TRL's `SFTTrainer` does it, so that what is scored is what is trained.
 """
 
-from rocket_hub.inference.choices import OptionScores, option_nll
 from rocket_hub.inference.generation import GREEDY, Continuation, Search, continuations, generate
-from rocket_hub.inference.likelihood import completion_nll
-from rocket_hub.inference.rows import Progress, encode
+from rocket_hub.inference.likelihood import OptionScores, completion_nll, option_nll
+from rocket_hub.inference.tokens import Progress, encode
 
 __all__ = [
     "GREEDY",

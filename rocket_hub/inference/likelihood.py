@@ -1,10 +1,12 @@
-"""How likely a model finds given completions (Eq. 1 and 2 without their exponential)."""
+"""Multiple choice by likelihood: each option after the prompt, whose keys and values are computed once."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rocket_hub.inference.rows import batches, encode, evaluating, injected, padded
+from rocket_hub.errors import InputError
+from rocket_hub.inference.tokens import batches, encode, evaluating, injected, padded
 
 
 def completion_nll(
@@ -117,3 +120,154 @@ def head_at(base: Any, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[No
         yield
     finally:
         hook.remove()
+
+
+@dataclass(frozen=True)
+class OptionScores:
+    """How likely each option of one question is.
+
+    Attributes:
+        nll: Summed negative log-likelihood in nats [options].
+        tokens: Tokens of each option [options].
+        characters: Its characters, without white space around it, as lm-evaluation-harness counts for `acc_norm`.
+        bytes: The same in UTF-8, as it counts for `acc_bytes`.
+    """
+
+    nll: np.ndarray
+    tokens: np.ndarray
+    characters: np.ndarray
+    bytes: np.ndarray
+
+    def chosen(self, per: str = "characters") -> int:
+        """Return the likeliest option; where several are, the first.
+
+        Args:
+            per: What the likelihood is divided by: `characters` (`acc_norm`), `bytes`, `tokens`, or `nothing` (`acc`).
+        """
+        lengths = {"nothing": np.ones(len(self.nll)), "tokens": self.tokens, "bytes": self.bytes}
+        return int(np.argmin(self.nll / lengths.get(per, self.characters)))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question in tokens.
+
+    Attributes:
+        prompt: Tokens that all options share, but for the last of them.
+        tails: For each option, the last shared token and then its own.
+        counts: How many tokens at the end of each tail are the option.
+        options: Their texts.
+    """
+
+    prompt: list[int]
+    tails: tuple[list[int], ...]
+    counts: tuple[int, ...]
+    options: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model."""
+        return len(self.prompt) + sum(len(tail) - 1 for tail in self.tails)
+
+
+def option_nll(
+    model: Any, tokenizer: Any, questions: Sequence[tuple[str, Sequence[str]]], *, batch_size: int = 32
+) -> list[OptionScores]:
+    """Compute the negative log-likelihood of every option of every question, each given the prompt.
+
+    Prompt and option are one text (see `encode`) without an end-of-sequence token, as in lm-evaluation-harness.
+
+    Args:
+        model: A causal language model, plain or PEFT.
+        tokenizer: Its tokenizer.
+        questions: (prompt, options); an option starts with the space that parts it from the prompt.
+        batch_size: Options computed at once, but at least those of one question.
+
+    Returns:
+        One a question, in the order given.
+
+    Raises:
+        InputError: A question has no options, or an option has no tokens of its own.
+    """
+    encoded = [encode_question(tokenizer, prompt, options) for prompt, options in questions]
+    found: dict[int, OptionScores] = {}
+    base = injected(model)
+    with evaluating(base):
+        for batch in question_batches(encoded, batch_size):
+            found.update(zip(batch, choice_scores(base, [encoded[i] for i in batch]), strict=True))
+    return [found[i] for i in range(len(encoded))]
+
+
+def encode_question(tokenizer: Any, prompt: str, options: Sequence[str]) -> Question:
+    """Tokenise a question; see `option_nll`."""
+    if not options:
+        raise InputError(f"the question {prompt!r:.80} has no options; give at least two")
+    rows = [encode(tokenizer, prompt, option, ended=False) for option in options]
+    starts = [max(start, 1) for _, start in rows]
+    empty = [option for option, (ids, _), start in zip(options, rows, starts, strict=True) if len(ids) <= start]
+    if empty:
+        raise InputError(f"the option {empty[0]!r} of {prompt!r:.80} has no tokens; an empty option cannot be scored")
+    shared = min(starts) - 1  # a token that spans the boundary is an option's own
+    return Question(
+        prompt=rows[0][0][:shared],
+        tails=tuple(ids[shared:] for ids, _ in rows),
+        counts=tuple(len(ids) - start for (ids, _), start in zip(rows, starts, strict=True)),
+        options=tuple(options),
+    )
+
+
+def question_batches(questions: Sequence[Question], size: int) -> list[list[int]]:
+    """List the numbers of the questions of each batch, longest prompts first, about `size` options in each."""
+    most = max((len(question.tails) for question in questions), default=1)
+    return list(batches([len(question.prompt) for question in questions], max(size // most, 1)))
+
+
+def choice_scores(base: Any, questions: Sequence[Question]) -> list[OptionScores]:
+    """Score all options of some questions in one batch; call it inside `evaluating`."""
+    sizes = [len(question.tails) for question in questions]
+    tails = [tail for question in questions for tail in question.tails]
+    counts = [count for question in questions for count in question.counts]
+    owners = torch.repeat_interleave(torch.arange(len(questions)), torch.tensor(sizes))
+    cached = all(question.prompt for question in questions)  # a row of padding alone would attend to nothing
+    if not cached:
+        tails = [questions[owner].prompt + tail for owner, tail in zip(owners.tolist(), tails, strict=True)]
+    ids, mask = padded([tail[:-1] for tail in tails], left=False)  # the last token predicts nothing that is asked for
+    inputs = _after_prompts(base, questions, owners, mask) if cached else {"attention_mask": mask.to(base.device)}
+    ends = [len(tail) - 1 for tail in tails]
+    columns = torch.cat([torch.arange(end - n, end) for end, n in zip(ends, counts, strict=True)])
+    at = torch.repeat_interleave(torch.arange(len(tails)), torch.tensor(counts)), columns
+    targets = torch.tensor([token for tail, n in zip(tails, counts, strict=True) for token in tail[-n:]])
+    losses = token_nll(base, {"input_ids": ids.to(base.device), **inputs}, at, targets)
+    sums = torch.stack([loss.double().sum() for loss in losses.split(counts)])
+    return [_scores(question, nll) for question, nll in zip(questions, sums.split(sizes), strict=True)]
+
+
+def _after_prompts(
+    base: Any, questions: Sequence[Question], owners: torch.Tensor, mask: torch.Tensor
+) -> dict[str, Any]:
+    """Compute the prompts' keys and values once and repeat them for the options [rows, ...]; no head."""
+    ids, seen = padded([question.prompt for question in questions], left=True)
+    nowhere = torch.zeros(0, dtype=torch.long)
+    with head_at(base, nowhere, nowhere):
+        cache = base(**_at_positions(base, seen, 0), input_ids=ids.to(base.device), use_cache=True).past_key_values
+    cache.batch_select_indices(owners.to(base.device))
+    return {**_at_positions(base, torch.cat([seen[owners], mask], dim=1), ids.shape[1]), "past_key_values": cache}
+
+
+def _at_positions(base: Any, mask: torch.Tensor, start: int) -> dict[str, torch.Tensor]:
+    """Give the attention mask [rows, length] and, to models with positions, those from a column on."""
+    known = "position_ids" in inspect.signature(base.forward).parameters
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, start:]
+    found = {"attention_mask": mask.to(base.device)}
+    return {**found, "position_ids": positions.to(base.device)} if known else found
+
+
+def _scores(question: Question, nll: torch.Tensor) -> OptionScores:
+    """Put the options' lengths beside their likelihoods."""
+    texts = [option.strip() for option in question.options]
+    return OptionScores(
+        nll=nll.numpy(),
+        tokens=np.array(question.counts),
+        characters=np.array([max(len(text), 1) for text in texts]),
+        bytes=np.array([max(len(text.encode()), 1) for text in texts]),
+    )

@@ -46,7 +46,7 @@ class Context:
     @cached_property
     def base(self) -> tuple[Any, Any]:
         """The base model and its tokenizer, loaded once."""
-        from rocket_hub.base_models import load_base
+        from rocket_hub.inference.models import load_base
 
         self.reporter.say(f"loading {self.pinned.repo_id}")
         return load_base(self.pinned.repo_id, self.pinned.revision, self.recipe.train.dtype)
@@ -59,7 +59,7 @@ class Context:
             InputError: It cannot be used.
             TaskError: Its chat template cannot be used.
         """
-        from rocket_hub.base_models import load_tokenizer
+        from rocket_hub.inference.models import load_tokenizer
 
         task = self.task.for_model(load_tokenizer(self.pinned.repo_id, self.pinned.revision))
         if task is not self.task:

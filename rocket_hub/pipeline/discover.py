@@ -10,7 +10,7 @@ from rocket_hub.discovery import discover_adapters, discover_datasets
 from rocket_hub.discovery.access.answers import or_last
 from rocket_hub.discovery.access.hub import call
 from rocket_hub.discovery.licences import combine, declared
-from rocket_hub.encoder import DeferredEncoder
+from rocket_hub.inference.models import DeferredEncoder
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import DatasetDiscovery, Pinned
 from rocket_hub.serialization import from_dict, to_dict

@@ -118,7 +118,7 @@ def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], 
 
 def _as_asked(task: Task, base: Pinned) -> Task:
     """Return the task as the base is asked; see `Task.for_model`."""
-    from rocket_hub.base_models import load_tokenizer
+    from rocket_hub.inference.models import load_tokenizer
 
     return task.for_model(load_tokenizer(base.repo_id, base.revision))
 
@@ -146,7 +146,7 @@ def _train(
     plan: ExpertPlan, recipe: Recipe, rows: list[Example], base: Pinned, folder: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Train a fresh LoRA in the stage's folder; an unfinished training there goes on."""
-    from rocket_hub.base_models import load_base
+    from rocket_hub.inference.models import load_base
     from rocket_hub.training import train_expert
 
     reporter.say(f"loading {base.repo_id}")

@@ -13,8 +13,8 @@ from typing import Any
 
 from rocket_hub.discovery import load_instructions
 from rocket_hub.discovery.access.hub import reason_of
-from rocket_hub.encoder import DeferredEncoder, encoder_key
 from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, KShotError
+from rocket_hub.inference.models import DeferredEncoder, encoder_key
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.generated import read_generated
 from rocket_hub.pipeline.problems import as_example, evaluation_set, questions

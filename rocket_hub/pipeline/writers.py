@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rocket_hub.discovery.licences import judge
 from rocket_hub.discovery.pins import named
-from rocket_hub.encoder import DeferredEncoder
 from rocket_hub.errors import LicenceError, NothingLeftError
 from rocket_hub.generation.asking import Budget
 from rocket_hub.generation.meteor import check as check_meteor
@@ -17,6 +16,7 @@ from rocket_hub.generation.retrieval import documents_of, questions_of
 from rocket_hub.generation.self_specialization import check as check_self
 from rocket_hub.generation.self_specialization import lora_specialiser, self_specialize
 from rocket_hub.generation.teachers import find_teacher
+from rocket_hub.inference.models import DeferredEncoder
 from rocket_hub.options import GenerationOptions, MeteorOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.recipe import Recipe

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rocket_hub.encoder import RETRIEVAL_PREFIX, Encoder
 from rocket_hub.errors import InputError, StorageError
+from rocket_hub.inference.models import RETRIEVAL_PREFIX, Encoder
 from rocket_hub.records import Example, Row
 from rocket_hub.selection.vectors import EmbeddingCache, Embeddings, keys_of, text_key
 

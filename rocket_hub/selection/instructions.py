@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rocket_hub.encoder import Encoder
 from rocket_hub.errors import InputError, NothingLeftError
+from rocket_hub.inference.models import Encoder
 from rocket_hub.options import InstructionOptions
 from rocket_hub.records import Example, InstructionSelection, Rejection, Row, count_reasons
 from rocket_hub.selection.choice import Choice, choose

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from rocket_hub.encoder import RETRIEVAL_PREFIX, Encoder
+from rocket_hub.inference.models import RETRIEVAL_PREFIX, Encoder
 from rocket_hub.records import Rejection, Row
 from rocket_hub.selection.decontamination import neighbours
 from rocket_hub.selection.embeddings import embed, whole

@@ -11,7 +11,7 @@ import numpy as np
 
 from rocket_hub.errors import InputError
 from rocket_hub.inference.generation import greedy
-from rocket_hub.inference.rows import Progress, evaluating
+from rocket_hub.inference.tokens import Progress, evaluating
 from rocket_hub.options import Budget, ExpertOptions
 from rocket_hub.recipe import read_budget
 from rocket_hub.records import Example, ExpertScore, Rejection

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from rocket_hub.errors import InputError
-from rocket_hub.inference.choices import Question, choice_scores, encode_question, question_batches
 from rocket_hub.inference.generation import continued
-from rocket_hub.inference.likelihood import row_nll, scored
-from rocket_hub.inference.rows import batches, encode, prompt_ids
+from rocket_hub.inference.likelihood import Question, choice_scores, encode_question, question_batches, row_nll, scored
+from rocket_hub.inference.tokens import batches, encode, prompt_ids
 from rocket_hub.records import Example
 from rocket_hub.tasks import Task
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import torch
 from peft import PeftModel
 
-from rocket_hub.base_models import load_base
 from rocket_hub.evaluation import evaluate
+from rocket_hub.inference.models import load_base
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.records import Example
 from rocket_hub.tasks import GSM8K

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from rocket_hub.base_models import load_base
 from rocket_hub.evaluation import evaluate
 from rocket_hub.inference import option_nll
+from rocket_hub.inference.models import load_base
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.tasks import ARC_EASY, PIQA, Task
 from tests.tasks.native import NATIVE

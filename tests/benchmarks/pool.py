@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from rocket_hub.encoder import DeferredEncoder, encoder_key
+from rocket_hub.inference.models import DeferredEncoder, encoder_key
 from rocket_hub.options import InstructionOptions
 from rocket_hub.records import Example, Row
 from rocket_hub.selection.choice import choose

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from rocket_hub.inference.generation import greedy
-from rocket_hub.inference.rows import encode, evaluating
+from rocket_hub.inference.tokens import encode, evaluating
 from rocket_hub.recipe import read_budget
 from rocket_hub.records import Example
 from rocket_hub.selection.halving import Race, pairs_within, race, schedule, spread

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rocket_hub.base_models import load_base
+from rocket_hub.inference.models import load_base
 from rocket_hub.moe.expert import Expert, read_expert
 from rocket_hub.options import TrainOptions
 from rocket_hub.records import Example

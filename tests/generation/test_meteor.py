@@ -14,13 +14,13 @@ import pytest
 import torch
 from peft import PeftModel
 
-from rocket_hub.base_models import load_base
 from rocket_hub.errors import NothingLeftError, RecipeError
 from rocket_hub.generation.meteor import Cost, check, cost
 from rocket_hub.generation.meteor_stages import Pair, _trainer, prefer
 from rocket_hub.generation.prompts import answer_prompt
 from rocket_hub.generation.student import Weak
 from rocket_hub.inference import completion_nll
+from rocket_hub.inference.models import load_base
 from rocket_hub.options import MeteorOptions
 from rocket_hub.runs import KeptResults, Silent
 from rocket_hub.tasks import GSM8K

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi
 
-from rocket_hub.base_models import load_base
 from rocket_hub.errors import InputError, LicenceError
 from rocket_hub.generation.prompts import answer_prompt
+from rocket_hub.inference.models import load_base
 from rocket_hub.localhub import LocalHub
 from rocket_hub.options import GenerationOptions, MeteorOptions, SelfSpecializationOptions
 from rocket_hub.pipeline import build

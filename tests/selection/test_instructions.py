@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rocket_hub.encoder import RETRIEVAL_PREFIX, DeferredEncoder
 from rocket_hub.errors import InputError, NothingLeftError, RecipeError
+from rocket_hub.inference.models import RETRIEVAL_PREFIX, DeferredEncoder
 from rocket_hub.options import InstructionOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Row

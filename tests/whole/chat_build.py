@@ -46,15 +46,16 @@ def pairs(examples: Any) -> list[Any]:
 
 def listen_to_all() -> None:
     """Note what is scored, routed by, trained on, measured, embedded and written for."""
-    from rocket_hub import encoder, evaluation, training
+    from rocket_hub import evaluation, training
     from rocket_hub.controls import methods
+    from rocket_hub.inference import models
     from rocket_hub.selection import rationales, scoring
 
     listen(scoring, "score_adapters", lambda model, tokenizer, bank, shots, **more: pairs(shots))
     listen(methods, "kshot_routers", lambda adapter, model, tokenizer, rows: [tuple(row) for row in rows])
     listen(training, "train_expert", lambda model, tokenizer, start, examples, *more, **rest: pairs(examples))
     listen(evaluation, "evaluate", lambda model, tokenizer, task, problems, *more, **rest: pairs(problems))
-    listen(encoder.DeferredEncoder, "encode", lambda self, texts: list(texts))
+    listen(models.DeferredEncoder, "encode", lambda self, texts: list(texts))
     listen(rationales, "generate", lambda model, tokenizer, prompts, **more: list(prompts))
 
 

@@ -37,7 +37,7 @@ def teach(folder: Path) -> None:
 
     import torch
 
-    from rocket_hub.base_models import load_base
+    from rocket_hub.inference.models import load_base
     from rocket_hub.kshot import load_kshot
     from rocket_hub.tasks import get_task
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rocket_hub.discovery.data.listing import ListedDataset, Query
 
 if TYPE_CHECKING:
-    from rocket_hub.encoder import Encoder
+    from rocket_hub.inference.models import Encoder
 
 TAGS = (
     "task_categories:text-generation", "task_categories:question-answering", "task_categories:multiple-choice",

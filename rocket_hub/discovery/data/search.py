@@ -17,7 +17,7 @@ from rocket_hub.tasks.task import Task
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from rocket_hub.encoder import Encoder
+    from rocket_hub.inference.models import Encoder
 
 PER_LIST = 10
 """How many data sets are listed per query for each one that may be taken."""

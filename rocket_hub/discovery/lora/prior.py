@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rocket_hub.discovery.lora.listing import Listed
 
 if TYPE_CHECKING:
-    from rocket_hub.encoder import Encoder
+    from rocket_hub.inference.models import Encoder
 
 ALIKE = 3.0
 """Weight of the cosine, which is seldom above 0.5 between a short card and a problem."""
