@@ -14,7 +14,7 @@ from pathlib import Path
 import rocket_hub
 from rocket_hub.cli.options import packaged_recipes
 from rocket_hub.localhub.importing import is_hub_folder
-from rocket_hub.localhub.places import DEMO
+from rocket_hub.localhub.connect import DEMO
 print(Path(rocket_hub.__file__).parent, *(path.name for path in packaged_recipes()), is_hub_folder(DEMO), sep="\\n")
 """
 

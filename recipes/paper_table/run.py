@@ -135,7 +135,7 @@ def content_of(hub: str) -> str:
     """Name what is in a Hub's folder: its models and data, not its cards, and not METEOR's teacher."""
     from hashlib import sha256
 
-    from rocket_hub.localhub.places import DEMO
+    from rocket_hub.localhub.connect import DEMO
 
     folder, names = DEMO if hub == "demo" else Path(hub), []
     for path in sorted(folder.glob("[md]*s/**/*")):

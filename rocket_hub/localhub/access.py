@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.messages import Request, Response, User, json_response
-from rocket_hub.localhub.refusal import RefusedError
 from rocket_hub.localhub.repository import EPOCH, Repository
 
 NOT_SIGNED_IN = "Invalid username or password."

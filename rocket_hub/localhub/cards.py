@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.messages import Request, Response, json_response, text_of
-from rocket_hub.localhub.refusal import RefusedError
 
 LARGEST_CARD = 2**20
 LARGEST_DATA = 100_000

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from rocket_hub.localhub.access import signed_in, visible, writer
-from rocket_hub.localhub.merging import merge_trees
+from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.messages import Request, Response, json_response, text_of
-from rocket_hub.localhub.refusal import RefusedError
-from rocket_hub.localhub.repository import Repository, now
+from rocket_hub.localhub.repository import Repository, merge_trees, now
 
 PAGE = 50
 

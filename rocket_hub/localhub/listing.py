@@ -1,18 +1,250 @@
-"""Lists of repositories, and the record of one."""
+"""What the Hub derives from a repository's files: tags, relation to a base model, parameter counts, the info record.
+
+Where the real Hub's rule is not published (the relation, the computed tags) this is a model of it, not a copy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rocket_hub.localhub.access import may_read, user_of, visible
-from rocket_hub.localhub.info import NOT_IN_LISTS, describe
+from rocket_hub.localhub.cards import load_yaml, read_card
+from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.messages import Request, Response, json_response
-from rocket_hub.localhub.metadata import View
-from rocket_hub.localhub.refusal import RefusedError
-from rocket_hub.localhub.repository import Repository
+from rocket_hub.localhub.repository import Entry, Repository, Tree
 from rocket_hub.localhub.store import Store
+
+POINTER_SIZE = 134
+LARGEST_HEADER = 25 * 2**20
+"""Bytes of a safetensors header; the bound that the Hub's own client has."""
+
+FORMATS = {"parquet": "parquet", "jsonl": "json", "json": "json", "csv": "csv"}
+
+
+@dataclass(frozen=True)
+class View:
+    """One repository at one commit, and what can be read off it."""
+
+    store: Store
+    repository: Repository
+    sha: str
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The files by path."""
+        return self.repository.commits[self.sha].tree
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """The data on top of the README.md."""
+        return read_card(self.store.blob(self.tree["README.md"].sha256))[0] if "README.md" in self.tree else {}
+
+    @property
+    def library(self) -> str | None:
+        """The library that loads it."""
+        library = self.card.get("library_name") or ("peft" if "adapter_config.json" in self.tree else None)
+        return library if isinstance(library, str) else None
+
+    @property
+    def bases(self) -> list[str]:
+        """The models it was made from, as its card says."""
+        return strings(self.card.get("base_model"))
+
+    @property
+    def relation(self) -> str | None:
+        """How it was made from them."""
+        if self.card.get("base_model_relation"):
+            return str(self.card["base_model_relation"])
+        if not self.bases:
+            return None
+        if "adapter_config.json" in self.tree or self.library == "peft":
+            return "adapter"
+        if any(path.endswith(".gguf") for path in self.tree):
+            return "quantized"
+        return "merge" if len(self.bases) > 1 else "finetune"
+
+    @cached_property
+    def tags(self) -> list[str]:
+        """The tags that filters match."""
+        tags = self._model_tags() if self.repository.kind == "model" else self._dataset_tags()
+        tags += [f"license:{licence}" for licence in strings(self.card.get("license"))] + strings(self.card.get("tags"))
+        if "README.md" in self.tree:
+            tags += [f"arxiv:{number}" for number in read_card(self.store.blob(self.tree["README.md"].sha256))[1]]
+        return list(dict.fromkeys([*tags, "region:us"]))
+
+    def _model_tags(self) -> list[str]:
+        tags = [self.library] if self.library else []
+        tags += ["safetensors"] if any(path.endswith(".safetensors") for path in self.tree) else []
+        tags += strings(self.card.get("pipeline_tag"))
+        tags += [f"base_model:{base}" for base in self.bases]
+        tags += [f"base_model:{self.relation}:{base}" for base in self.bases]
+        tags += [f"dataset:{name}" for name in strings(self.card.get("datasets"))]
+        return tags + strings(self.card.get("language"))
+
+    def _dataset_tags(self) -> list[str]:
+        keys = ("task_categories", "task_ids", "size_categories", "language", "multilinguality")
+        tags = [f"{key}:{value}" for key in keys for value in strings(self.card.get(key))]
+        suffixes = {path.rsplit(".", 1)[-1] for path in self.tree}
+        tags += [f"format:{name}" for suffix, name in FORMATS.items() if suffix in suffixes][:1]
+        return [*tags, "modality:text", "library:datasets"]
+
+    def siblings(self, *, sizes: bool = False) -> list[dict[str, Any]]:
+        """Return the files as the info record lists them."""
+        return [{"rfilename": path, **(_sizes(entry) if sizes else {})} for path, entry in sorted(self.tree.items())]
+
+    def config(self) -> dict[str, Any]:
+        """Return the part of `config.json` that the Hub shows."""
+        config = self._parse("config.json", json.loads)
+        return {
+            key: config[key] for key in ("architectures", "model_type") if isinstance(config, dict) and key in config
+        }
+
+    def parameters(self) -> dict[str, Any] | None:
+        """Count the numbers in the safetensors files, by type."""
+        counts: dict[str, int] = {}
+        for path, entry in self.tree.items():
+            if path.endswith(".safetensors"):
+                for dtype, count in count_parameters(self.store.blob(entry.sha256)):
+                    counts[dtype] = counts.get(dtype, 0) + count
+        return {"parameters": counts, "total": sum(counts.values())} if counts else None
+
+    def evaluations(self) -> list[dict[str, Any]] | None:
+        """Return the rows of `.eval_results/`."""
+        results = []
+        for path in self.tree:
+            if path.startswith(".eval_results/"):
+                rows = self._parse(path, load_yaml)
+                results += [{"filename": path, "data": row} for row in (rows if isinstance(rows, list) else [])]
+        return results or None
+
+    def unsafe_files(self) -> dict[str, Any]:
+        """Return what a security scan would say."""
+        found = [{"path": path, "level": level} for path, level in self.repository.settings["unsafe_files"].items()]
+        return {"scansDone": True, "filesWithIssues": found}
+
+    def _parse(self, path: str, parse: Callable[[bytes], Any]) -> Any:
+        """Parse a small file; None if it is missing or broken."""
+        entry = self.tree.get(path)
+        if entry is None or entry.size > LARGEST_HEADER:
+            return None
+        try:
+            return parse(self.store.read(entry))
+        except (ValueError, RecursionError, yaml.YAMLError):
+            return None
+
+
+def strings(value: Any) -> list[str]:
+    """Return a card's value, one string or a list, as a list of strings."""
+    values: Iterable[Any] = value if isinstance(value, list) else [value]
+    return [item for item in values if isinstance(item, str)]
+
+
+@lru_cache(maxsize=4096)
+def count_parameters(blob: Path) -> tuple[tuple[str, int], ...]:
+    """Count the numbers in one safetensors file.
+
+    Args:
+        blob: The file in the store.
+
+    Returns:
+        Pairs of type and count; none if the header is broken.
+    """
+    with blob.open("rb") as file:
+        start = file.read(8)
+        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        header = file.read(size) if size <= LARGEST_HEADER else b""
+    try:
+        tensors = [tensor for name, tensor in json.loads(header).items() if name != "__metadata__"]
+        return tuple((str(tensor["dtype"]), math.prod(map(int, tensor["shape"]))) for tensor in tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ()
+
+
+def _sizes(entry: Entry) -> dict[str, Any]:
+    """Return what `files_metadata=True` adds to a file."""
+    lfs = {"sha256": entry.sha256, "size": entry.size, "pointerSize": POINTER_SIZE}
+    return {"size": entry.size, "blobId": entry.oid, **({"lfs": lfs} if entry.lfs else {})}
+
+
+COMMON: dict[str, Callable[[View], Any]] = {
+    "author": lambda view: view.repository.namespace,
+    "sha": lambda view: view.sha,
+    "lastModified": lambda view: view.repository.commits[view.sha].date,
+    "createdAt": lambda view: view.repository.settings["createdAt"],
+    "private": lambda view: view.repository.settings["private"],
+    "gated": lambda view: view.repository.settings["gated"],
+    "disabled": lambda view: False,
+    "downloads": lambda view: view.repository.settings["downloads"],
+    "downloadsAllTime": lambda view: view.repository.settings["downloads"],
+    "likes": lambda view: view.repository.settings["likes"],
+    "trendingScore": lambda view: view.repository.settings["trendingScore"],
+    "tags": lambda view: view.tags,
+    "cardData": lambda view: view.card,
+    "siblings": lambda view: view.siblings(),
+    "usedStorage": lambda view: sum(entry.size for entry in view.tree.values()),
+    "resourceGroup": lambda view: None,
+}
+MODEL: dict[str, Callable[[View], Any]] = {
+    **COMMON,
+    "pipeline_tag": lambda view: view.card.get("pipeline_tag"),
+    "library_name": lambda view: view.library,
+    "config": lambda view: view.config(),
+    "baseModels": lambda view: (
+        {"relation": view.relation, "models": [{"id": base} for base in view.bases]} if view.bases else None
+    ),
+    "model-index": lambda view: view.card.get("model-index"),
+    "safetensors": lambda view: view.parameters(),
+    "evalResults": lambda view: view.evaluations(),
+    "spaces": lambda view: [],
+    # The real Hub fills these from services that a folder does not have.
+    **dict.fromkeys(
+        ("childrenModelCount", "gguf", "inference", "inferenceProviderMapping", "mask_token"), lambda view: None
+    ),
+    **dict.fromkeys(("transformersInfo", "widgetData"), lambda view: None),
+}
+DATASET: dict[str, Callable[[View], Any]] = {
+    **COMMON,
+    "description": lambda view: view.card.get("description"),
+    "mainSize": lambda view: sum(entry.size for entry in view.tree.values()),
+    **dict.fromkeys(("citation", "paperswithcode_id"), lambda view: None),
+}
+NOT_IN_LISTS = frozenset({"baseModels", "childrenModelCount", "usedStorage"})
+
+
+def describe(view: View, fields: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the info record of a repository.
+
+    Args:
+        view: The repository at a commit.
+        fields: The fields to compute; None means all.
+
+    Returns:
+        JSON data; fields without a value are left out.
+
+    Raises:
+        RefusedError: If a field does not exist (400).
+    """
+    repository = view.repository
+    known = MODEL if repository.kind == "model" else DATASET
+    if unknown := sorted(set(fields or ()) - set(known)):
+        raise RefusedError(400, f'"expand" contains an invalid value: {unknown}')
+    number = hashlib.sha256(f"{repository.kind}/{repository.id}".encode()).hexdigest()[:24]
+    record: dict[str, Any] = {"_id": number, "id": repository.id}
+    if repository.kind == "model":
+        record["modelId"] = repository.id
+    values = {field: known[field](view) for field in known if fields is None or field in fields}
+    return record | {field: value for field, value in values.items() if value is not None}
+
 
 SHORT = {"private", "downloads", "likes", "tags", "pipeline_tag", "library_name", "createdAt", "trendingScore"}
 FULL = SHORT | {"author", "sha", "lastModified", "gated", "disabled", "siblings"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote
 
-from rocket_hub.localhub.access import whoami
-from rocket_hub.localhub.branches import create_branch, create_tag, delete_branch, delete_tag
+from rocket_hub.localhub.access import readable, visible, whoami, writer
 from rocket_hub.localhub.cards import validate
-from rocket_hub.localhub.commits import commit
+from rocket_hub.localhub.commits import batch, commit, get_object, preupload, put_object, verify, xet_token
 from rocket_hub.localhub.discussions import (
     change_status,
     change_title,
@@ -19,14 +19,130 @@ from rocket_hub.localhub.discussions import (
     merge,
     show_discussion,
 )
-from rocket_hub.localhub.files import resolve
+from rocket_hub.localhub.errors import RefusedError
+from rocket_hub.localhub.files import resolve, show_commits, show_paths, show_refs, show_tree
+from rocket_hub.localhub.importing import show_manifest, show_store
 from rocket_hub.localhub.listing import list_repositories, show
-from rocket_hub.localhub.manifest import show_manifest, show_store
-from rocket_hub.localhub.messages import Request, Response, json_response
-from rocket_hub.localhub.refusal import RefusedError
-from rocket_hub.localhub.repositories import auth_check, create, delete, settings
-from rocket_hub.localhub.trees import show_commits, show_paths, show_refs, show_tree
-from rocket_hub.localhub.uploads import batch, get_object, preupload, put_object, verify, xet_token
+from rocket_hub.localhub.messages import Request, Response, json_response, text_of
+from rocket_hub.localhub.repository import Repository, now
+
+GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+
+
+def create(request: Request) -> Response:
+    """Answer `POST /api/repos/create {name, organization?, type?, visibility?}`."""
+    payload = request.json()
+    kind, repo_id = _target(request, payload)
+    user = writer(request, repo_id)
+    private = payload.get("visibility") == "private" or payload.get("private") is True
+    repository = Repository(kind, repo_id, {"private": private, "createdAt": now()})
+    tree = {".gitattributes": request.store.add_bytes(".gitattributes", GITATTRIBUTES)}
+    repository.add_commit("main", tree, title="initial commit", author=user.name, date=now(), parents=[])
+    url = request.site.web_url(kind, repo_id)
+    try:
+        request.store.create(repository)
+    except RefusedError as refusal:
+        # With exist_ok=True the client reads the address out of this error.
+        raise RefusedError(refusal.status, str(refusal), body={**refusal.body, "url": url}) from refusal
+    return json_response({"url": url, "name": repo_id, "id": repo_id})
+
+
+def delete(request: Request) -> Response:
+    """Answer `DELETE /api/repos/delete`."""
+    kind, repo_id = _target(request, request.json())
+    repository = visible(request, kind, repo_id)
+    writer(request, repo_id)
+    request.store.delete(repository)
+    return Response(200, b"OK", content_type="text/plain")
+
+
+def settings(request: Request, kind: str, repo: str) -> Response:
+    """Answer `PUT .../settings {gated?, visibility?, private?}`."""
+    visible(request, kind, repo)
+    writer(request, repo)
+    payload = request.json()
+    changes: dict[str, Any] = {key: payload[key] for key in ("gated", "private") if key in payload}
+    if "visibility" in payload:
+        changes["private"] = payload["visibility"] == "private"
+    if changes.get("gated", False) not in (False, "auto", "manual") or not isinstance(
+        changes.get("private", False), bool
+    ):
+        raise RefusedError(400, f"these settings are not known here: {sorted(payload)}")
+    with request.store.change(kind, repo) as repository:
+        repository.settings |= changes
+    return json_response(changes)
+
+
+def auth_check(request: Request, kind: str, repo: str, write: str | None = None) -> Response:
+    """Answer `GET .../auth-check[/write]`."""
+    readable(request, kind, repo)
+    if write:
+        writer(request, repo)
+    return json_response({})
+
+
+def _target(request: Request, payload: dict[str, Any]) -> tuple[str, str]:
+    """Return kind and id of the repository that a request is about."""
+    user = writer(request)
+    namespace = text_of(payload, "organization", "") or user.name
+    return text_of(payload, "type", "model"), f"{namespace}/{text_of(payload, 'name')}"
+
+
+_NAME = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
+
+
+def create_branch(request: Request, kind: str, repo: str, rev: str) -> Response:
+    """Answer `POST .../branch/{name} {startingPoint?}`."""
+    visible(request, kind, repo)
+    writer(request, repo)
+    start = text_of(request.json(), "startingPoint", "main")
+    with request.store.change(kind, repo) as repository:
+        if rev in repository.branches:
+            raise RefusedError(409, f"Reference already exists: refs/heads/{rev}")
+        repository.branches[_checked(rev)] = repository.resolve(start)
+    return json_response({})
+
+
+def delete_branch(request: Request, kind: str, repo: str, rev: str) -> Response:
+    """Answer `DELETE .../branch/{name}`."""
+    visible(request, kind, repo)
+    writer(request, repo)
+    with request.store.change(kind, repo) as repository:
+        if rev == "main":
+            raise RefusedError(403, "Cannot delete branch main")
+        if repository.branches.pop(rev, None) is None:
+            raise RefusedError(404, f"Branch {rev} not found", code="RevisionNotFound")
+    return json_response({})
+
+
+def create_tag(request: Request, kind: str, repo: str, rev: str) -> Response:
+    """Answer `POST .../tag/{revision} {tag, message?}`."""
+    visible(request, kind, repo)
+    writer(request, repo)
+    name = _checked(text_of(request.json(), "tag"))
+    with request.store.change(kind, repo) as repository:
+        if name in repository.tags:
+            raise RefusedError(409, f"Tag already exists: refs/tags/{name}")
+        repository.tags[name] = repository.resolve(rev)
+    return json_response({})
+
+
+def delete_tag(request: Request, kind: str, repo: str, rev: str) -> Response:
+    """Answer `DELETE .../tag/{name}`."""
+    visible(request, kind, repo)
+    writer(request, repo)
+    with request.store.change(kind, repo) as repository:
+        if repository.tags.pop(rev, None) is None:
+            raise RefusedError(404, f"Tag {rev} not found", code="RevisionNotFound")
+    return json_response({})
+
+
+def _checked(name: str) -> str:
+    """Return the name of a new branch or tag; full references cannot be made by hand."""
+    if not _NAME.fullmatch(name) or ".." in name or name.startswith("refs/"):
+        raise RefusedError(400, f"Invalid reference name: {name[:80]!r}")
+    return name
+
 
 REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 API = rf"/api/(?P<kind>model|dataset|space)s/{REPO}"

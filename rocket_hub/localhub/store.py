@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rocket_hub.localhub.refusal import RefusedError
+from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.repository import KINDS, Entry, Repository, is_repository_id
 
 LFS_THRESHOLD = 10 * 2**20

@@ -40,7 +40,7 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from rocket_hub.localhub.places import DEMO
+    from rocket_hub.localhub.connect import DEMO
 
     torch.set_num_threads(1)
     base = DEMO / "models" / "rocket-demo" / "tiny-llama"

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rocket_hub.localhub.places import is_hub_folder
+from rocket_hub.localhub.connect import is_hub_folder
 from rocket_hub.recipe import Recipe
 from rocket_hub.tasks import get_task
 

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from rocket_hub.localhub import LocalHub, User
-from rocket_hub.localhub.uploads import LARGEST_UPLOAD
+from rocket_hub.localhub.commits import LARGEST_UPLOAD
 
 from .conftest import Answer, ask
 
