@@ -20,7 +20,7 @@ _HOME = {
     "load_instructions": "discovery.instructions",
     "exact_match": "selection.scoring",
     "reasoning_perplexity": "selection.scoring",
-    "group_diversity": "selection.diversity",
+    "group_diversity": "selection.groups",
     "select_experts": "selection.experts",
     "select_instructions": "selection.instructions",
     "RocketMoeConfig": "moe.config",

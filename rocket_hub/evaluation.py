@@ -17,7 +17,7 @@ from rocket_hub.inference.tokens import batches
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.records import Evaluation, Example
 from rocket_hub.runs import KeptResults, digest
-from rocket_hub.selection.honesty import accuracy_interval
+from rocket_hub.selection.statistics import accuracy_interval
 from rocket_hub.tasks import Task, score
 from rocket_hub.tasks.yes_no import CHOICES as YES_NO
 

@@ -18,7 +18,7 @@ from rocket_hub.inference.models import load_base
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.pipeline.context import check_measurable
 from rocket_hub.records import Evaluation, Example
-from rocket_hub.selection.honesty import accuracy_interval
+from rocket_hub.selection.statistics import accuracy_interval
 from rocket_hub.tasks import ARC_EASY, BOOLQ, GSM8K, MBPP
 
 KNOWN = [

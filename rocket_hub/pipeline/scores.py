@@ -16,7 +16,7 @@ from rocket_hub.pipeline.context import Context
 from rocket_hub.records import Example, Rejection
 from rocket_hub.runs import digest, read_json, write_json
 from rocket_hub.selection.rationales import Rationales, Teacher, from_model, with_rationales
-from rocket_hub.selection.shot_scores import Cost, ShotScores
+from rocket_hub.selection.statistics import Cost, ShotScores
 from rocket_hub.serialization import from_dict
 from rocket_hub.tasks import Task
 
@@ -95,7 +95,7 @@ def _inputs(context: Context, options: ExpertOptions, adapters: Any) -> dict[str
 def _score(context: Context, experts: Mapping[str, Expert], options: ExpertOptions) -> ShotScores:
     """Run the adapters on the base model."""
     from rocket_hub.selection.scoring import score_adapters
-    from rocket_hub.selection.signals import choices_of
+    from rocket_hub.selection.shots import choices_of
 
     shots, (model, tokenizer) = reasoned_shots(context).examples, context.base
     return score_adapters(

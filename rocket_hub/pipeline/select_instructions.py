@@ -141,8 +141,7 @@ def _draw(context: Context, folder: Path, rows: _Rows, selection: InstructionSel
     import numpy as np
 
     from rocket_hub.plots import draw_rows
-    from rocket_hub.selection.embeddings import embed, text_of
-    from rocket_hub.selection.vectors import open_cache
+    from rocket_hub.selection.embeddings import embed, open_cache, text_of
 
     groups = (rows.sample, context.shots, selection.selected)
     texts = [text_of(example) for group in groups for example in group]

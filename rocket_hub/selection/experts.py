@@ -10,12 +10,28 @@ import numpy as np
 from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.options import ExpertOptions
 from rocket_hub.records import ExpertScore, ExpertSelection, Rejection
-from rocket_hub.selection.bank import NEARLY, NO_PROBES, Bank, Probes, make_bank, rank_sum, similarity_of
-from rocket_hub.selection.diversity import Factors, group_diversity
-from rocket_hub.selection.groups import ranked_groups
-from rocket_hub.selection.honesty import chosen_shares, held_out_accuracy, paired
-from rocket_hub.selection.selectors import SELECTORS
-from rocket_hub.selection.verdicts import NONE_HELPS, ONE_EXPERT, Verdict, judge, likelier, righter
+from rocket_hub.selection.groups import Factors, group_diversity, ranked_groups
+from rocket_hub.selection.selectors import (
+    NEARLY,
+    NO_PROBES,
+    SELECTORS,
+    Bank,
+    Probes,
+    make_bank,
+    rank_sum,
+    similarity_of,
+)
+from rocket_hub.selection.statistics import (
+    NONE_HELPS,
+    ONE_EXPERT,
+    Verdict,
+    chosen_shares,
+    held_out_accuracy,
+    judge,
+    likelier,
+    paired,
+    righter,
+)
 
 # Which verdicts make the group of a selector smaller. One expert is enough where no other is better on whole shots, and
 # of skills that one shot needs together, by which `coverage` chooses, that says nothing.

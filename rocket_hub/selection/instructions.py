@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache as remembered
 from functools import partial
 from math import ceil
@@ -15,17 +15,118 @@ from typing import Any
 import numpy as np
 
 from rocket_hub.errors import InputError, NothingLeftError
-from rocket_hub.inference.models import Encoder
+from rocket_hub.inference.models import RETRIEVAL_PREFIX, Encoder
 from rocket_hub.options import InstructionOptions
 from rocket_hub.records import Example, InstructionSelection, Rejection, Row, count_reasons
-from rocket_hub.selection.choice import Choice, choose
-from rocket_hub.selection.embeddings import ALL, Part, embed, text_of
-from rocket_hub.selection.gates import Survey, row_name, survey
+from rocket_hub.selection.decontamination import neighbours
+from rocket_hub.selection.embeddings import ALL, EmbeddingCache, Part, Vectors, embed, open_cache, text_of, whole
+from rocket_hub.selection.filters import Limits
+from rocket_hub.selection.near_duplicates import check_mode, distinct, ordered, similarity
 from rocket_hub.selection.pool import Pool
-from rocket_hub.selection.quality import Limits
-from rocket_hub.selection.review import flagged
-from rocket_hub.selection.similarity import check_mode
-from rocket_hub.selection.vectors import open_cache
+from rocket_hub.selection.screening import Survey, row_name, survey
+
+
+@dataclass
+class Choice:
+    """What was taken, by position, and why the rest was not.
+
+    Attributes:
+        similarity: How like the K-shot each row is, [n].
+        taken: The rows taken, in the order in which they were.
+        near: Dropped row -> the taken row that it is a near-duplicate of.
+        too_long: Rows that are longer than the whole budget of tokens.
+        tokens: What the taken rows have in all, if there is a budget of tokens.
+    """
+
+    similarity: np.ndarray
+    taken: list[int] = field(default_factory=list)
+    near: dict[int, int] = field(default_factory=dict)
+    too_long: list[int] = field(default_factory=list)
+    tokens: int = 0
+
+
+def choose(
+    vectors: Vectors, shots: np.ndarray, options: InstructionOptions, tokens_of: Callable[[int], int] | None = None
+) -> Choice:
+    """Take the rows most like the K-shot, without near-duplicates, until the budget is spent (Algorithm 2).
+
+    Of two near-duplicates the one that comes later in the order is dropped, and the next row takes its place. The
+    first row that no longer fits into the budget of tokens ends the choice; a shorter one further down would be there
+    only because it is short.
+
+    Args:
+        vectors: [n, d], rows of length 1; read in blocks.
+        shots: [K, d], rows of length 1.
+        options: How rows are compared, τ, the least similarity, and the budget.
+        tokens_of: Counts the tokens of a row; needed for `max_tokens` only.
+
+    Returns:
+        The choice. What it does not name is below the least similarity, or behind the last row taken.
+
+    Raises:
+        InputError: An option cannot be used.
+    """
+    if not vectors.shape[0]:
+        return Choice(np.zeros(0, dtype=np.float32))
+    choice = Choice(similarity(vectors, shots, options.similarity, options.kde_gamma))
+    order = ordered(vectors, shots, choice.similarity, options.similarity, options.min_similarity)
+    if options.max_tokens is not None and tokens_of is not None:
+        order = _fitting(order, options.max_tokens, tokens_of, choice.too_long)
+    for row, partner in distinct(vectors, order, options.threshold):
+        if partner is not None:
+            choice.near[row] = partner
+            continue
+        if options.max_tokens is not None and tokens_of is not None:
+            if choice.tokens + tokens_of(row) > options.max_tokens:
+                break
+            choice.tokens += tokens_of(row)
+        choice.taken.append(row)
+        if len(choice.taken) == options.max_rows:
+            break
+    return choice
+
+
+def _fitting(order: Iterable[int], limit: int, tokens_of: Callable[[int], int], too_long: list[int]) -> Iterator[int]:
+    """Leave out, and note, the rows that alone are longer than the budget."""
+    for row in order:
+        if tokens_of(row) <= limit:
+            yield row
+        else:
+            too_long.append(row)
+
+
+def flagged(
+    encoder: Encoder,
+    rows: Sequence[Row],
+    doubts: Mapping[str, Rejection],
+    evaluation_questions: Collection[str],
+    cache: EmbeddingCache,
+) -> tuple[Rejection, ...]:
+    """List the rows to look at.
+
+    Args:
+        encoder: Turns texts into vectors.
+        rows: The chosen rows.
+        doubts: Name of a row -> what the search for words found doubtful.
+        evaluation_questions: Bare questions of the evaluation set.
+        cache: Where vectors are looked up and kept.
+
+    Returns:
+        What was doubtful, then `near_evaluation_question` with the nearest question of each row whose prompt is near.
+    """
+    found = [doubts[name] for row in rows if (name := row_name(row)) in doubts]
+    questions = list(dict.fromkeys(evaluation_questions))
+    if not questions:
+        return tuple(found)
+    texts = [whole(f"{RETRIEVAL_PREFIX}{text.strip()}") for text in (*(row.prompt for row in rows), *questions)]
+    vectors, count = embed(encoder, texts, cache), len(rows)
+    near = neighbours(vectors[np.arange(count)], vectors[np.arange(count, len(texts))])
+    found += [
+        Rejection(row_name(rows[row]), "near_evaluation_question", f"cosine {cosine:.2f} with: {questions[question]}")
+        for row, (question, cosine) in near.items()
+    ]
+    return tuple(found)
+
 
 Progress = Callable[[str, int, int], None]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from rocket_hub.records import Row
-from rocket_hub.selection import decontamination, languages, overlap, quality
-from rocket_hub.selection.vectors import KEYS, keys_of
+from rocket_hub.selection import decontamination, filters
+from rocket_hub.selection.embeddings import KEYS, keys_of
 
 
 class KnownSound:
@@ -29,7 +29,7 @@ class KnownSound:
 
     def __init__(self, folder: Path | None, rules: Iterable[str]) -> None:
         found = blake2b(digest_size=16)
-        for module in (decontamination, languages, overlap, quality):
+        for module in (decontamination, filters):
             found.update(Path(str(module.__file__)).read_bytes())
         for rule in rules:
             found.update(rule.encode("utf-8", "surrogatepass") + b"\0")

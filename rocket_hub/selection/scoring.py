@@ -15,12 +15,10 @@ from rocket_hub.inference.tokens import Progress, evaluating
 from rocket_hub.options import Budget, ExpertOptions
 from rocket_hub.recipe import read_budget
 from rocket_hub.records import Example, ExpertScore, Rejection
-from rocket_hub.selection.diversity import mean_ranks
+from rocket_hub.selection.groups import mean_ranks
 from rocket_hub.selection.halving import Halved, Race, pairs_of, pairs_within, race, schedule, spread
-from rocket_hub.selection.measuring import Meter
-from rocket_hub.selection.sharing import share
-from rocket_hub.selection.shot_scores import Cost, ShotScores
-from rocket_hub.selection.signals import Answer, Choices, Shots, tokenised
+from rocket_hub.selection.shots import Answer, Choices, Meter, Shots, share, tokenised
+from rocket_hub.selection.statistics import Cost, ShotScores
 from rocket_hub.selection.swapping import Pair, misfit, swapping
 
 __all__ = ["Choices", "Cost", "ShotScores", "exact_match", "expert_scores", "reasoning_perplexity", "score_adapters"]

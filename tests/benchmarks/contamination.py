@@ -16,8 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rocket_hub.records import Row
-from rocket_hub.selection.decontamination import EvaluationIndex, Hit
-from rocket_hub.selection.overlap import normalise
+from rocket_hub.selection.decontamination import EvaluationIndex, Hit, normalise
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 # BoolQ's validation split is not there, so as many of its last training questions stand in for it.

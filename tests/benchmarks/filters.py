@@ -83,7 +83,7 @@ def communities(rows: np.ndarray, shots: np.ndarray) -> list[int]:
 def ours(rows: np.ndarray, shots: np.ndarray) -> list[int]:
     """`choose` of rocket_hub, with room for every row."""
     from rocket_hub.options import InstructionOptions
-    from rocket_hub.selection.choice import choose
+    from rocket_hub.selection.instructions import choose
 
     return choose(rows, shots, InstructionOptions(max_rows=len(rows), threshold=THRESHOLD)).taken
 

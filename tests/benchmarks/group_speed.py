@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rocket_hub.selection.diversity import delta_w_similarity, mean_ranks
-from rocket_hub.selection.groups import best_group
+from rocket_hub.selection.groups import best_group, delta_w_similarity, mean_ranks
 
 SIZE = 4  # of the group
 MODULES, WIDTH, RANK = 16, 1024, 16  # 2.1 MB an adapter

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rocket_hub.options import InstructionOptions
-from rocket_hub.selection.choice import choose
+from rocket_hub.selection.instructions import choose
 
 ROWS, WIDTH, SHOTS, TAKEN = 1_000_000, 384, 50, 10_000
 BLOCK = 20_000

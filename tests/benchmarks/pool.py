@@ -16,10 +16,8 @@ import pyarrow.parquet as pq
 from rocket_hub.inference.models import DeferredEncoder, encoder_key
 from rocket_hub.options import InstructionOptions
 from rocket_hub.records import Example, Row
-from rocket_hub.selection.choice import choose
-from rocket_hub.selection.embeddings import embed
-from rocket_hub.selection.instructions import select_instructions, text_of
-from rocket_hub.selection.vectors import open_cache
+from rocket_hub.selection.embeddings import embed, open_cache
+from rocket_hub.selection.instructions import choose, select_instructions, text_of
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ENCODER = SHARED / "models" / "potion-base-4m"

@@ -19,9 +19,7 @@ from rocket_hub.inference.tokens import encode, evaluating
 from rocket_hub.recipe import read_budget
 from rocket_hub.records import Example
 from rocket_hub.selection.halving import Race, pairs_within, race, schedule, spread
-from rocket_hub.selection.measuring import Meter
-from rocket_hub.selection.sharing import Share
-from rocket_hub.selection.signals import tokenised
+from rocket_hub.selection.shots import Meter, Share, tokenised
 from rocket_hub.selection.swapping import swapping
 from tests.benchmarks.bank import BASE
 

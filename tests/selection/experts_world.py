@@ -3,9 +3,8 @@
 import numpy as np
 
 from rocket_hub.records import ExpertScore
-from rocket_hub.selection.honesty import base_score, with_evidence
 from rocket_hub.selection.scoring import expert_scores
-from rocket_hub.selection.shot_scores import ShotScores
+from rocket_hub.selection.statistics import ShotScores, base_score, with_evidence
 
 WIDTHS = {"q": (12, 10), "up": (12, 16)}
 

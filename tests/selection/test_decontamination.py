@@ -6,12 +6,13 @@ from hypothesis import strategies as st
 from rocket_hub.records import Rejection, Row
 from rocket_hub.selection.decontamination import (
     EvaluationIndex,
+    LongTexts,
     contaminated,
     count_by_source,
     neighbours,
+    normalise,
     overlaps,
 )
-from rocket_hub.selection.overlap import LongTexts, normalise
 
 LONG = "Tom has 3 apples and buys 4 more apples. How many?"
 STORY = (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rocket_hub.errors import InputError
-from rocket_hub.selection.diversity import (
+from rocket_hub.selection.groups import (
     behaviour_similarity,
     delta_w_similarity,
     group_diversity,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.selection.duplicates import distinct, keep_distinct
+from rocket_hub.selection.near_duplicates import distinct, keep_distinct
 
 
 def unit(raw):
@@ -46,7 +46,7 @@ def test_keep_distinct_is_the_naive_definition(seed, count, width, threshold):
 @given(st.integers(0, 10**6), st.sampled_from([0.6, 0.9, 0.95]), st.sampled_from([0.05, 0.1, 0.2]))
 def test_keep_distinct_across_blocks_is_the_naive_definition(seed, threshold, spread):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("rocket_hub.selection.duplicates._BLOCK", 16)
+        patched.setattr("rocket_hub.selection.near_duplicates._BLOCK", 16)
         embeddings = clustered(150, 24, 60, spread, seed)
         assert keep_distinct(embeddings, threshold) == naive_distinct(embeddings, threshold)
 

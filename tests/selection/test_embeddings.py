@@ -12,8 +12,7 @@ import pytest
 
 from rocket_hub.errors import InputError, StorageError
 from rocket_hub.selection import embeddings
-from rocket_hub.selection.embeddings import Part, embed
-from rocket_hub.selection.vectors import KEY_BYTES, EmbeddingCache, keys_of, open_cache, text_key
+from rocket_hub.selection.embeddings import KEY_BYTES, EmbeddingCache, Part, embed, keys_of, open_cache, text_key
 
 SCRIPT = Path(__file__).with_name("selecting.py")
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError
 from rocket_hub.selection import groups
-from rocket_hub.selection.diversity import mean_ranks
-from rocket_hub.selection.groups import best_group, lowest_groups, most_diverse_group, ranked_groups
+from rocket_hub.selection.groups import best_group, lowest_groups, mean_ranks, most_diverse_group, ranked_groups
 
 
 def every_group(count, size):

@@ -3,9 +3,9 @@ import pytest
 from experts_world import evidence, scored
 
 from rocket_hub.records import Rejection
-from rocket_hub.selection.diversity import mean_ranks
-from rocket_hub.selection.groups import best_group
-from rocket_hub.selection.honesty import (
+from rocket_hub.selection.groups import best_group, mean_ranks
+from rocket_hub.selection.statistics import (
+    ShotScores,
     accuracy_interval,
     base_score,
     beats,
@@ -14,7 +14,6 @@ from rocket_hub.selection.honesty import (
     left_behind,
     paired,
 )
-from rocket_hub.selection.shot_scores import ShotScores
 
 
 def test_the_interval_is_wilsons():

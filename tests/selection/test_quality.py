@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError
 from rocket_hub.records import Rejection, Row
-from rocket_hub.selection.languages import LANGUAGES, other_language
-from rocket_hub.selection.quality import GATES, ExactDuplicates, Limits, fault_of, faults
+from rocket_hub.selection.filters import GATES, LANGUAGES, ExactDuplicates, Limits, fault_of, faults, other_language
 
 PROSE = (
     "The market opens at eight and closes at noon. People come from all over the valley to buy bread and cheese. "

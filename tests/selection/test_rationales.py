@@ -6,7 +6,7 @@ from rocket_hub.errors import InputError
 from rocket_hub.inference import generate
 from rocket_hub.records import Example
 from rocket_hub.selection.rationales import MAX_CHARACTERS, from_model, with_rationales
-from rocket_hub.selection.signals import choices_of
+from rocket_hub.selection.shots import choices_of
 from rocket_hub.tasks import GSM8K, get_task
 
 OPTIONS = ("dry palms", "wet palms", "palms in oil")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from rocket_hub.records import Example, Row
-from rocket_hub.selection import quality
+from rocket_hub.selection import filters
 from rocket_hub.selection.decontamination import EvaluationIndex
-from rocket_hub.selection.gates import survey
-from rocket_hub.selection.quality import Limits
+from rocket_hub.selection.filters import Limits
+from rocket_hub.selection.screening import survey
 
 LONG = (
     "A train leaves the station at noon with 120 people on board, and at every stop 15 of them get off while 7 others "
@@ -96,7 +96,7 @@ def test_other_code_is_other_rules_and_a_full_disk_costs_only_time(tmp_path, mon
     survey([row("one")], [SHOT], folder=tmp_path)
     copy = tmp_path / "quality.py"
     copy.write_text("another gate")
-    monkeypatch.setattr(quality, "__file__", str(copy))
+    monkeypatch.setattr(filters, "__file__", str(copy))
     survey([row("one")], [SHOT], folder=tmp_path)
     assert len(list(tmp_path.glob("sound-*.rows"))) == 2 and not list(tmp_path.glob(".*"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

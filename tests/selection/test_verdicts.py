@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rocket_hub.records import ExpertScore
-from rocket_hub.selection.verdicts import judge
+from rocket_hub.selection.statistics import judge
 
 
 def score(name, nll, correct=None):

@@ -14,10 +14,9 @@ import numpy as np
 
 from rocket_hub.records import Example, Rejection, Row
 from rocket_hub.selection.decontamination import EvaluationIndex
-from rocket_hub.selection.embeddings import text_of
+from rocket_hub.selection.embeddings import KEYS, keys_of, text_key, text_of
+from rocket_hub.selection.filters import ExactDuplicates, Limits, fault_of, too_long
 from rocket_hub.selection.known import KnownSound, row_key
-from rocket_hub.selection.quality import ExactDuplicates, Limits, fault_of, too_long
-from rocket_hub.selection.vectors import KEYS, keys_of, text_key
 
 _BLOCK = 8192
 

@@ -2,18 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch.distributed as dist
 
 from rocket_hub.errors import InputError
 from rocket_hub.inference.generation import continued
 from rocket_hub.inference.likelihood import Question, choice_scores, encode_question, question_batches, row_nll, scored
 from rocket_hub.inference.tokens import batches, encode, prompt_ids
 from rocket_hub.records import Example
+from rocket_hub.selection.swapping import Pair, Swap
 from rocket_hub.tasks import Task
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the work.
+
+    Attributes:
+        rank: Number of the process, from 0.
+        world: How many there are.
+        group: Their group for exchanging results; None for a single process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    group: Any = None
+
+    def mine(self, count: int) -> range:
+        """List which of `count` equal pieces of work are this process's."""
+        return range(self.rank, count, self.world)
+
+    def gather(self, found: Mapping[int, T]) -> list[T]:
+        """Put the pieces of all processes together; every process gets the same list, in the order of the pieces."""
+        everyone: list[Mapping[int, T]] = [found]
+        if self.world > 1:
+            everyone = [{} for _ in range(self.world)]
+            dist.all_gather_object(everyone, found, group=self.group)
+        together = {piece: value for each in everyone for piece, value in each.items()}
+        return [together[piece] for piece in sorted(together)]
+
+
+@contextmanager
+def share() -> Iterator[Share]:
+    """Find out how many processes there are, and open a group between them.
+
+    The default group is left to accelerate, as the training after this would make it; results are numbers in main
+    memory and go through gloo, whatever that group uses.
+    """
+    if not dist.is_available() or (int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized()):
+        yield Share()
+        return
+    if not dist.is_initialized():
+        from accelerate import PartialState
+        from torch import cuda
+
+        PartialState(cpu=not cuda.is_available())
+    group = dist.new_group(backend="gloo")
+    try:
+        yield Share(dist.get_rank(), dist.get_world_size(), group)
+    finally:
+        dist.destroy_process_group(group)
+
+
+Adapter = Mapping[str, Pair] | None  # None = the bare base model
+
+
+@dataclass
+class Meter:
+    """Scores adapters and counts what that takes.
+
+    A piece of work is one adapter on one batch. Batches depend on the shots alone, so that any number of processes
+    computes the same numbers.
+
+    Attributes:
+        base: The base model, evaluating, with greedy decoding set.
+        tokenizer: Its tokenizer.
+        shots: The K-shot.
+        swap: Puts an adapter on the base.
+        share: This process's part.
+        tokens: Tokens that went through the model so far.
+        scored: Called with the number of shots of each piece that is done.
+    """
+
+    base: Any
+    tokenizer: Any
+    shots: Shots
+    swap: Swap
+    share: Share
+    tokens: int = 0
+    scored: Callable[[int], None] = lambda _: None
+
+    def likelihoods(self, adapters: Sequence[Adapter], chosen: Sequence[int]) -> np.ndarray:
+        """Sum the negative log-likelihoods of the chosen shots' completions [adapters, chosen], in nats."""
+        batches = likelihood_batches(self.shots, chosen)
+        found = self._run(adapters, batches, lambda batch: likelihoods(self.base, self.shots, batch))
+        self.tokens += len(adapters) * int(self.shots.lengths[list(chosen)].sum())
+        return np.array([[row[shot] for shot in chosen] for row in found]).reshape(len(adapters), len(chosen))
+
+    def answers(self, adapters: Sequence[Adapter]) -> list[list[Answer]]:
+        """Let each adapter answer all shots, [adapters][K]."""
+        batches = answer_batches(self.shots)
+        found = self._run(adapters, batches, lambda batch: answers(self.base, self.tokenizer, self.shots, batch))
+        self.tokens += sum(answer.tokens for row in found for answer in row.values())
+        return [[row[shot] for shot in sorted(row)] for row in found]
+
+    def slowest(self, seconds: float) -> float:
+        """Return the largest of all processes' times, so that they decide alike."""
+        return max(self.share.gather({self.share.rank: seconds}))
+
+    def _run(
+        self, adapters: Sequence[Adapter], batches: Sequence[list[int]], work: Callable[[list[int]], list[T]]
+    ) -> list[dict[int, T]]:
+        """Do this process's pieces and collect everybody's: for each adapter, shot -> what `work` found."""
+        pieces = [(adapter, batch) for adapter in range(len(adapters)) for batch in batches]
+        done: dict[int, list[T]] = {}
+        on: int | None = None
+        for piece in self.share.mine(len(pieces)):
+            adapter, batch = pieces[piece]
+            if adapter != on:
+                self.swap(adapters[adapter])
+                on = adapter
+            done[piece] = work(batch)
+            self.scored(len(batch) * self.share.world)
+        found: list[dict[int, T]] = [{} for _ in adapters]
+        for (adapter, batch), values in zip(pieces, self.share.gather(done), strict=True):
+            found[adapter].update(zip(batch, values, strict=True))
+        return found
 
 
 @dataclass(frozen=True)
