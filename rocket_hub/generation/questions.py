@@ -15,7 +15,7 @@ from rocket_hub.options import SelfSpecializationOptions
 from rocket_hub.records import Example, Rejection
 from rocket_hub.runs import KeptResults, digest
 from rocket_hub.tasks import Task
-from rocket_hub.tasks.lettering import lettered, split_choices
+from rocket_hub.tasks.answers import lettered, split_choices
 
 METHOD = "self_specialization"
 SOURCE = f"generated:{METHOD}"

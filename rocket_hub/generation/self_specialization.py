@@ -44,7 +44,7 @@ from rocket_hub.records import Example, Generated, Row
 from rocket_hub.runs import KeptResults, digest, read_json, write_json
 from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import Task
-from rocket_hub.tasks.lettering import LETTERS
+from rocket_hub.tasks.answers import LETTERS
 from rocket_hub.training import train_expert
 
 

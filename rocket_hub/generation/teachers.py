@@ -20,7 +20,7 @@ from rocket_hub.discovery.pins import named, pin_model, without_place
 from rocket_hub.errors import InputError
 from rocket_hub.inference import Search, generate
 from rocket_hub.records import Pinned
-from rocket_hub.tasks.chat import chat_frame
+from rocket_hub.tasks.task import chat_frame
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

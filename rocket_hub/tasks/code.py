@@ -12,8 +12,8 @@ from typing import Any
 
 from rocket_hub.errors import TaskError
 from rocket_hub.records import Example
+from rocket_hub.tasks.answers import MAX_CHARACTERS
 from rocket_hub.tasks.task import Task
-from rocket_hub.tasks.text import MAX_CHARACTERS
 
 _TESTS = " Your code should pass these tests:\n\n"
 _BEGIN, _DONE = "[BEGIN]", "[DONE]"

@@ -9,9 +9,8 @@ from typing import Any
 
 from rocket_hub.errors import TaskError
 from rocket_hub.records import Example
-from rocket_hub.tasks.denying import denied
+from rocket_hub.tasks.answers import after, boxed, denied, own_part, plain, straight
 from rocket_hub.tasks.task import Task
-from rocket_hub.tasks.text import after, boxed, own_part, plain, straight
 
 CHOICES = ("no", "yes")  # in the harness' order: the label 1 is yes
 _SAID = {

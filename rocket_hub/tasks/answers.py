@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 MAX_CHARACTERS = 20_000  # of a generated text; no answer is longer
 _MAX_STATEMENTS, _MAX_LENGTH = 20, 2_000  # of an answer in one text, so that the work is bounded
@@ -55,3 +56,56 @@ def after(pattern: re.Pattern[str], text: str) -> list[str]:
     """Return what comes after each match of a pattern, the last first."""
     ends = [match.end() for match in pattern.finditer(text)][: -_MAX_STATEMENTS - 1 : -1]
     return [text[end : end + _MAX_LENGTH] for end in ends]
+
+
+_BEFORE = re.compile(
+    r"(?:\b(?:not|never|neither|nor|than|unlike|cannot)|n't)\s+"
+    r"(?:be\s+|the\s+|an?\s+|option\s+|choice\s+|solution\s+|answer\s+|letter\s+|[(\"'*])*\Z",
+    re.IGNORECASE,
+)
+_AFTER = re.compile(
+    r"\A[)\]}>\"'*]*\s*(?:"
+    r"(?:is|was|are|were|would|will|does|do|did|can|could|should)(?:n't|\s+not)\b|cannot\b|can't\b|won't\b"
+    r"|(?:is|was|are|seems|looks|would be)\s+(?:\w+\s+)?(?:wrong|incorrect|false|bad|worse|untrue)\b)",
+    re.IGNORECASE,
+)
+_NEAR = 40  # characters that are looked at on either side
+
+
+def denied(text: str, start: int, end: int) -> bool:
+    """Say whether what stands at a place of a text is only named to be denied."""
+    before, behind = text[max(start - _NEAR, 0) : start], text[end : end + _NEAR]
+    return bool(_BEFORE.search(before) or _AFTER.match(behind))
+
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_DIGITS = "123456789"
+_OPTIONS = tuple(
+    (re.compile(rf"(?:^|(?<=\s))\(?([{labels[0]}-{labels[-1]}])[.):]\s+(?=\S)"), labels)
+    for labels in (LETTERS, _DIGITS)
+)
+
+
+def lettered(choices: Sequence[str]) -> str:
+    """Write options as OpenCompass and ROCKET do: one a line, `A. ` before the first."""
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+
+
+def split_choices(question: str) -> tuple[str, tuple[str, ...]]:
+    """Part a question from the options that are written in it, one a line or in a row, as `A. `, `(A) ` or `1. `.
+
+    Returns:
+        (question without options, options); no options where there are fewer than two in order.
+    """
+    for pattern, labels in _OPTIONS:
+        marks = list(pattern.finditer(question))
+        for first in (place for place, mark in enumerate(marks) if mark[1] == labels[0]):
+            run = [marks[first]]
+            for mark in marks[first + 1 :]:
+                if len(run) < len(labels) and mark[1] == labels[len(run)]:
+                    run.append(mark)
+            if len(run) > 1:
+                ends = [mark.start() for mark in run[1:]] + [len(question)]
+                choices = tuple(question[mark.end() : end].strip() for mark, end in zip(run, ends, strict=True))
+                return question[: run[0].start()].rstrip(), choices
+    return question, ()
