@@ -22,7 +22,7 @@ from rocket_hub.discovery.access.files import TIMEOUT, raise_for_status, read_bo
 from rocket_hub.discovery.access.hub import call, reason_of
 from rocket_hub.discovery.access.pool import collect
 from rocket_hub.discovery.data.cards import declared_rows, label_names, languages_of, sources_of, strings
-from rocket_hub.discovery.data.datafiles import train_files, why_no_files
+from rocket_hub.discovery.data.trainfiles import train_files, why_no_files
 from rocket_hub.discovery.licences import declared
 from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.serialization import from_dict, to_dict

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
-from rocket_hub.discovery.access.ranges import RangeFile
+from rocket_hub.discovery.data.reading import ByteFile
 from rocket_hub.discovery.data.thrift import I32, I64, read_struct
 from rocket_hub.errors import DatasetError
 
@@ -87,7 +86,7 @@ class GuardedFile:
 
     closed = False
 
-    def __init__(self, file: BinaryIO | RangeFile, chunks: Sequence[Chunk] = ()) -> None:
+    def __init__(self, file: ByteFile, chunks: Sequence[Chunk] = ()) -> None:
         self.chunks = chunks
         self.passed = 0
         self._file = file

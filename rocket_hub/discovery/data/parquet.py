@@ -6,11 +6,10 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from io import SEEK_END
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from rocket_hub.discovery.access.ranges import RangeFile
 from rocket_hub.discovery.data.pages import Chunk, GuardedFile, read_chunks
-from rocket_hub.discovery.data.reading import MAX_ROW, Reading
+from rocket_hub.discovery.data.reading import MAX_ROW, ByteFile, Reading
 from rocket_hub.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ _AT_ONCE = 8 * 2**20
 _MOST_NAMES = 1000
 
 
-def parquet_columns(file: BinaryIO | RangeFile) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+def parquet_columns(file: ByteFile) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """Read the columns of a file, and the names of their classes.
 
     Args:
@@ -57,7 +56,7 @@ def class_names(given: Any) -> tuple[str, ...]:
 
 
 def parquet_rows(
-    file: BinaryIO | RangeFile, reading: Reading, wanted: Callable[[str], bool] = lambda _: True
+    file: ByteFile, reading: Reading, wanted: Callable[[str], bool] = lambda _: True
 ) -> Iterator[dict[str, Any]]:
     """Read the rows of a file, and never more at once than memory has room for.
 
@@ -98,7 +97,7 @@ def parquet_rows(
                 return
 
 
-def _footer(file: BinaryIO | RangeFile) -> tuple[FileMetaData, list[list[Chunk]]]:
+def _footer(file: ByteFile) -> tuple[FileMetaData, list[list[Chunk]]]:
     """Read the footer, if it is of a bearable size; returns it, and where the pages are in each group of rows."""
     from pyarrow.parquet import read_metadata
 

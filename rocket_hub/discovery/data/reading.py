@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 MAX_CHARACTERS = 100_000
 """Characters of any text of a row; a longer row is dropped."""
 
 MAX_ROW = 4 * 2**20
 """Bytes of a row with everything in it, as it is written in the file; a larger row is dropped, or is no row at all."""
+
+
+class ByteFile(Protocol):
+    """What rows are read from: a file of this machine, or the parts of one on the Hub."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read so many bytes, or what is left."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place."""
+
+    def tell(self) -> int:
+        """Return the place."""
 
 
 @dataclass

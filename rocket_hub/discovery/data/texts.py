@@ -9,10 +9,9 @@ import re
 import zlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any
 
-from rocket_hub.discovery.access.ranges import RangeFile
-from rocket_hub.discovery.data.reading import MAX_ROW, Reading
+from rocket_hub.discovery.data.reading import MAX_ROW, ByteFile, Reading
 from rocket_hub.errors import DatasetError
 
 PIECE = 64 * 2**10
@@ -26,7 +25,7 @@ _ROWS = ("train", "data", "rows", "examples", "items")
 _BETWEEN = re.compile(r"[\s,]*")
 
 
-def json_lines(file: BinaryIO | RangeFile, reading: Reading, *, packed: bool = False) -> Iterator[dict[str, Any]]:
+def json_lines(file: ByteFile, reading: Reading, *, packed: bool = False) -> Iterator[dict[str, Any]]:
     """Read one JSON object a line; a line that is too long is passed over and counted.
 
     Args:
@@ -52,7 +51,7 @@ def json_lines(file: BinaryIO | RangeFile, reading: Reading, *, packed: bool = F
                 raise DatasetError("unreadable", f"line {number}: {_first_line(error)}") from error
 
 
-def json_values(file: BinaryIO | RangeFile, reading: Reading, *, packed: bool = False) -> Iterator[dict[str, Any]]:
+def json_values(file: ByteFile, reading: Reading, *, packed: bool = False) -> Iterator[dict[str, Any]]:
     """Read a JSON file: a list of objects, objects one after the other, or one object that holds all rows.
 
     Args, yields and raises as `json_lines`.
@@ -69,7 +68,7 @@ def json_values(file: BinaryIO | RangeFile, reading: Reading, *, packed: bool = 
 
 
 def csv_rows(
-    file: BinaryIO | RangeFile, reading: Reading, *, packed: bool = False, delimiter: str = ","
+    file: ByteFile, reading: Reading, *, packed: bool = False, delimiter: str = ","
 ) -> Iterator[dict[str, Any]]:
     """Read a CSV file whose first line names the columns.
 
@@ -107,7 +106,7 @@ def csv_rows(
         yield dict(zip(header, waiting, strict=False))
 
 
-def _pieces(file: BinaryIO | RangeFile, reading: Reading, packed: bool) -> Iterator[bytes]:
+def _pieces(file: ByteFile, reading: Reading, packed: bool) -> Iterator[bytes]:
     """Read a file, unpacked, until it or the budget ends."""
     for piece in _unpacked(file) if packed else iter(lambda: file.read(PIECE), b""):
         part = piece[: reading.max_bytes - reading.bytes]
@@ -117,7 +116,7 @@ def _pieces(file: BinaryIO | RangeFile, reading: Reading, packed: bool) -> Itera
             return
 
 
-def _unpacked(file: BinaryIO | RangeFile) -> Iterator[bytes]:
+def _unpacked(file: ByteFile) -> Iterator[bytes]:
     """Unpack a gzip file of one part or more, a bounded piece at a time."""
     unpacker, waiting, inside = zlib.decompressobj(wbits=31), b"", False
     while waiting or (waiting := file.read(PIECE)):
