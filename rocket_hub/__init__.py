@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Recipe": "recipe",
     "build": "pipeline",
-    "load_kshot": "kshot",
+    "load_kshot": "rows.kshot",
     "discover_adapters": "discovery.adapters",
     "discover_datasets": "discovery.instructions",
     "load_instructions": "discovery.instructions",

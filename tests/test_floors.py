@@ -10,8 +10,9 @@ ROOT = Path(rocket_hub.__file__).parent
 FLOORS = [  # ground floor first; rooms on one floor do not know each other
     {"errors", "autoload", "records", "options"},
     {"serialization"},
-    {"kshot", "recipe", "runs", "sandbox"},
-    {"tasks", "inference", "adapting"},
+    {"recipe", "runs", "sandbox"},
+    {"tasks", "inference"},
+    {"lora", "rows"},
     {"discovery", "selection", "moe", "localhub"},
     {"training", "evaluation"},
     {"controls", "tuning", "generation"},

@@ -9,7 +9,7 @@ import pytest
 from tasks import native as native_columns
 
 from rocket_hub.errors import KShotError
-from rocket_hub.kshot import load_kshot
+from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.tasks import get_task
 
 QUESTION, ANSWER = "What is 2 plus 3?", "2 + 3 = 5. #### 5"

@@ -9,10 +9,10 @@ from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.config import KasaConfig
 
-from rocket_hub.adapting import adapted
 from rocket_hub.errors import AdapterError
 from rocket_hub.inference.models import load_base
 from rocket_hub.localhub import LocalHub
+from rocket_hub.lora.attach import adapted
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.loading import adapter_folder, read_adapter, stock_folder
 from rocket_hub.recipe import Recipe

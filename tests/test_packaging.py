@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rocket_hub.adapting import ADAPTER
 from rocket_hub.controls import CONTROLS
 from rocket_hub.errors import NothingLeftError
+from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.options import PushOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import used

@@ -19,8 +19,8 @@ import world
 from make_hub import PACKAGED
 from models import BANK, TARGETS, examples, load_base
 
-from rocket_hub.adapting import adapted
 from rocket_hub.evaluation import evaluate
+from rocket_hub.lora.attach import adapted
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.tasks import get_task
 

@@ -38,8 +38,8 @@ def drawn_rows(task: Any, split: str, draw: int) -> list[dict[str, Any]]:
 
 def leaked(task: Any, rows: Any, test: Sequence[Example]) -> set[int]:
     """Find the rows that are, by the build's own rule, problems of the test split: a build refuses them as examples."""
-    from rocket_hub.kshot import load_kshot
     from rocket_hub.records import Row
+    from rocket_hub.rows.kshot import load_kshot
     from rocket_hub.selection.decontamination import contaminated
 
     with TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ from typing import Any
 
 from made_world import BATCH, RATE, ROWS, STEPS, TEACHER, WORK, World, scored
 
-from rocket_hub.adapting import adapted
+from rocket_hub.lora.attach import adapted
 from rocket_hub.options import MeteorOptions
 
 ARMS = ("distilled, no guideline", "distilled", "distilled, refined", "distilled, refined, evolved", "teacher")

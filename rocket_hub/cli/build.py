@@ -17,9 +17,9 @@ from click.core import ParameterSource
 from rocket_hub.cli.options import adjusted, find_recipe, recipe_options
 from rocket_hub.cli.screen import Screen
 from rocket_hub.errors import InputError
-from rocket_hub.kshot import load_kshot
 from rocket_hub.localhub import connect
 from rocket_hub.recipe import TRAINED_CONTROLS, controls_of
+from rocket_hub.rows.kshot import load_kshot
 
 if TYPE_CHECKING:
     from rocket_hub.recipe import Recipe

@@ -64,9 +64,9 @@ def adapters_command(
     from rich.console import Console
 
     from rocket_hub.cli.build import quiet_libraries
-    from rocket_hub.kshot import load_kshot
     from rocket_hub.localhub import connect
     from rocket_hub.options import DiscoverOptions, InstructionOptions
+    from rocket_hub.rows.kshot import load_kshot
     from rocket_hub.runs import write_json
     from rocket_hub.serialization import to_dict
 
@@ -179,9 +179,9 @@ def datasets_command(
     from rich.console import Console
 
     from rocket_hub.cli.build import quiet_libraries
-    from rocket_hub.kshot import load_kshot
     from rocket_hub.localhub import connect
     from rocket_hub.options import DiscoverOptions, InstructionOptions
+    from rocket_hub.rows.kshot import load_kshot
     from rocket_hub.runs import write_json
     from rocket_hub.serialization import to_dict
     from rocket_hub.tasks import get_task

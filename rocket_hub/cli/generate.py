@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rocket_hub.adapting import ADAPTER
 from rocket_hub.cli.app import Lazy
 from rocket_hub.cli.options import find_recipe
 from rocket_hub.errors import InputError, NothingLeftError, StorageError
+from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.options import NOVELTIES, RETRIEVALS, MeteorOptions, SelfSpecializationOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Pinned, reasons_in_words
@@ -184,9 +184,9 @@ def _questions(
 ) -> tuple[list[str], list[Pinned]]:
     """Read the questions; those of the evaluation set are left out."""
     from rocket_hub.generation.retrieval import questions_of
-    from rocket_hub.kshot import load_kshot
     from rocket_hub.pipeline.expert import without_problems
     from rocket_hub.pipeline.problems import as_example
+    from rocket_hub.rows.kshot import load_kshot
 
     shots = [task.question_of(task.example(shot)) for shot in load_kshot(given["kshot"])] if given["kshot"] else []
     texts = questions_of(api, given["questions"]) if given["questions"] else None

@@ -170,7 +170,7 @@ def _measure(given: Mapping[str, Any]) -> None:
 
 def _shots(given: Mapping[str, Any]) -> tuple[Example, ...]:
     """Read the examples that stand before every problem."""
-    from rocket_hub.kshot import load_kshot
+    from rocket_hub.rows.kshot import load_kshot
 
     count = given["few_shot"] or 0
     if not count:
@@ -253,8 +253,8 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
     on the other.
     """
     from rocket_hub.cli.build import quiet_libraries
-    from rocket_hub.kshot import load_kshot
     from rocket_hub.localhub import connect
+    from rocket_hub.rows.kshot import load_kshot
     from rocket_hub.tasks import get_task
 
     found = get_task(task)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from rocket_hub.adapting import write_fresh
-from rocket_hub.moe.expert import Expert
-from rocket_hub.moe.writing import write_lora
+from rocket_hub.lora.attach import write_fresh
+from rocket_hub.lora.expert import Expert
+from rocket_hub.lora.write import write_lora
 from rocket_hub.records import Example
 from rocket_hub.selection.probes import mixture_loss
 from rocket_hub.selection.selectors import lorahub_weights

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from rocket_hub.adapting import WEIGHTS
 from rocket_hub.controls.merges import write_experts
-from rocket_hub.moe.expert import Expert
-from rocket_hub.moe.writing import write_adapter, write_lora
+from rocket_hub.lora.attach import WEIGHTS
+from rocket_hub.lora.expert import Expert
+from rocket_hub.lora.write import write_adapter, write_lora
 
 PREFIX = "base_model.internal_xlora_classifier."
 

@@ -12,18 +12,16 @@ from huggingface_hub.hf_api import RepoFile
 from rocket_hub.discovery.access.cache import recall, remember
 from rocket_hub.discovery.access.hub import call, reason_of
 from rocket_hub.discovery.access.pool import collect
-from rocket_hub.discovery.data.choices import first_number
 from rocket_hub.discovery.data.listing import ListedDataset
 from rocket_hub.discovery.data.probes import is_bearable, probe
-from rocket_hub.discovery.data.reading import Reading
 from rocket_hub.discovery.data.search import DatasetSearch, search_datasets
-from rocket_hub.discovery.data.shapes import detect_shape, is_read, to_prompt_completion
 from rocket_hub.discovery.data.trainfiles import MAX_FILES, read_rows
-from rocket_hub.discovery.data.unnesting import flat_rows
 from rocket_hub.discovery.lora.verdicts import GIVE_UP, OUTAGES
 from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import DatasetCandidate, DatasetDiscovery, Rejection, Row
+from rocket_hub.rows.layouts import detect_shape, first_number, is_read, to_prompt_completion
+from rocket_hub.rows.values import Reading, flat_rows
 from rocket_hub.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.adapting import fingerprint, fresh_lora
 from rocket_hub.errors import NothingLeftError, RecipeError
 from rocket_hub.generation.asking import Budget, Desk, open_desk
 from rocket_hub.generation.meteor_stages import Learned, distil, evolve, is_open, refine, rejections, to_plain
@@ -17,6 +16,7 @@ from rocket_hub.generation.questions import Question
 from rocket_hub.generation.student import Weak
 from rocket_hub.generation.teachers import Teacher
 from rocket_hub.inference import encode
+from rocket_hub.lora.attach import fingerprint, fresh_lora
 from rocket_hub.options import MeteorOptions
 from rocket_hub.records import Generated, Rejection, Row
 from rocket_hub.runs import KeptResults, Reporter, RunFolder, Silent, digest, read_json

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.adapting import fingerprint
 from rocket_hub.errors import AdapterError, NothingLeftError
 from rocket_hub.generation.asking import Desk
 from rocket_hub.generation.prompts import (
@@ -24,6 +23,7 @@ from rocket_hub.generation.questions import Question
 from rocket_hub.generation.student import Weak, once, read_completion, steps, tune, write
 from rocket_hub.generation.teachers import AGAIN, Decoding, Reply
 from rocket_hub.inference import Search
+from rocket_hub.lora.attach import fingerprint
 from rocket_hub.records import Rejection, reasons_in_words
 from rocket_hub.runs import RunFolder, digest
 

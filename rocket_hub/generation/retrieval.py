@@ -13,14 +13,13 @@ import numpy as np
 from huggingface_hub.hf_api import RepoFile
 
 from rocket_hub.discovery.access.hub import call
-from rocket_hub.discovery.data.cells import first_text, lowered
-from rocket_hub.discovery.data.datafiles import named_faults, rows_of
-from rocket_hub.discovery.data.reading import Reading
 from rocket_hub.discovery.data.trainfiles import read_rows, train_files, why_no_files
 from rocket_hub.discovery.licences import declared
 from rocket_hub.errors import DatasetError, InputError
 from rocket_hub.inference.models import Encoder
 from rocket_hub.records import Pinned
+from rocket_hub.rows.files import named_faults, rows_of
+from rocket_hub.rows.values import Reading, first_text, lowered
 from rocket_hub.runs import digest
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from rocket_hub.adapting import adapted, fresh_lora
 from rocket_hub.errors import InputError
 from rocket_hub.generation.filters import (
     EmbeddingNovelty,
@@ -39,6 +38,7 @@ from rocket_hub.generation.questions import (
 from rocket_hub.generation.retrieval import Retriever, cut
 from rocket_hub.inference import GREEDY, Continuation, Search
 from rocket_hub.inference.models import Encoder
+from rocket_hub.lora.attach import adapted, fresh_lora
 from rocket_hub.options import NOVELTIES, RETRIEVALS, SelfSpecializationOptions, TrainOptions
 from rocket_hub.records import Example, Generated, Row
 from rocket_hub.runs import KeptResults, digest, read_json, write_json

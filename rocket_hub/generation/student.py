@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.adapting import WEIGHTS, adapted, fingerprint
 from rocket_hub.generation.questions import Question
 from rocket_hub.inference import GREEDY, Continuation, Search, continuations, encode
 from rocket_hub.inference.generation import until
+from rocket_hub.lora.attach import WEIGHTS, adapted, fingerprint
 from rocket_hub.options import MeteorOptions, TrainOptions
 from rocket_hub.records import Example
 from rocket_hub.runs import KeptResults, Reporter, RunFolder, Silent, digest

@@ -13,11 +13,10 @@ import torch
 from peft import PeftModel
 
 from rocket_hub.errors import AdapterError, InputError
+from rocket_hub.lora.write import truncate, write_lora
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import collect_gates
 from rocket_hub.moe.layer import RocketMoeLayer
-from rocket_hub.moe.truncation import truncate
-from rocket_hub.moe.writing import write_lora
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 

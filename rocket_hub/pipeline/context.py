@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rocket_hub.kshot import load_kshot
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Pinned
+from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.runs import Reporter, RunFolder, digest
 from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import Task, get_task

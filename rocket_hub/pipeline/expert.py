@@ -7,19 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rocket_hub.adapting import ADAPTER, fresh_lora
 from rocket_hub.discovery import load_instructions
 from rocket_hub.discovery.instructions import discover_datasets
 from rocket_hub.discovery.licences import combine
 from rocket_hub.discovery.pins import pin_model
 from rocket_hub.errors import DatasetError, NothingLeftError, StorageError
-from rocket_hub.kshot import load_kshot
+from rocket_hub.lora.attach import ADAPTER, fresh_lora
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.pipeline.context import check_alone
 from rocket_hub.pipeline.problems import as_example, questions, read_problems
 from rocket_hub.publishing import create_model_card, push_to_hub
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Pinned, Row
+from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.runs import Reporter, RunFolder, digest, write_text
 from rocket_hub.selection.decontamination import contaminated
 from rocket_hub.serialization import from_dict, to_dict

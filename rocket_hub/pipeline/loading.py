@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rocket_hub.moe  # noqa: F401  registers the routed adapter type with PEFT
-from rocket_hub.adapting import ADAPTER
 from rocket_hub.discovery.access.files import download
 from rocket_hub.discovery.adapters import MAX_ADAPTER_BYTES
-from rocket_hub.moe.adapter_config import check_config, read_config
-from rocket_hub.moe.expert import Expert, read_expert
-from rocket_hub.moe.writing import write_lora
+from rocket_hub.lora.attach import ADAPTER
+from rocket_hub.lora.config import check_config, read_config
+from rocket_hub.lora.expert import Expert, read_expert
+from rocket_hub.lora.write import write_lora
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import AdapterCandidate, Pinned
 from rocket_hub.runs import digest

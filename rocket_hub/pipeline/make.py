@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rocket_hub.adapting import WEIGHTS, adapted
 from rocket_hub.controls import Group, Method, Parts, all_methods
-from rocket_hub.moe.expert import Expert
+from rocket_hub.lora.attach import WEIGHTS, adapted
+from rocket_hub.lora.expert import Expert
 from rocket_hub.options import Setting
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.loading import read_adapter, stock_folder

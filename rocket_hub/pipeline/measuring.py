@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from rocket_hub.adapting import ADAPTER
 from rocket_hub.discovery.access.hub import call
 from rocket_hub.errors import AdapterError, InputError
 from rocket_hub.evaluation import bootstrap_difference, evaluate, paired_difference
 from rocket_hub.inference.models import load_base
-from rocket_hub.moe.adapter_config import read_config
+from rocket_hub.lora.attach import ADAPTER
+from rocket_hub.lora.config import read_config
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.pipeline.context import check_alone
 from rocket_hub.pipeline.loading import fetch_adapter  # and, by that, the routed adapter type for PEFT

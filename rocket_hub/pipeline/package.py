@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.adapting import ADAPTER, adapted
 from rocket_hub.controls import ROUTED, ROUTED_FORMS
 from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import NothingLeftError, StorageError
 from rocket_hub.evaluation import paired_difference
+from rocket_hub.lora.attach import ADAPTER, adapted
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.generated import METHODS, SOURCE, in_words, teacher_terms
 from rocket_hub.pipeline.lock import UNTRAINED, behind_generated, chosen_generated, lock_file, made, used

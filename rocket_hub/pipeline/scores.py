@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rocket_hub.moe.expert import Expert
+from rocket_hub.lora.expert import Expert
 from rocket_hub.options import ExpertOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import Example, Rejection

@@ -9,7 +9,7 @@ from typing import Any
 
 from rocket_hub.discovery.access.hub import reason_of
 from rocket_hub.errors import AdapterError, HubError, HubUnreachableError, NothingLeftError
-from rocket_hub.moe.expert import Expert
+from rocket_hub.lora.expert import Expert
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.loading import read_adapter
 from rocket_hub.pipeline.scores import reasoned_shots, shot_scores

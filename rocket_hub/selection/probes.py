@@ -11,9 +11,9 @@ import torch
 
 from rocket_hub.inference.likelihood import completion_nll, row_losses
 from rocket_hub.inference.tokens import batches, encode, evaluating
+from rocket_hub.lora.attach import Pair, swapping
 from rocket_hub.records import Example
 from rocket_hub.selection.selectors import Loss, Tokens, Votes
-from rocket_hub.selection.swapping import Pair, swapping
 
 
 def mixture_loss(

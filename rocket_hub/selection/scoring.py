@@ -12,6 +12,7 @@ import numpy as np
 from rocket_hub.errors import InputError
 from rocket_hub.inference.generation import greedy
 from rocket_hub.inference.tokens import Progress, evaluating
+from rocket_hub.lora.attach import Pair, misfit, swapping
 from rocket_hub.options import Budget, ExpertOptions
 from rocket_hub.recipe import read_budget
 from rocket_hub.records import Example, ExpertScore, Rejection
@@ -19,7 +20,6 @@ from rocket_hub.selection.groups import mean_ranks
 from rocket_hub.selection.halving import Halved, Race, pairs_of, pairs_within, race, schedule, spread
 from rocket_hub.selection.shots import Answer, Choices, Meter, Shots, share, tokenised
 from rocket_hub.selection.statistics import Cost, ShotScores
-from rocket_hub.selection.swapping import Pair, misfit, swapping
 
 __all__ = ["Choices", "Cost", "ShotScores", "exact_match", "expert_scores", "reasoning_perplexity", "score_adapters"]
 

@@ -15,8 +15,8 @@ from rocket_hub.errors import InputError
 from rocket_hub.inference.generation import continued
 from rocket_hub.inference.likelihood import Question, choice_scores, encode_question, question_batches, row_nll, scored
 from rocket_hub.inference.tokens import batches, encode, prompt_ids
+from rocket_hub.lora.attach import Pair, Swap
 from rocket_hub.records import Example
-from rocket_hub.selection.swapping import Pair, Swap
 from rocket_hub.tasks import Task
 
 T = TypeVar("T")

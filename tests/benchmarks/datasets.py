@@ -19,11 +19,11 @@ import json
 
 from huggingface_hub import HfApi
 
-from rocket_hub.discovery.data.reading import Reading
 from rocket_hub.discovery.instructions import discover_datasets, load_instructions
 from rocket_hub.localhub import LocalHub
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import DatasetDiscovery
+from rocket_hub.rows.values import Reading
 from rocket_hub.tasks import GSM8K
 from tests.benchmarks.native import BENCHMARKS, benchmark_files, instruction_files
 

@@ -20,8 +20,8 @@ SEEDS = Path(__file__).resolve().parents[2] / "recipes" / "demo" / "kshot_prices
 def seconds(model: Any, tokenizer: Any, pages: list[str], batch_size: int) -> float:
     """Time one run, in a folder of its own."""
     from rocket_hub.generation.self_specialization import self_specialize
-    from rocket_hub.kshot import load_kshot
     from rocket_hub.options import SelfSpecializationOptions
+    from rocket_hub.rows.kshot import load_kshot
     from rocket_hub.tasks import GSM8K
 
     options = SelfSpecializationOptions(

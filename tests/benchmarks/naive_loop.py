@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rocket_hub.moe.expert import Expert
+from rocket_hub.lora.expert import Expert
 
 
 class NaiveExperts(nn.Module):

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import rocket_hub
 from rocket_hub.errors import AdapterError
 from rocket_hub.inference.models import load_base
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.expert import read_expert
 from rocket_hub.records import Example
 from rocket_hub.selection.scoring import ShotScores, score_adapters
 from rocket_hub.tasks import GSM8K

@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from rocket_hub.inference.generation import greedy
 from rocket_hub.inference.tokens import encode, evaluating
+from rocket_hub.lora.attach import swapping
 from rocket_hub.recipe import read_budget
 from rocket_hub.records import Example
 from rocket_hub.selection.halving import Race, pairs_within, race, schedule, spread
 from rocket_hub.selection.shots import Meter, Share, tokenised
-from rocket_hub.selection.swapping import swapping
 from tests.benchmarks.bank import BASE
 
 

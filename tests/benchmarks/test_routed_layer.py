@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.expert import read_expert
 from rocket_hub.moe.merging import merge_experts
 from rocket_hub.moe.router import router_parameters
 from tests.benchmarks.measuring import Ratio, ratio

@@ -5,7 +5,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.expert import read_expert
 from rocket_hub.records import Example
 from tests.benchmarks import scoring_speed
 from tests.benchmarks.group_speed import against_definition, varied

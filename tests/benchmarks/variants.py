@@ -10,7 +10,7 @@ from peft import ArrowConfig, LoraConfig, PeftModel, XLoraConfig, create_arrow_m
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.expert import read_expert
 from rocket_hub.moe.merging import merge_experts
 from tests.benchmarks.naive_loop import loop_over
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rocket_hub.inference.models import load_base
-from rocket_hub.moe.expert import Expert, read_expert
+from rocket_hub.lora.expert import Expert, read_expert
 from rocket_hub.options import TrainOptions
 from rocket_hub.records import Example
 

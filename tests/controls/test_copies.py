@@ -15,7 +15,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rocket_hub.controls.peft_models import copied, full_model, new_classifier, xlora_model
 from rocket_hub.inference import completion_nll, generate, option_nll
-from rocket_hub.moe.expert import Expert
+from rocket_hub.lora.expert import Expert
 from rocket_hub.training import train_expert
 
 from .conftest import IDS, OPTIONS, ROWS, says

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 
 from rocket_hub.controls.merges import DENSITY, kshot_weights, peft_merge
-from rocket_hub.moe.expert import Expert, read_expert
+from rocket_hub.lora.expert import Expert, read_expert
 from rocket_hub.selection.probes import mixture_loss
 
 from .conftest import ROWS, delta, says

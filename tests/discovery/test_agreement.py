@@ -11,7 +11,7 @@ from rocket_hub.discovery.lora.bases import BaseShapes
 from rocket_hub.discovery.lora.compatibility import check_header
 from rocket_hub.discovery.lora.configs import FOLDED, check_config, parse_config
 from rocket_hub.errors import AdapterError
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.expert import read_expert
 
 torch.manual_seed(0)
 WEIGHTS = {f"model.layers.{n}.self_attn.q_proj.weight": torch.randn(16, 12) for n in range(2)}

@@ -8,12 +8,12 @@ import pytest
 from huggingface_hub import constants
 
 from rocket_hub.discovery import discover_datasets, load_instructions
-from rocket_hub.discovery.data.reading import Reading
 from rocket_hub.discovery.instructions import iter_instructions
 from rocket_hub.errors import DatasetError
 from rocket_hub.localhub import LocalHub, User
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import DatasetCandidate, Row
+from rocket_hub.rows.values import Reading
 from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks.numeric import GSM8K
 

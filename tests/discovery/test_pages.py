@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.discovery.data import pages
-from rocket_hub.discovery.data.datafiles import named_faults
-from rocket_hub.discovery.data.pages import Chunk, GuardedFile, read_page_header
-from rocket_hub.discovery.data.parquet import parquet_columns, parquet_rows
-from rocket_hub.discovery.data.reading import MAX_ROW, Reading
 from rocket_hub.errors import DatasetError
+from rocket_hub.rows import pages
+from rocket_hub.rows.files import named_faults
+from rocket_hub.rows.pages import Chunk, GuardedFile, read_page_header
+from rocket_hub.rows.parquet import parquet_columns, parquet_rows
+from rocket_hub.rows.values import MAX_ROW, Reading
 
 ROWS = [
     {"question": f"q{n}" * 9, "choices": ["a", "b", None], "answer": n % 2, "nested": {"text": ["t"]}}

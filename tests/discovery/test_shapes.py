@@ -4,10 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.discovery.data.choices import first_number
-from rocket_hub.discovery.data.reading import MAX_CHARACTERS
-from rocket_hub.discovery.data.shapes import PAIRS, detect_shape, is_read, shapes_of, to_prompt_completion
-from rocket_hub.discovery.data.unnesting import flat_rows
+from rocket_hub.rows.layouts import PAIRS, detect_shape, first_number, is_read, shapes_of, to_prompt_completion
+from rocket_hub.rows.values import MAX_CHARACTERS, flat_rows
 
 XY = "q\nA. x\nB. y"
 ROWS = [

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.discovery.data import texts
-from rocket_hub.discovery.data.datafiles import named_faults, rows_of
-from rocket_hub.discovery.data.reading import MAX_ROW, Reading
 from rocket_hub.errors import DatasetError
+from rocket_hub.rows import json_csv
+from rocket_hub.rows.files import named_faults, rows_of
+from rocket_hub.rows.values import MAX_ROW, Reading
 
 ROWS = [{"question": f"wie groß? {n}", "answer": str(n)} for n in range(3000)]
 
@@ -133,8 +133,8 @@ def test_a_line_that_is_too_long_costs_no_other():
 
 
 def test_a_json_file_that_is_one_endless_value(monkeypatch):
-    monkeypatch.setattr(texts, "MAX_OBJECT", 2**20)
-    monkeypatch.setattr(texts, "MOST_VALUES", 10_000)
+    monkeypatch.setattr(json_csv, "MAX_OBJECT", 2**20)
+    monkeypatch.setattr(json_csv, "MOST_VALUES", 10_000)
     for start, fill in ((b'[{"question": "', b"x"), (b'[{"question": [', b"[],")):
         with pytest.raises(DatasetError, match="one value of more than 1,048,576 characters, or 10,000 lists"):
             read(Endless(2**24, start, fill), "a.json")

@@ -10,10 +10,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from rocket_hub.cli.generate import self_specialization_command
 from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.generation.self_specialization import SOURCE, check, lora_specialiser, rates, self_specialize
-from rocket_hub.kshot import load_kshot
 from rocket_hub.options import SelfSpecializationOptions, TrainOptions
 from rocket_hub.pipeline.generated import find_generated, read_generated
 from rocket_hub.records import Example, count_reasons
+from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.tasks.custom import read_task
 
 TASK = """

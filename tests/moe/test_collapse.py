@@ -10,11 +10,11 @@ from transformers import AutoTokenizer
 
 from rocket_hub.cli.models import collapse_command
 from rocket_hub.errors import AdapterError, InputError, StorageError
+from rocket_hub.lora.expert import read_expert
+from rocket_hub.lora.write import truncate
 from rocket_hub.moe.collapse import collapse_to_lora
 from rocket_hub.moe.config import RocketMoeConfig
-from rocket_hub.moe.expert import read_expert
 from rocket_hub.moe.gates import routers
-from rocket_hub.moe.truncation import truncate
 
 TEXTS = ["what is 1 plus 2 ? the answer is 3 .", "what is 2 plus 2 ?"]
 HELD_OUT = ["the answer is 7 .", "what is 5 plus 2 ? #### 7"]

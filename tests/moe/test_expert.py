@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rocket_hub.errors import AdapterError
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.expert import read_expert
 
 CONFIG = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"

@@ -9,7 +9,7 @@ from peft.tuners.lora.config import EvaConfig, KasaConfig, MontecloraConfig, Vel
 from safetensors.torch import load_file, save_file
 
 from rocket_hub.errors import AdapterError
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.expert import read_expert
 from rocket_hub.moe.gates import fixed_gates, routers
 from rocket_hub.moe.merging import merge_experts, stack_experts
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rocket_hub.errors import AdapterError
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.expert import read_expert
 
 TARGETS = ["q_proj", "down_proj"]
 

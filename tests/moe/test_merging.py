@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from rocket_hub.errors import AdapterError, NothingLeftError, RecipeError
-from rocket_hub.moe.expert import Expert, read_expert
+from rocket_hub.lora.expert import Expert, read_expert
 from rocket_hub.moe.gates import fixed_gates, routers
 from rocket_hub.moe.merging import merge_experts, stack_experts
 from rocket_hub.moe.router import router_parameters

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.errors import RecipeError
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.expert import read_expert
 from rocket_hub.options import Budget, ExpertOptions
 from rocket_hub.recipe import Recipe, read_budget
 from rocket_hub.selection.halving import FEWEST, Round, pairs_of, pairs_within, race, schedule, spread, tied

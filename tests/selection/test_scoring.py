@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCau
 from rocket_hub.errors import InputError, RecipeError
 from rocket_hub.inference import completion_nll, encode, generate, option_nll
 from rocket_hub.inference.likelihood import row_nll
-from rocket_hub.moe.expert import read_expert
+from rocket_hub.lora.attach import swapping
+from rocket_hub.lora.expert import read_expert
 from rocket_hub.options import ExpertOptions
 from rocket_hub.records import Example
 from rocket_hub.selection.scoring import (
@@ -22,7 +23,6 @@ from rocket_hub.selection.scoring import (
     reasoning_perplexity,
     score_adapters,
 )
-from rocket_hub.selection.swapping import swapping
 
 SHOTS = [
     Example("what is 1 plus 2 ?", " the answer #### 3", "3"),

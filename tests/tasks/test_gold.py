@@ -61,7 +61,7 @@ def test_two_programs_need_their_setup(row_id: str, shared_data: Path) -> None:
 
 
 def test_the_paper_authors_own_kshot_files_are_read(shared_data: Path) -> None:
-    from rocket_hub.kshot import load_kshot
+    from rocket_hub.rows.kshot import load_kshot
 
     for count in (10, 20, 50):
         shots = load_kshot(shared_data / "kshot" / f"rocket_arc-c_{count}shot.jsonl")

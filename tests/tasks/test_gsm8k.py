@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rocket_hub.errors import TaskError
-from rocket_hub.kshot import load_kshot
 from rocket_hub.records import Example
+from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.tasks import GSM8K
 
 FORMS = [

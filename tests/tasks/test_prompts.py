@@ -200,7 +200,7 @@ SHOTS = {
 def test_a_shot_with_options(question: str, answer: str, rationale: str, tmp_path: Path) -> None:
     import json
 
-    from rocket_hub.kshot import load_kshot
+    from rocket_hub.rows.kshot import load_kshot
 
     (tmp_path / "k.jsonl").write_text(json.dumps({"question": question, "answer": answer}))
     example = ARC_EASY.example(load_kshot(tmp_path / "k.jsonl")[0])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from rocket_hub.kshot import load_kshot
+from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.tasks import GSM8K
 
 from .conftest import ROOT, Demo

@@ -38,7 +38,7 @@ def teach(folder: Path) -> None:
     import torch
 
     from rocket_hub.inference.models import load_base
-    from rocket_hub.kshot import load_kshot
+    from rocket_hub.rows.kshot import load_kshot
     from rocket_hub.tasks import get_task
 
     model, tokenizer = load_base(str(folder), None, "float32")

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rocket_hub.discovery.data.parquet import class_names
-from rocket_hub.discovery.data.shapes import LABELS
+from rocket_hub.rows.layouts import LABELS
+from rocket_hub.rows.parquet import class_names
 
 _MANY = ("multilingual", "multi", "mul", "translation")
 _NO_LANGUAGES = ("code", "und", "zxx", "unknown", "other", "python")

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from rocket_hub.discovery.access.cache import recall, remember
 from rocket_hub.discovery.access.ranges import RangeFile
-from rocket_hub.discovery.data.datafiles import named_faults, rows_of
 from rocket_hub.discovery.data.listing import ListedDataset
-from rocket_hub.discovery.data.parquet import parquet_columns
-from rocket_hub.discovery.data.reading import MAX_CHARACTERS, Reading
-from rocket_hub.discovery.data.shapes import LABELS, is_read
-from rocket_hub.discovery.data.unnesting import flat_rows
 from rocket_hub.errors import DatasetError
+from rocket_hub.rows.files import named_faults, rows_of
+from rocket_hub.rows.layouts import LABELS, is_read
+from rocket_hub.rows.parquet import parquet_columns
+from rocket_hub.rows.values import MAX_CHARACTERS, Reading, flat_rows
 from rocket_hub.serialization import from_dict, to_dict
 
 if TYPE_CHECKING:

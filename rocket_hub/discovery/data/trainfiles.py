@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rocket_hub.discovery.access.files import download, is_plain_path
 from rocket_hub.discovery.access.ranges import RangeFile
-from rocket_hub.discovery.data.datafiles import named_faults, rows_of
-from rocket_hub.discovery.data.reading import Reading
+from rocket_hub.rows.files import named_faults, rows_of
+from rocket_hub.rows.values import Reading
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rocket_hub.discovery.data.parquet import parquet_rows
-from rocket_hub.discovery.data.reading import ByteFile, Reading
-from rocket_hub.discovery.data.texts import csv_rows, json_lines, json_values
 from rocket_hub.errors import DatasetError
+from rocket_hub.rows.json_csv import csv_rows, json_lines, json_values
+from rocket_hub.rows.parquet import parquet_rows
+from rocket_hub.rows.values import ByteFile, Reading
 
 
 def rows_of(

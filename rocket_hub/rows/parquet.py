@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from io import SEEK_END
 from typing import TYPE_CHECKING, Any
 
-from rocket_hub.discovery.data.pages import Chunk, GuardedFile, read_chunks
-from rocket_hub.discovery.data.reading import MAX_ROW, ByteFile, Reading
 from rocket_hub.errors import DatasetError
+from rocket_hub.rows.pages import Chunk, GuardedFile, read_chunks
+from rocket_hub.rows.values import MAX_ROW, ByteFile, Reading
 
 if TYPE_CHECKING:
     from pyarrow import Array, DataType, RecordBatch
     from pyarrow.parquet import FileMetaData
+
 
 LARGEST_FOOTER = 4 * 2**20
 BATCH = 256

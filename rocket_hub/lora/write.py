@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,48 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rocket_hub.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Factors of lower rank, and what they keep.
+
+    Attributes:
+        a: [r, in] in fp32.
+        b: [out, r] in fp32.
+        kept: Squared Frobenius norm of their product.
+        total: Squared Frobenius norm of the product that they stand for.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    kept: float
+    total: float
+
+
+def truncate(a: torch.Tensor, b: torch.Tensor, rank: int) -> Truncation:
+    """Cut B A to its largest singular values.
+
+    With B = Q_b R_b and Aᵀ = Q_a R_a, the singular values of B A are those of R_b R_aᵀ, which has the size of the rank.
+
+    Args:
+        a: [R, in].
+        b: [out, R].
+        rank: Largest rank r that is wanted.
+
+    Returns:
+        The factors as they are if R <= r; else of rank r, the singular values shared evenly between both.
+    """
+    q_a, r_a = torch.linalg.qr(a.double().T)
+    q_b, r_b = torch.linalg.qr(b.double())
+    u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+    total = float(s.square().sum())
+    if len(a) <= rank:
+        return Truncation(a, b, total, total)
+    root = s[:rank].sqrt()
+    down, up = root[:, None] * (vh[:rank] @ q_a.T), q_b @ u[:, :rank] * root
+    return Truncation(down.float(), up.float(), float(s[:rank].square().sum()), total)
+
 
 V = TypeVar("V", bound=Hashable)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from rocket_hub.discovery.data.reading import MAX_ROW, ByteFile, Reading
 from rocket_hub.errors import DatasetError
+from rocket_hub.rows.values import MAX_ROW, ByteFile, Reading
 
 PIECE = 64 * 2**10
 MAX_OBJECT = 16 * 2**20
