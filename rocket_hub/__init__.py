@@ -26,7 +26,7 @@ _HOME = {
     "RocketMoeConfig": "moe.config",
     "RocketMoeModel": "moe.model",
     "merge_experts": "moe.merging",
-    "collapse_to_lora": "moe.collapse",
+    "collapse_to_lora": "moe.collapsing",
     "train_expert": "training",
     "evaluate": "evaluation",
     "create_model_card": "publishing",

@@ -264,7 +264,7 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
         from peft import PeftConfig, PeftModel
 
         from rocket_hub.inference.models import load_base
-        from rocket_hub.moe.collapse import collapse_to_lora
+        from rocket_hub.moe.collapsing import collapse_to_lora
 
         adapter = str(_folder(adapter))
         config = PeftConfig.from_pretrained(adapter)

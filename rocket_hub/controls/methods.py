@@ -16,9 +16,8 @@ from rocket_hub.controls.merges import fresh_lora, kshot_weights, peft_merge, un
 from rocket_hub.controls.peft_models import arrow_model, full_model, new_classifier, padded_experts, xlora_model
 from rocket_hub.evaluation import paired_difference
 from rocket_hub.lora.expert import Expert
-from rocket_hub.moe.centroids import kshot_routers
-from rocket_hub.moe.initialisation import arrow_routers
 from rocket_hub.moe.merging import merge_experts, stack_experts
+from rocket_hub.moe.router_init import arrow_routers, kshot_routers
 from rocket_hub.options import MergeOptions
 from rocket_hub.recipe import CONTROLS
 from rocket_hub.records import Evaluation, Example, Pinned

@@ -56,7 +56,7 @@ def package(context: Context, results: Results, content: Path) -> Path:
 
 def _static(context: Context, results: Results, content: Path) -> dict[str, Any]:
     """Write the stock-LoRA form and measure what it costs."""
-    from rocket_hub.moe.collapse import collapse_to_lora
+    from rocket_hub.moe.collapsing import collapse_to_lora
 
     pinned = from_dict(Pinned, results["1-discover"]["evaluation"], "1-discover")
     problems = evaluation_set(context, pinned)[:HELD_OUT]

@@ -9,7 +9,7 @@ from peft.tuners.lora.arrow import ArrowLoraLinearLayer
 from rocket_hub.controls.peft_models import TOP_K, arrow_model, padded_experts
 from rocket_hub.inference import completion_nll
 from rocket_hub.lora.expert import Expert, read_expert
-from rocket_hub.moe.initialisation import arrow_prototypes
+from rocket_hub.moe.router_init import arrow_prototypes
 
 from .conftest import ROWS, delta, listening, says
 

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from rocket_hub.controls import CONTROLS, ROUTED
 from rocket_hub.inference import completion_nll
 from rocket_hub.localhub import LocalHub
-from rocket_hub.moe.initialisation import read_stacks
+from rocket_hub.moe.router_init import read_stacks
 from rocket_hub.options import ExpertOptions, MergeOptions, Setting, TrainOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.make import merge, method_model, methods, training_rows, weighed

@@ -12,7 +12,7 @@ from rocket_hub.cli.models import collapse_command
 from rocket_hub.errors import AdapterError, InputError, StorageError
 from rocket_hub.lora.expert import read_expert
 from rocket_hub.lora.write import truncate
-from rocket_hub.moe.collapse import collapse_to_lora
+from rocket_hub.moe.collapsing import collapse_to_lora
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import routers
 

@@ -12,10 +12,9 @@ from transformers import AutoTokenizer
 
 from rocket_hub.errors import AdapterError, InputError
 from rocket_hub.inference import completion_nll
-from rocket_hub.moe.centroids import kshot_routers, likeliest_experts
 from rocket_hub.moe.gates import fixed_gates, layers, routers
-from rocket_hub.moe.initialisation import arrow_prototypes, arrow_routers, random_routers
 from rocket_hub.moe.merging import merge_experts
+from rocket_hub.moe.router_init import arrow_prototypes, arrow_routers, kshot_routers, likeliest_experts, random_routers
 
 ROWS = [
     ("what is 1 plus 2 ?", " the answer is 3 ."),

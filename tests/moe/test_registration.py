@@ -15,7 +15,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from transformers import AutoTokenizer
 
 import rocket_hub.moe
-from rocket_hub.moe.collapse import collapse_to_lora
+from rocket_hub.moe.collapsing import collapse_to_lora
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.model import RocketMoeModel
 

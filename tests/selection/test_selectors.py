@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from rocket_hub.errors import InputError
 from rocket_hub.inference import completion_nll
 from rocket_hub.lora.expert import read_expert
-from rocket_hub.moe.initialisation import arrow_prototypes
+from rocket_hub.moe.router_init import arrow_prototypes
 from rocket_hub.options import ExpertOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, ExpertScore
