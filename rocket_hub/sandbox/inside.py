@@ -14,10 +14,16 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
-from rocket_hub.sandbox.kernel import PR_SET_PDEATHSIG, call, drop_capabilities
-from rocket_hub.sandbox.landlock import restrict_files
-from rocket_hub.sandbox.namespaces import NOBODY, enter_private_root, leave_the_others
-from rocket_hub.sandbox.seccomp import restrict_calls
+from rocket_hub.sandbox.isolation import (
+    NOBODY,
+    PR_SET_PDEATHSIG,
+    call,
+    drop_capabilities,
+    enter_private_root,
+    leave_the_others,
+    restrict_calls,
+    restrict_files,
+)
 
 _SIGKILL = 9
 _WRITABLE = "/tmp"  # in memory, and there only with a root of its own

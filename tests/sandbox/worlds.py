@@ -16,7 +16,7 @@ from typing import Any
 
 from rocket_hub.errors import SandboxError
 from rocket_hub.sandbox import Limits, check_isolation, run_programs
-from rocket_hub.sandbox.kernel import PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, call, drop_capabilities
+from rocket_hub.sandbox.isolation import PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, call, drop_capabilities
 
 _NUMBERS = {
     "x86_64": {"unshare": 272, "mount": 165, "prctl": 157},
