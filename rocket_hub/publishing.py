@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rocket_hub.discovery.access.hub import call
+from rocket_hub.discovery.hub.client import call
 from rocket_hub.errors import HubError, InputError
 from rocket_hub.records import Pinned
 

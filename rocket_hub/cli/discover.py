@@ -16,7 +16,7 @@ from rocket_hub.cli.options import recipe_options
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rocket_hub.discovery.data.search import DatasetSearch
+    from rocket_hub.discovery.datasets import DatasetSearch
     from rocket_hub.records import AdapterDiscovery, DatasetDiscovery
 
 
@@ -198,7 +198,7 @@ def datasets_command(
         quiet_libraries()
         from huggingface_hub import HfApi
 
-        from rocket_hub.discovery.data.search import search_datasets
+        from rocket_hub.discovery.datasets import search_datasets
         from rocket_hub.inference.models import DeferredEncoder
 
         compare = DeferredEncoder(encoder or InstructionOptions.encoder, None) if shots else None

@@ -286,7 +286,7 @@ def _folder(adapter: str) -> Path:
         return Path(adapter)
     from huggingface_hub import HfApi
 
-    from rocket_hub.discovery.access.hub import call
+    from rocket_hub.discovery.hub.client import call
     from rocket_hub.pipeline.loading import fetch_adapter
 
     api = HfApi()

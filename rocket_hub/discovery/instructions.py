@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub.hf_api import RepoFile
 
-from rocket_hub.discovery.access.cache import recall, remember
-from rocket_hub.discovery.access.hub import call, reason_of
-from rocket_hub.discovery.access.pool import collect
-from rocket_hub.discovery.data.listing import ListedDataset
-from rocket_hub.discovery.data.probes import is_bearable, probe
-from rocket_hub.discovery.data.search import DatasetSearch, search_datasets
-from rocket_hub.discovery.data.trainfiles import MAX_FILES, read_rows
-from rocket_hub.discovery.lora.verdicts import GIVE_UP, OUTAGES
+from rocket_hub.discovery.data_files import MAX_FILES, read_rows
+from rocket_hub.discovery.datasets import DatasetSearch, is_bearable, probe, search_datasets
+from rocket_hub.discovery.hub.answers import recall, remember
+from rocket_hub.discovery.hub.client import call, collect, reason_of
+from rocket_hub.discovery.listing import ListedDataset
+from rocket_hub.discovery.verdicts import GIVE_UP, OUTAGES
 from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import DatasetCandidate, DatasetDiscovery, Rejection, Row

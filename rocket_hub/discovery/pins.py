@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rocket_hub.discovery.access.hub import call
+from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.licences import declared
 from rocket_hub.records import Pinned
 

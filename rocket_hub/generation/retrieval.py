@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from huggingface_hub.hf_api import RepoFile
 
-from rocket_hub.discovery.access.hub import call
-from rocket_hub.discovery.data.trainfiles import read_rows, train_files, why_no_files
+from rocket_hub.discovery.data_files import read_rows, train_files, why_no_files
+from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.licences import declared
 from rocket_hub.errors import DatasetError, InputError
 from rocket_hub.inference.models import Encoder

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rocket_hub.discovery import discover_adapters, discover_datasets
-from rocket_hub.discovery.access.answers import or_last
-from rocket_hub.discovery.access.hub import call
+from rocket_hub.discovery.hub.answers import or_last
+from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.licences import combine, declared
 from rocket_hub.inference.models import DeferredEncoder
 from rocket_hub.pipeline.context import Context

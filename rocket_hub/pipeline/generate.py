@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.discovery.access.hub import reason_of
+from rocket_hub.discovery.hub.client import reason_of
 from rocket_hub.discovery.instructions import iter_instructions
 from rocket_hub.discovery.pins import pin_model
 from rocket_hub.errors import DatasetError, HubError, HubUnreachableError

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rocket_hub.moe  # noqa: F401  registers the routed adapter type with PEFT
-from rocket_hub.discovery.access.files import download
 from rocket_hub.discovery.adapters import MAX_ADAPTER_BYTES
+from rocket_hub.discovery.hub.download import download
 from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.lora.config import check_config, read_config
 from rocket_hub.lora.expert import Expert, read_expert

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from rocket_hub.discovery.access.hub import call
+from rocket_hub.discovery.hub.client import call
 from rocket_hub.errors import AdapterError, InputError
 from rocket_hub.evaluation import bootstrap_difference, evaluate, paired_difference
 from rocket_hub.inference.models import load_base

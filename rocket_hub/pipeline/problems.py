@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rocket_hub.discovery.access.hub import call
+from rocket_hub.discovery.hub.client import call
 from rocket_hub.errors import HubError, TaskError
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import Example, Pinned

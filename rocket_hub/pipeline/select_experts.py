@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.discovery.access.hub import reason_of
+from rocket_hub.discovery.hub.client import reason_of
+from rocket_hub.discovery.known_data import own_data
 from rocket_hub.errors import AdapterError, HubError, HubUnreachableError, NothingLeftError
 from rocket_hub.lora.expert import Expert
 from rocket_hub.pipeline.context import Context
@@ -16,7 +17,6 @@ from rocket_hub.pipeline.scores import reasoned_shots, shot_scores
 from rocket_hub.records import AdapterCandidate, AdapterDiscovery, ExpertScore, ExpertSelection, Rejection
 from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks import Task
-from rocket_hub.tasks.own_data import own_data
 
 Results = Mapping[str, Any]
 PICTURE = "experts.svg"

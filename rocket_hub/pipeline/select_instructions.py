@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from rocket_hub.discovery import load_instructions
-from rocket_hub.discovery.access.hub import reason_of
+from rocket_hub.discovery.hub.client import reason_of
 from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, KShotError
 from rocket_hub.inference.models import DeferredEncoder, encoder_key
 from rocket_hub.pipeline.context import Context

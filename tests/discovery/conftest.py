@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 from safetensors.numpy import load_file, save_file
 
-from rocket_hub.discovery.access import hub as hub_calls
+from rocket_hub.discovery.hub import client as hub_calls
 from rocket_hub.localhub import LocalHub, User
 
 BASE = "base/tiny"

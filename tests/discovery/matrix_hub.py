@@ -10,11 +10,10 @@ import pytest
 from huggingface_hub import HfApi, constants
 from safetensors.numpy import save_file
 
+from rocket_hub.discovery import crawl as crawling
 from rocket_hub.discovery import discover_adapters, download
-from rocket_hub.discovery.access import hub as hub_calls
-from rocket_hub.discovery.access import pacing
-from rocket_hub.discovery.access.hub import reason_of
-from rocket_hub.discovery.lora import config_files
+from rocket_hub.discovery.hub import client as hub_calls
+from rocket_hub.discovery.hub.client import reason_of
 from rocket_hub.errors import HubError, RocketError
 from rocket_hub.localhub import Fault, LocalHub, User
 from rocket_hub.options import DiscoverOptions
@@ -142,8 +141,8 @@ def anew(world, tmp_path, monkeypatch):
     monkeypatch.setattr(hub_calls, "time", clock)
     monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
     monkeypatch.setattr("huggingface_hub.file_download.time", clock)
-    monkeypatch.setattr(pacing, "PACER", pacing.Pacer(lambda: time.monotonic() * 1000, clock.sleep))
-    monkeypatch.setattr(config_files, "REFUSED_FOR", 0.0)
+    monkeypatch.setattr(hub_calls, "PACER", hub_calls.Pacer(lambda: time.monotonic() * 1000, clock.sleep))
+    monkeypatch.setattr(crawling, "REFUSED_FOR", 0.0)
     for one in (world.hub, world.other):
         one.faults.clear()
         one.log.clear()

@@ -7,7 +7,7 @@ from huggingface_hub import HfApi, constants
 from safetensors.numpy import load_file, save_file
 
 from rocket_hub.discovery import discover_adapters, plan_adapters
-from rocket_hub.discovery.lora.bases import read_base
+from rocket_hub.discovery.bases import read_base
 from rocket_hub.errors import HubError, HubUnreachableError, InputError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions

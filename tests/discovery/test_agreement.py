@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rocket_hub.discovery.access.headers import parse_header
-from rocket_hub.discovery.lora.bases import BaseShapes
-from rocket_hub.discovery.lora.compatibility import check_header
-from rocket_hub.discovery.lora.configs import FOLDED, check_config, parse_config
+from rocket_hub.discovery.bases import BaseShapes
+from rocket_hub.discovery.compatibility import check_header
+from rocket_hub.discovery.configs import FOLDED, check_config, parse_config
+from rocket_hub.discovery.hub.answers import parse_header
 from rocket_hub.errors import AdapterError
 from rocket_hub.lora.expert import read_expert
 

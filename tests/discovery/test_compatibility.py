@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocket_hub.discovery.access.headers import Tensor, header_end, parse_header
-from rocket_hub.discovery.lora.bases import BaseShapes
-from rocket_hub.discovery.lora.compatibility import check_header
-from rocket_hub.discovery.lora.configs import MAX_CONFIG_BYTES, check_config, parse_config
+from rocket_hub.discovery.bases import BaseShapes
+from rocket_hub.discovery.compatibility import check_header
+from rocket_hub.discovery.configs import MAX_CONFIG_BYTES, check_config, parse_config
+from rocket_hub.discovery.hub.answers import Tensor, header_end, parse_header
 from rocket_hub.errors import AdapterError
 
 BASE = BaseShapes(

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from rocket_hub.discovery import discover_adapters, plan_adapters
-from rocket_hub.discovery.access import cache
+from rocket_hub.discovery.hub import answers
 from rocket_hub.errors import HubError, HubUnreachableError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
@@ -79,7 +79,7 @@ def test_a_single_dead_adapter_does_not_stop_a_crawl(hub, api, planted):
 @pytest.mark.parametrize("spoil", [lambda data: data[: len(data) // 2], lambda data: data[:-1] + b"~", lambda _: b""])
 def test_a_spoiled_cache_is_read_again(hub, api, planted, spoil):
     before = crawl(api)
-    for path in cache.folder().rglob("*"):
+    for path in answers.folder().rglob("*"):
         if path.is_file():
             path.write_bytes(spoil(path.read_bytes()))
     assert crawl(api) == before
@@ -93,7 +93,7 @@ def test_a_closed_door_is_not_knocked_at_again_at_once(hub, api, planted, monkey
     hub.log.clear()
     assert "ask for access at" in (told := gated()) and "asked again after 60" in told
     assert not any("zoo/gated" in record.path for record in hub.log)
-    monkeypatch.setattr("rocket_hub.discovery.lora.config_files.REFUSED_FOR", 0.0)
+    monkeypatch.setattr("rocket_hub.discovery.crawl.REFUSED_FOR", 0.0)
     gated()
     assert any("zoo/gated" in record.path for record in hub.log)
 

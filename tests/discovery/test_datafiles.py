@@ -1,7 +1,7 @@
 import pytest
 
-from rocket_hub.discovery.access.ranges import AHEAD, FIRST, RangeFile
-from rocket_hub.discovery.data.trainfiles import MAX_FILES, read_rows, train_files, why_no_files
+from rocket_hub.discovery.data_files import MAX_FILES, read_rows, train_files, why_no_files
+from rocket_hub.discovery.hub.download import AHEAD, FIRST, RangeFile
 from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.localhub import Fault, LocalHub, User
 from tests.discovery.test_instructions import QA, lines, parquet

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 
 from rocket_hub.discovery import discover_datasets
-from rocket_hub.discovery.data.benchmarks import BENCHMARKS, benchmark_of, mirrors_of
-from rocket_hub.discovery.data.cards import declared_rows, label_names, languages_of, sources_of
-from rocket_hub.discovery.data.listing import ListedDataset, read_item
-from rocket_hub.discovery.data.queries import likeliest_first, queries_for, search_words
-from rocket_hub.discovery.data.search import search_datasets
+from rocket_hub.discovery.datasets import search_datasets
+from rocket_hub.discovery.known_data import BENCHMARKS, benchmark_of, mirrors_of
+from rocket_hub.discovery.listing import (
+    ListedDataset,
+    declared_rows,
+    label_names,
+    languages_of,
+    read_dataset,
+    sources_of,
+)
+from rocket_hub.discovery.ranking import likeliest_first, queries_for, search_words
 from rocket_hub.errors import HubError, HubUnreachableError
 from rocket_hub.localhub import Fault, LocalHub, User
 from rocket_hub.options import DiscoverOptions
@@ -88,7 +94,7 @@ def test_what_a_card_says_is_read_whatever_it_is():
     ],
 )  # fmt: skip
 def test_an_item_of_a_list_may_be_anything(item):
-    listed = read_item(item)
+    listed = read_dataset(item)
     assert listed.repo_id.isprintable()
     assert (listed.revision, listed.downloads, listed.size, listed.disabled) == ("", 0, 0, False)
 

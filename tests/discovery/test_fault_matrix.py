@@ -10,7 +10,8 @@ import re
 import pytest
 from huggingface_hub import constants, get_session
 
-from rocket_hub.discovery.access import answers, files
+from rocket_hub.discovery.hub import answers
+from rocket_hub.discovery.hub import download as downloads
 from rocket_hub.errors import RocketError
 from rocket_hub.localhub import Fault
 from tests.discovery.matrix_hub import (
@@ -118,7 +119,7 @@ CASES = [(fault, 1) for fault in FAULTS] + [(fault, -1) for fault in FOR_GOOD]
 def set_timeouts(fault, monkeypatch):
     """Let a stall be given up soon."""
     if fault == "stall":
-        for module, name in ((files, "TIMEOUT"), (answers, "TIMEOUT"), (constants, "HF_HUB_DOWNLOAD_TIMEOUT"),
+        for module, name in ((downloads, "TIMEOUT"), (answers, "TIMEOUT"), (constants, "HF_HUB_DOWNLOAD_TIMEOUT"),
                              (constants, "HF_HUB_ETAG_TIMEOUT")):  # fmt: skip
             monkeypatch.setattr(module, name, SECONDS)
 

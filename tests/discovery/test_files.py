@@ -3,9 +3,9 @@ import hashlib
 import pytest
 from huggingface_hub import HfApi
 
-from rocket_hub.discovery.access import files
-from rocket_hub.discovery.access.files import download, fetch, is_plain_path, read_part
-from rocket_hub.discovery.access.hub import call, reason_of
+from rocket_hub.discovery.hub import download as downloads
+from rocket_hub.discovery.hub.client import call, reason_of
+from rocket_hub.discovery.hub.download import download, fetch, is_plain_path, read_part
 from rocket_hub.errors import HubError, HubUnreachableError
 from rocket_hub.localhub import Fault, LocalHub
 
@@ -216,7 +216,7 @@ def test_a_server_that_ignores_range_fills_no_memory(hub, api, repo):
 
 
 def test_a_stall_is_given_up(hub, api, repo, monkeypatch):
-    monkeypatch.setattr(files, "TIMEOUT", 0.2)
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
     hub.faults.append(Fault("resolve", "delay", seconds=1))
     assert read_part(api, *repo, "notes.txt", length=3)[0] == b"for"
     assert len(hub.log) == 1  # the first one is still on its way

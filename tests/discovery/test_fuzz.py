@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.discovery.access.headers import MAX_HEADER, Tensor, header_end, parse_header
-from rocket_hub.discovery.lora.bases import BaseShapes
-from rocket_hub.discovery.lora.compatibility import check_header
-from rocket_hub.discovery.lora.configs import ADALORA, HARMLESS, UNSUPPORTED, check_config, claimed_base, parse_config
-from rocket_hub.discovery.lora.listing import check_listed, read_item
+from rocket_hub.discovery.bases import BaseShapes
+from rocket_hub.discovery.compatibility import check_header
+from rocket_hub.discovery.configs import ADALORA, HARMLESS, UNSUPPORTED, check_config, claimed_base, parse_config
+from rocket_hub.discovery.hub.answers import MAX_HEADER, Tensor, header_end, parse_header
+from rocket_hub.discovery.listing import check_listed, read_item
 from rocket_hub.errors import AdapterError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.serialization import to_dict

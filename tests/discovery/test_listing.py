@@ -9,9 +9,9 @@ from huggingface_hub import HfApi, constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.discovery.access import hub as hub_calls
-from rocket_hub.discovery.access.answers import pages
-from rocket_hub.discovery.lora.listing import Listed, check_listed, list_adapters, read_item
+from rocket_hub.discovery.hub import client as hub_calls
+from rocket_hub.discovery.hub.answers import pages
+from rocket_hub.discovery.listing import Listed, check_listed, list_adapters, read_item
 from rocket_hub.errors import AdapterError, HubError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
@@ -84,7 +84,7 @@ def test_a_page_that_is_no_list_is_asked_for_again_and_then_named(scripted, body
 
 
 def test_a_huge_page_is_not_read(scripted, monkeypatch):
-    monkeypatch.setattr("rocket_hub.discovery.access.answers.MAX_ANSWER", 100)
+    monkeypatch.setattr("rocket_hub.discovery.hub.answers.MAX_ANSWER", 100)
     scripted.script = [(json.dumps(["x" * 100]).encode(), None)]
     with pytest.raises(HubError, match="more than 100 bytes"):
         listed(scripted)

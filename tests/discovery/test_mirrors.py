@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rocket_hub.discovery import discover_adapters
-from rocket_hub.discovery.lora.mirrors import known_copies
+from rocket_hub.discovery.bases import known_copies
 from rocket_hub.errors import HubUnreachableError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions

@@ -6,10 +6,8 @@ import pytest
 from huggingface_hub import HfApi, get_session
 from huggingface_hub.utils import httpx
 
-from rocket_hub.discovery.access.files import read_part
-from rocket_hub.discovery.access.hub import call
-from rocket_hub.discovery.access.pacing import LONGEST_WAIT, Pacer, watch
-from rocket_hub.discovery.access.pool import collect
+from rocket_hub.discovery.hub.client import LONGEST_WAIT, Pacer, call, collect, watch
+from rocket_hub.discovery.hub.download import read_part
 from rocket_hub.localhub import Fault, LocalHub
 
 FILE = httpx.URL("https://hub.example/a/b/resolve/main/x.json")

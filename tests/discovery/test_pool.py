@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from rocket_hub.discovery.access.pool import collect, for_each
+from rocket_hub.discovery.hub.client import collect, for_each
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3, 50])

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.discovery import discover_adapters
-from rocket_hub.discovery.lora.listing import Listed
-from rocket_hub.discovery.lora.prior import prior
+from rocket_hub.discovery.listing import Listed
+from rocket_hub.discovery.ranking import prior
 from rocket_hub.options import DiscoverOptions
 
 BASE = "base/tiny"

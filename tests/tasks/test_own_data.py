@@ -2,7 +2,7 @@
 
 import pytest
 
-from rocket_hub.tasks.own_data import own_data
+from rocket_hub.discovery.known_data import own_data
 
 SAME = (
     "openai/gsm8k", "gsm8k", "GSM8K", "someone/gsm8k-main", "openai-gsm8k", "datasets/openai/gsm8k",

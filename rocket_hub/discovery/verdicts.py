@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from rocket_hub.discovery.access.hub import reason_of
-from rocket_hub.discovery.access.pool import for_each
+from rocket_hub.discovery.hub.client import for_each, reason_of
 from rocket_hub.errors import AdapterError, HubError
 from rocket_hub.records import Rejection
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rocket_hub.discovery.lora.bases import BaseShapes
-from rocket_hub.discovery.lora.listing import HUB_ID
+from rocket_hub.discovery.bases import BaseShapes
+from rocket_hub.discovery.listing import HUB_ID
 from rocket_hub.errors import AdapterError
 
 MAX_CONFIG_BYTES = 1 << 20

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rocket_hub.discovery.access.headers import Tensor
-from rocket_hub.discovery.lora.bases import LAYER, BaseShapes
-from rocket_hub.discovery.lora.configs import MUTATING, by_pattern, check_kind, short
+from rocket_hub.discovery.bases import LAYER, BaseShapes
+from rocket_hub.discovery.configs import MUTATING, by_pattern, check_kind, short
+from rocket_hub.discovery.hub.answers import Tensor
 from rocket_hub.errors import AdapterError
 
 _MODULE = r"(?P<module>\w+(?:\.\w+)*)"

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from rocket_hub.discovery.access.files import download, is_plain_path
-from rocket_hub.discovery.access.ranges import RangeFile
+from rocket_hub.discovery.hub.download import RangeFile, download, is_plain_path
 from rocket_hub.rows.files import named_faults, rows_of
 from rocket_hub.rows.values import Reading
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
 
 SMALL = 50 * 2**20
 """Bytes; a file up to this size is downloaded and verified, of a larger one only what is read is fetched."""

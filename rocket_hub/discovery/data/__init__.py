@@ -1,1 +1,0 @@
-"""Instruction data: where it is, what form it has, and its rows."""

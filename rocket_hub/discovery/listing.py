@@ -1,0 +1,427 @@
+"""The list pass: everything on the Hub that says it is an adapter of a base model, each once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from huggingface_hub import get_session
+from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ignore[attr-defined]
+
+from rocket_hub.discovery.data_files import train_files, why_no_files
+from rocket_hub.discovery.hub.answers import MAX_ANSWER, or_last, pages
+from rocket_hub.discovery.hub.client import call, collect, reason_of
+from rocket_hub.discovery.hub.download import TIMEOUT, raise_for_status, read_bounded
+from rocket_hub.discovery.known_data import own_data
+from rocket_hub.discovery.licences import declared, judge
+from rocket_hub.errors import AdapterError, DatasetError, HubError
+from rocket_hub.options import DiscoverOptions
+from rocket_hub.rows.layouts import LABELS
+from rocket_hub.rows.parquet import class_names
+from rocket_hub.serialization import from_dict, to_dict
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"
+MLX = "adapters.safetensors"
+TOKENIZER = ("chat_template.jinja", "chat_template.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+EXPAND = ("sha", "siblings", "cardData", "downloads", "lastModified", "disabled", "tags")
+DESCRIPTION = 500
+"""Characters of what a card says that are kept."""
+
+HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w.-]{1,96}", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# Tags that say nothing about what an adapter is good for.
+_PLAIN_TAGS = frozenset((
+    "adapter", "autotrain_compatible", "base_model", "conversational", "endpoints_compatible", "generated_from_trainer",
+    "lora", "peft", "pytorch", "safetensors", "sft", "text-generation", "text-generation-inference", "transformers",
+    "trl", "unsloth",
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One adapter as a list shows it; what a list says is checked for its type and bounded.
+
+    Attributes:
+        repo_id: `namespace/name`, or what stands in its place.
+        revision: Commit hash; empty if there is none.
+        files: Which of the files that matter it has at its root.
+        licence: What its card declares.
+        datasets: Training data that its card declares.
+        text: What its name, tags and card say, in at most 500 characters.
+        downloads: As the Hub counts them.
+        modified: When it was changed last (ISO 8601); empty if untold.
+        disabled: Whether the Hub has closed it.
+    """
+
+    repo_id: str
+    revision: str = ""
+    files: tuple[str, ...] = ()
+    licence: str = ""
+    datasets: tuple[str, ...] = ()
+    text: str = ""
+    downloads: int = 0
+    modified: str = ""
+    disabled: bool = False
+
+
+def list_adapters(api: HfApi, bases: Sequence[str], workers: int) -> tuple[tuple[Listed, ...], float]:
+    """List everything that may be an adapter of a base model.
+
+    Args:
+        api: Where the Hub is, and who asks.
+        bases: The base model's id, and ids of copies of it.
+        workers: How many lists are read at once.
+
+    Returns:
+        The adapters, each once, sorted by id; and 0, or when they were listed if the Hub libraries are offline.
+
+    Raises:
+        HubError: A list cannot be read.
+    """
+    # No single filter finds them all: cards are written by hand, and the Hub infers the relation from them.
+    filters = [
+        filters
+        for base in bases
+        for filters in ((f"base_model:adapter:{base}",), (f"base_model:{base}", "peft"), (f"base_model:{base}", "lora"))
+    ]
+
+    def ask() -> list[dict[str, Any]]:
+        found: dict[str, Listed] = {}
+        for listed in collect(lambda wanted: _list(api, wanted), filters, workers):
+            for item in listed:
+                found.setdefault(item.repo_id, item)
+        return [to_dict(found[repo_id]) for repo_id in sorted(found)]
+
+    items, date = or_last(api, ask, "adapters 1", *bases)
+    return tuple(from_dict(Listed, item, "the kept list") for item in items), date
+
+
+def _list(api: HfApi, filters: Sequence[str]) -> list[Listed]:
+    """Read all pages for one filter."""
+    # By date, new ones first: what is uploaded meanwhile cannot push another one past the end of a page.
+    query = [*(("filter", tag) for tag in filters), ("sort", "createdAt"), *(("expand", name) for name in EXPAND)]
+    found = pages(api, f"adapters with the tag {filters[0]}", "/api/models", query)
+    return [read_item(item) for page in found for item in page]
+
+
+def read_item(item: Any) -> Listed:
+    """Read one item of a list, whatever it holds."""
+    if not isinstance(item, dict):
+        return Listed(repr(item)[:200])
+    card = item.get("cardData")
+    card = card if isinstance(card, dict) else {}
+    name = item.get("id")
+    repo_id = _printable(name) if isinstance(name, str) else repr(name)[:200]
+    sha, modified, downloads = item.get("sha"), item.get("lastModified"), item.get("downloads")
+    siblings = item.get("siblings")
+    entries = [entry for entry in siblings if isinstance(entry, dict)] if isinstance(siblings, list) else []
+    files = [entry.get("rfilename") for entry in entries]
+    datasets = _strings(card.get("datasets"))
+    return Listed(
+        repo_id=repo_id,
+        revision=sha if isinstance(sha, str) and COMMIT.fullmatch(sha) else "",
+        files=tuple(file for file in (CONFIG, WEIGHTS, PICKLE, MLX, *TOKENIZER) if file in files),
+        licence=declared(card),
+        datasets=datasets,
+        text=_text(repo_id, card, _strings(item.get("tags")), datasets),
+        downloads=downloads if type(downloads) is int and 0 <= downloads < 1 << 50 else 0,
+        modified=_printable(modified) if isinstance(modified, str) else "",
+        disabled=item.get("disabled") is True,
+    )
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    """Return the texts in a card's value, one or a list, bounded."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(_printable(entry) for entry in values[:100] if isinstance(entry, str))
+
+
+def _printable(text: str) -> str:
+    """Return a text of somebody else's, bounded, as it may be shown on a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+
+
+def _text(repo_id: str, card: Mapping[str, Any], tags: Sequence[str], datasets: Sequence[str]) -> str:
+    """Say what an adapter is about, by its name, the name and tags in its card, and its data."""
+    name = re.sub(r"[-_./]+", " ", repo_id.rpartition("/")[2])
+    told = [tag for tag in dict.fromkeys(tags) if ":" not in tag and tag.lower() not in _PLAIN_TAGS]
+    parts = [name, *_strings(card.get("model_name")), ", ".join(told), ", ".join(datasets)]
+    return " ".join("; ".join(dict.fromkeys(part for part in parts if part)).split())[:DESCRIPTION]
+
+
+def check_listed(item: Listed, options: DiscoverOptions, closed: Collection[str]) -> tuple[str, ...]:
+    """Refuse what the list alone shows to be no safe LoRA adapter, or not to be used.
+
+    Args:
+        item: The adapter.
+        options: Which licences are accepted, and whether the task's own data are left out.
+        closed: Ids of the task's own data.
+
+    Returns:
+        Flags: `own_tokenizer` if it brings a tokenizer or chat template, `task_data` if it was trained on the task's
+        own data.
+
+    Raises:
+        AdapterError: `reason` names the fault.
+    """
+    if not HUB_ID.fullmatch(item.repo_id) or ".." in item.repo_id:
+        raise AdapterError("bad_name", "not a repository id of the form namespace/name")
+    if item.disabled:
+        raise AdapterError("disabled", "the Hub has closed the repository")
+    if CONFIG not in item.files:
+        raise AdapterError("not_an_adapter", f"there is no {CONFIG} at the root of the repository")
+    if WEIGHTS not in item.files:
+        _refuse_files(item)
+    if not item.revision:
+        raise AdapterError("unpinned", "the Hub does not tell its commit")
+    if judge(item.licence, options.allow_licences):
+        hint = f"name '{item.licence}' in discover.allow_licences (--allow-licence) to accept that"
+        raise AdapterError("licence", f"its licence {item.licence} restricts the result; {hint}")
+    used = next(iter(own_data(item.datasets, closed).values()), "")
+    if used and options.leave_task_out:
+        raise AdapterError("task_data", f"trained on {used}, the task's own data")
+    own = any(file in item.files for file in TOKENIZER)
+    return (*(("own_tokenizer",) if own else ()), *(("task_data",) if used else ()))
+
+
+def _refuse_files(item: Listed) -> None:
+    """Say what there is instead of safetensors weights."""
+    if PICKLE in item.files:
+        raise AdapterError("pickle_only", f"only {PICKLE}, which can run code when it is read; nobody opens it here")
+    if MLX in item.files:
+        raise AdapterError("not_lora", f"saved by mlx-lm ({MLX}), and PEFT cannot load that")
+    raise AdapterError("no_weights", f"there is no {WEIGHTS} at the root of the repository")
+
+
+DATASET_EXPAND = ("sha", "siblings", "cardData", "tags", "downloads", "description", "disabled", "gated", "mainSize")
+
+DATASET_ID = re.compile(r"([\w-][\w.-]{0,95}/)?[\w.-]{1,96}", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class ListedDataset:
+    """One data set as a list shows it; what a list says is checked for its type and bounded.
+
+    Attributes:
+        repo_id: `namespace/name`, or what stands in its place.
+        revision: Commit hash; empty if there is none.
+        files: Data files of the train split.
+        missing: If there are none, the reason and what was found.
+        licence: What its card declares.
+        languages: What its card declares, see `languages_of`.
+        sources: Data sets that it says it was made from, in lower case.
+        names: Names of the classes of its label.
+        text: What its name, tags and card say, in at most 500 characters.
+        rows: Rows of the train split, as the card says; 0 = it does not.
+        size: Bytes of the repository; 0 = untold.
+        downloads: As the Hub counts them.
+        benchmark: Whether the Hub lists it as a benchmark.
+        disabled: Whether the Hub has closed it.
+        gated: Whether one has to ask for access.
+    """
+
+    repo_id: str
+    revision: str = ""
+    files: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    licence: str = ""
+    languages: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    text: str = ""
+    rows: int = 0
+    size: int = 0
+    downloads: int = 0
+    benchmark: bool = False
+    disabled: bool = False
+    gated: bool = False
+
+
+Query = tuple[tuple[str, str], ...]
+"""Conditions of one list, for example `(("filter", "language:en"), ("search", "math"))`."""
+
+
+def list_datasets(api: HfApi, queries: Sequence[Query], limit: int, workers: int) -> list[ListedDataset]:
+    """List the most downloaded data sets for each of some queries; offline, what was listed the last time.
+
+    Args:
+        api: Where the Hub is, and who asks.
+        queries: Conditions of each list.
+        limit: At most this many data sets per query.
+        workers: How many lists are read at once.
+
+    Returns:
+        The data sets, each once, most downloaded first.
+
+    Raises:
+        HubError: A list cannot be read.
+    """
+
+    def read(query: Query) -> list[dict[str, Any]]:
+        whole = [*query, ("sort", "downloads"), ("limit", str(limit)), *(("expand", name) for name in DATASET_EXPAND)]
+        what = "data sets with " + ", ".join(f"{key} {value}" for key, value in query)
+        items = (item for page in pages(api, what, "/api/datasets", whole) for item in page)
+        return [to_dict(read_dataset(item)) for item in islice(items, limit)]
+
+    def ask(query: Query) -> list[dict[str, Any]]:
+        items, _ = or_last(
+            api, lambda: read(query), "datasets 1", str(limit), *(part for pair in query for part in pair)
+        )
+        return items
+
+    found = {item["repo_id"]: item for items in collect(ask, queries, workers) for item in reversed(items)}
+    listed = [from_dict(ListedDataset, item, "the kept list") for item in found.values()]
+    return sorted(listed, key=lambda item: (-item.downloads, item.repo_id))
+
+
+def named_dataset(api: HfApi, name: str) -> ListedDataset:
+    """Look up a data set that the user named; offline, what was found the last time.
+
+    Raises:
+        DatasetError: `not_found`: there is none.
+        HubError: The Hub does not answer, or the name is none.
+    """
+    what = f"data set {name}"
+
+    def get() -> Any:
+        url = f"{api.endpoint}/api/datasets/{quote(name)}?{urlencode([('expand', field) for field in EXPAND])}"
+        with get_session().stream("GET", url, headers=build_hf_headers(token=api.token), timeout=TIMEOUT) as response:
+            raise_for_status(response)
+            return json.loads(read_bounded(response, MAX_ANSWER, unpack=True)[0])
+
+    def ask() -> dict[str, Any]:
+        call(what, validate_repo_id, name)
+        return to_dict(read_dataset(call(what, get)))
+
+    try:
+        item, _ = or_last(api, ask, "dataset 1", name)
+    except HubError as error:
+        if reason_of(error) != "not_found":
+            raise
+        raise DatasetError("not_found", f"{error}; it is named in discover.datasets") from error
+    return from_dict(ListedDataset, item, "the kept answer")
+
+
+def read_dataset(item: Any) -> ListedDataset:
+    """Read one item of a list, whatever it holds."""
+    if not isinstance(item, dict):
+        return ListedDataset(ascii(item)[:200])
+    card = item.get("cardData")
+    card = card if isinstance(card, dict) else {}
+    tags = strings(item.get("tags"))
+    name, sha = item.get("id"), item.get("sha")
+    siblings = item.get("siblings")
+    entries = (
+        [entry.get("rfilename") for entry in siblings if isinstance(entry, dict)] if isinstance(siblings, list) else []
+    )
+    paths = [path for path in entries if isinstance(path, str)]
+    files = train_files(paths, card)
+    repo_id = name if isinstance(name, str) and DATASET_ID.fullmatch(name) else ascii(name)[:200]
+    return ListedDataset(
+        repo_id=repo_id,
+        revision=sha if isinstance(sha, str) and _COMMIT.fullmatch(sha) else "",
+        files=files,
+        missing=() if files else why_no_files(paths),
+        licence=declared(card),
+        languages=languages_of(card, tags),
+        sources=sources_of(card, tags),
+        names=label_names(card),
+        text=_dataset_text(repo_id, tags, item.get("description") or card.get("pretty_name")),
+        rows=declared_rows(card),
+        size=_count(item.get("mainSize")),
+        downloads=_count(item.get("downloads")),
+        benchmark="benchmark:official" in tags,
+        disabled=item.get("disabled") is True,
+        gated=item.get("gated") not in (None, False),
+    )
+
+
+def _count(value: Any) -> int:
+    """Return a number that counts something; 0 if it is none."""
+    return value if type(value) is int and 0 <= value < 1 << 50 else 0
+
+
+def _dataset_text(repo_id: str, tags: Sequence[str], description: Any) -> str:
+    """Say what a data set is about, by its name, its own tags and the start of its card."""
+    name = re.sub(r"[-_./]+", " ", repo_id.rpartition("/")[2])
+    told = [tag for tag in tags if ":" not in tag or tag.startswith(("task_categories:", "task_ids:"))]
+    own = [tag.rpartition(":")[2].replace("-", " ") for tag in told]
+    said = description if isinstance(description, str) else ""
+    return " ".join("; ".join(part for part in (name, ", ".join(own), said[: 4 * DESCRIPTION]) if part).split())[
+        :DESCRIPTION
+    ]
+
+
+_MANY = ("multilingual", "multi", "mul", "translation")
+_NO_LANGUAGES = ("code", "und", "zxx", "unknown", "other", "python")
+_NAMES = {"english": "en", "eng": "en", "chinese": "zh", "german": "de", "french": "fr", "spanish": "es"}
+_MOST = 200
+
+
+def strings(value: Any) -> tuple[str, ...]:
+    """Return the texts in a value, one or a list, bounded."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(entry[:_MOST] for entry in values[:_MOST] if isinstance(entry, str))
+
+
+def languages_of(card: Mapping[str, Any], tags: Iterable[str]) -> tuple[str, ...]:
+    """Return the languages that a card or the tags declare.
+
+    Returns:
+        Codes of two or three letters in lower case, each once; `mul` for many; nothing if nothing is declared, or only
+        a language of computers.
+    """
+    told = [*strings(card.get("language")), *(tag.partition(":")[2] for tag in tags if tag.startswith("language:"))]
+    codes = [re.split(r"[-_]", name.strip().lower())[0] for name in told]
+    codes = ["mul" if code in _MANY else _NAMES.get(code, code) for code in codes]
+    return tuple(dict.fromkeys(code for code in codes if code and code not in _NO_LANGUAGES))
+
+
+def sources_of(card: Mapping[str, Any], tags: Iterable[str]) -> tuple[str, ...]:
+    """Return the ids, in lower case, of the data sets that a data set says it was made from."""
+    tagged = (tag.partition(":")[2] for tag in tags if tag.startswith("source_datasets:"))
+    names = [
+        name.strip().lower().removeprefix("extended|") for name in (*strings(card.get("source_datasets")), *tagged)
+    ]
+    return tuple(dict.fromkeys(name for name in names if name not in ("", "original", "extended")))
+
+
+def label_names(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the classes that a card declares for the label; empty where there are none."""
+    for info in _infos(card):
+        features = info.get("features")
+        for feature in features[:_MOST] if isinstance(features, list) else ():
+            kind = feature.get("dtype") if isinstance(feature, dict) else None
+            told = kind.get("class_label") if isinstance(kind, dict) else None
+            if isinstance(told, dict) and str(feature.get("name")).lower() in LABELS:
+                return class_names(told.get("names"))
+    return ()
+
+
+def declared_rows(card: Mapping[str, Any]) -> int:
+    """Return how many rows a card says its train split has, 0 if it does not; to be shown, never to be trusted."""
+    for info in _infos(card):
+        splits = info.get("splits")
+        for split in splits[:_MOST] if isinstance(splits, list) else ():
+            rows = split.get("num_examples") if isinstance(split, dict) and split.get("name") == "train" else None
+            if type(rows) is int and 0 <= rows < 1 << 50:
+                return rows
+    return 0
+
+
+def _infos(card: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    """Return what a card says of its configurations."""
+    told = card.get("dataset_info")
+    return [info for info in (told if isinstance(told, list) else [told])[:_MOST] if isinstance(info, dict)]
