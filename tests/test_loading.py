@@ -13,8 +13,8 @@ from rocket_hub.errors import AdapterError
 from rocket_hub.inference.models import load_base
 from rocket_hub.localhub import LocalHub
 from rocket_hub.lora.attach import adapted
+from rocket_hub.pipeline.adapters import adapter_folder, read_adapter, stock_folder
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.loading import adapter_folder, read_adapter, stock_folder
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Pinned
 from rocket_hub.runs import RunFolder, Silent

@@ -11,9 +11,9 @@ from rocket_hub.controls import CONTROLS
 from rocket_hub.errors import NothingLeftError
 from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.options import PushOptions
+from rocket_hub.pipeline.card import package
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import used
-from rocket_hub.pipeline.package import package
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Pinned
 from rocket_hub.runs import RunFolder, Silent
@@ -102,7 +102,7 @@ def test_with_routers_trained_alone_it_is_a_routed_adapter_too(
         "tokens": 64,
         "energy": 1.0,
     }
-    monkeypatch.setattr("rocket_hub.pipeline.package._static", lambda *_: collapse)
+    monkeypatch.setattr("rocket_hub.pipeline.card._static", lambda *_: collapse)
     given = results("router_only")
     measured = next(each for each in given["6-evaluate"]["evaluations"] if each["method"] == "router_only")
     measured["details"] |= {"learning_rate": 0.01, "weight": 0.25}  # the build's own starts at another weight

@@ -11,7 +11,7 @@ from rocket_hub.cli.app import cli
 from rocket_hub.cli.options import adjusted, find_recipe
 from rocket_hub.errors import RecipeError, TaskError
 from rocket_hub.moe.config import RocketMoeConfig
-from rocket_hub.pipeline.writers import check, meteor_options
+from rocket_hub.pipeline.generate import check, meteor_options
 from rocket_hub.recipe import Recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -17,8 +17,7 @@ from rocket_hub.errors import NothingLeftError
 from rocket_hub.localhub import LocalHub
 from rocket_hub.options import DiscoverOptions, EvaluateOptions, ExpertOptions, MergeOptions
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.scores import reasoned_shots
-from rocket_hub.pipeline.select_experts import check_chosen, select_experts
+from rocket_hub.pipeline.select_experts import check_chosen, reasoned_shots, select_experts
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Example, ExpertSelection, Pinned
 from rocket_hub.runs import RunFolder

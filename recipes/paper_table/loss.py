@@ -19,7 +19,7 @@ def losses(model: Any, context: Any, evaluation: Mapping[str, Any], count: int) 
         `losses`: nats per token of each problem's solution, end of sequence included; `loss`: their mean.
     """
     from rocket_hub.inference import completion_nll
-    from rocket_hub.pipeline.problems import evaluation_set
+    from rocket_hub.pipeline.context import evaluation_set
     from rocket_hub.records import Pinned
 
     options = context.recipe.evaluate

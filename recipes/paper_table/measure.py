@@ -227,7 +227,7 @@ def measure(world: World, cell: Cell, setting: dict[str, float] | None) -> dict[
 def on_test(model: Any, context: Any, results: Mapping[str, Any]) -> dict[str, Any]:
     """Measure a model on the test split."""
     from rocket_hub.evaluation import evaluate
-    from rocket_hub.pipeline.problems import evaluation_set
+    from rocket_hub.pipeline.context import evaluation_set
     from rocket_hub.records import Pinned
 
     problems = evaluation_set(context, Pinned(**results[STAGES[0]]["evaluation"]))

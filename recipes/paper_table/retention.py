@@ -22,7 +22,7 @@ def accuracies(model: Any, context: Any, asked: Mapping[str, Any]) -> dict[str, 
 def accuracies_alone(context: Any, results: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, float]:
     """Measure each expert alone on its own skill; kept in the run folder, as every build of a pair asks for it."""
     from rocket_hub.lora.attach import adapted
-    from rocket_hub.pipeline.loading import stock_folder
+    from rocket_hub.pipeline.adapters import stock_folder
     from rocket_hub.pipeline.lock import ingredients
     from rocket_hub.runs import read_json, write_json
 

@@ -142,7 +142,7 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     from rocket_hub.generation.meteor import check, cost, meteor
     from rocket_hub.generation.teachers import find_teacher
     from rocket_hub.inference.models import load_base
-    from rocket_hub.pipeline.writers import budget_in_words, check_licences
+    from rocket_hub.pipeline.generate import budget_in_words, check_licences
     from rocket_hub.tasks import get_task
 
     api, started = HfApi(), time.monotonic()
@@ -184,8 +184,8 @@ def _questions(
 ) -> tuple[list[str], list[Pinned]]:
     """Read the questions; those of the evaluation set are left out."""
     from rocket_hub.generation.retrieval import questions_of
-    from rocket_hub.pipeline.expert import without_problems
-    from rocket_hub.pipeline.problems import as_example
+    from rocket_hub.pipeline.context import as_example
+    from rocket_hub.pipeline.standalone import without_problems
     from rocket_hub.rows.kshot import load_kshot
 
     shots = [task.question_of(task.example(shot)) for shot in load_kshot(given["kshot"])] if given["kshot"] else []
@@ -200,7 +200,7 @@ def _questions(
 def _adapter(api: HfApi, name: str | None) -> Path | None:
     """Find the adapter that is gone on from."""
     from rocket_hub.discovery.pins import pin_model
-    from rocket_hub.pipeline.loading import fetch_adapter
+    from rocket_hub.pipeline.adapters import fetch_adapter
 
     if name is None or Path(name).is_dir():
         return Path(name) if name else None

@@ -69,7 +69,7 @@ def _expert(dataset: str, given: dict[str, Any]) -> None:
         quiet_libraries()
         from huggingface_hub import HfApi
 
-        from rocket_hub.pipeline.expert import ExpertPlan, make_expert, push_expert
+        from rocket_hub.pipeline.standalone import ExpertPlan, make_expert, push_expert
 
         out = given["out"] or Path("runs") / f"expert-{Path(dataset).name}"
         plan = ExpertPlan(
@@ -153,7 +153,7 @@ def _measure(given: Mapping[str, Any]) -> None:
         from huggingface_hub import HfApi
 
         from rocket_hub.pipeline.context import check_measurable
-        from rocket_hub.pipeline.measuring import measure_models
+        from rocket_hub.pipeline.standalone import measure_models
 
         check_measurable(task, options)
         screen, report = Screen(), given["json"]
@@ -287,7 +287,7 @@ def _folder(adapter: str) -> Path:
     from huggingface_hub import HfApi
 
     from rocket_hub.discovery.hub.client import call
-    from rocket_hub.pipeline.loading import fetch_adapter
+    from rocket_hub.pipeline.adapters import fetch_adapter
 
     api = HfApi()
     return fetch_adapter(api, adapter, str(call(adapter, api.model_info, adapter).sha), max_bytes=MAX_BYTES)

@@ -10,13 +10,12 @@ from rocket_hub.controls import check_controls
 from rocket_hub.errors import RecipeError
 from rocket_hub.pipeline.context import open_context
 from rocket_hub.pipeline.discover import discover
-from rocket_hub.pipeline.generate import generate
+from rocket_hub.pipeline.generate import check, generate
 from rocket_hub.pipeline.lock import check_generated, check_lock, write_lock
 from rocket_hub.pipeline.make import merge, train
 from rocket_hub.pipeline.prove import measure, push
+from rocket_hub.pipeline.select_data import select_instructions
 from rocket_hub.pipeline.select_experts import check_chosen, select_experts
-from rocket_hub.pipeline.select_instructions import select_instructions
-from rocket_hub.pipeline.writers import check
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Evaluation
 from rocket_hub.runs import Reporter, Silent, write_text

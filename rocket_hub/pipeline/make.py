@@ -15,11 +15,10 @@ from rocket_hub.controls import Group, Method, Parts, all_methods
 from rocket_hub.lora.attach import WEIGHTS, adapted
 from rocket_hub.lora.expert import Expert
 from rocket_hub.options import Setting
-from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.loading import read_adapter, stock_folder
+from rocket_hub.pipeline.adapters import read_adapter, stock_folder
+from rocket_hub.pipeline.context import Context, as_example
 from rocket_hub.pipeline.lock import group_of, ingredients, made
-from rocket_hub.pipeline.problems import as_example
-from rocket_hub.pipeline.random_rows import random_rows
+from rocket_hub.pipeline.select_data import random_rows
 from rocket_hub.records import Example, Pinned, Row
 from rocket_hub.runs import digest, read_json, write_json
 from rocket_hub.serialization import to_dict

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rocket_hub.controls import Method, recommend
-from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.context import Context, evaluation_set
 from rocket_hub.pipeline.lock import ingredients, made
 from rocket_hub.pipeline.make import described, methods, opened, prepared
-from rocket_hub.pipeline.problems import evaluation_set
 from rocket_hub.recipe import controls_of
 from rocket_hub.records import Evaluation, Example, Pinned
 from rocket_hub.runs import read_json, write_json
@@ -94,7 +93,7 @@ def _made(context: Context, results: Results, method: Method, folder: Path) -> t
 
 def push(context: Context, name: str, results: Results) -> Any:
     """Publish the result with its stock-LoRA form and its card in one commit, and reload it in a fresh process."""
-    from rocket_hub.pipeline.package import package
+    from rocket_hub.pipeline.card import package
     from rocket_hub.publishing import push_to_hub, verify_reload
 
     options = context.recipe.push

@@ -17,7 +17,7 @@ from rocket_hub.moe.router_init import read_stacks
 from rocket_hub.options import ExpertOptions, MergeOptions, Setting, TrainOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.make import merge, method_model, methods, training_rows, weighed
-from rocket_hub.pipeline.random_rows import random_rows
+from rocket_hub.pipeline.select_data import random_rows
 from rocket_hub.recipe import TRAINED_CONTROLS, Recipe
 from rocket_hub.records import DatasetCandidate, Example, Pinned
 from rocket_hub.runs import RunFolder, Silent

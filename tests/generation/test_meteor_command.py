@@ -13,8 +13,8 @@ from rocket_hub.errors import InputError, LicenceError
 from rocket_hub.generation.meteor import check
 from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.options import MeteorOptions
+from rocket_hub.pipeline.generate import check_licences
 from rocket_hub.pipeline.generated import find_generated, read_generated
-from rocket_hub.pipeline.writers import check_licences
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Pinned
 

@@ -65,7 +65,7 @@ def main(hub: str, kshot: str, folder: str) -> None:
         from huggingface_hub import HfApi
 
         from rocket_hub.pipeline import build
-        from rocket_hub.pipeline.expert import ExpertPlan, make_expert
+        from rocket_hub.pipeline.standalone import ExpertPlan, make_expert
         from rocket_hub.recipe import Recipe
 
         listen_to_all()

@@ -172,8 +172,7 @@ def test_a_template_with_a_clock_asks_the_same_every_day(tiny_model: Path, tmp_p
 
 def test_one_process_of_several_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rocket_hub.options import EvaluateOptions
-    from rocket_hub.pipeline.expert import ExpertPlan, make_expert
-    from rocket_hub.pipeline.measuring import measure_models
+    from rocket_hub.pipeline.standalone import ExpertPlan, make_expert, measure_models
     from rocket_hub.tasks import GSM8K
 
     # what torchrun --nproc-per-node 2 sets

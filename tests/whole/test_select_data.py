@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rocket_hub.cli.screen import rows
 from rocket_hub.inference.models import encoder_key
-from rocket_hub.pipeline.select_instructions import LISTED, _first_of_each
+from rocket_hub.pipeline.select_data import LISTED, _first_of_each
 from rocket_hub.records import Rejection
 
 from .conftest import COMMAND, ROOT, Done, finish

@@ -13,10 +13,9 @@ from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import NothingLeftError, StorageError
 from rocket_hub.evaluation import paired_difference
 from rocket_hub.lora.attach import ADAPTER, adapted
-from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.context import Context, evaluation_set
 from rocket_hub.pipeline.generated import METHODS, SOURCE, in_words, teacher_terms
 from rocket_hub.pipeline.lock import UNTRAINED, behind_generated, chosen_generated, lock_file, made, used
-from rocket_hub.pipeline.problems import evaluation_set
 from rocket_hub.publishing import STATIC, create_model_card
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Evaluation, Pinned, Rejection, reasons_in_words
