@@ -1,6 +1,7 @@
 """Imports go down a floor, never up and never sideways between rooms. FLOORS is the architecture."""
 
 import ast
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -81,6 +82,14 @@ def test_no_file_outgrows_its_room() -> None:
         if (count := len(path.read_text().splitlines())) > 450
     }
     assert long == {}
+
+
+def test_no_room_is_crowded() -> None:
+    files = [path for path in ROOT.rglob("*.py") if not path.is_relative_to(ROOT / "localhub" / "demo")]
+    rooms = Counter(path.parent.relative_to(ROOT) for path in files)
+    assert {str(folder): count for folder, count in rooms.items() if count > 18} == {}
+    names = Counter(path.name for path in files if path.name != "__init__.py")
+    assert {name: count for name, count in names.items() if count > 2} == {}
 
 
 def test_no_function_is_longer_than_a_page() -> None:
