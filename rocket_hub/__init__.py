@@ -33,7 +33,6 @@ _HOME = {
     "push_to_hub": "publishing",
     "RocketError": "errors",
     "Example": "records",
-    "Row": "records",
     "AdapterCandidate": "records",
     "DatasetCandidate": "records",
     "Rejection": "records",

@@ -10,40 +10,29 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Example:
-    """One human-verified example of the task.
+    """One example: a shot, a problem of an evaluation set, a row of open data or a generated row.
+
+    A row of open data has no `answer` apart from its completion; a shot has no `source`.
 
     Attributes:
-        prompt: What the model is given, already in the task's form.
+        prompt: What the model is given; of a shot or a problem, in the task's form.
         completion: What it should write: rationale, then answer, in the task's form.
         answer: The answer alone, as the task's metric compares it.
         rationale: The reasoning before the answer; empty where the example has none.
         choices: Texts of the options of a multiple-choice question, in the order of their letters.
         tests: Python statements that raise where a program is wrong; only for tasks whose answer is a program.
+        source: Repository id of the data set that a row is from.
+        index: Position of a row in its data set, from 0.
     """
 
     prompt: str
     completion: str
-    answer: str
+    answer: str = ""
     rationale: str = ""
     choices: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of instruction data, in TRL's column names.
-
-    Attributes:
-        prompt: The instruction with its input.
-        completion: The response.
-        source: Repository id of the data set.
-        index: Position of the row in its data set, from 0.
-    """
-
-    prompt: str
-    completion: str
-    source: str
-    index: int
+    source: str = ""
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,7 +183,7 @@ class InstructionSelection:
         flagged: Selected rows that a person should look at, as they may come from the evaluation set.
     """
 
-    selected: tuple[Row, ...]
+    selected: tuple[Example, ...]
     scores: tuple[float, ...]
     rejected: tuple[Rejection, ...]
     considered: int
@@ -312,7 +301,7 @@ class Generated:
 
     method: str
     maker: str
-    rows: tuple[Row, ...]
+    rows: tuple[Example, ...]
     rejected: tuple[Rejection, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     bill: dict[str, Any] = field(default_factory=dict)
@@ -354,7 +343,6 @@ __all__ = [
     "InstructionSelection",
     "Pinned",
     "Rejection",
-    "Row",
     "count_reasons",
     "reasons_in_words",
 ]

@@ -15,16 +15,19 @@ from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.localhub import Fault, LocalHub
 from rocket_hub.pipeline.generated import find_generated, push_generated, read_generated, write_generated
 from rocket_hub.pipeline.lock import check_generated
-from rocket_hub.records import Generated, Pinned, Rejection, Row
+from rocket_hub.records import Example, Generated, Pinned, Rejection
 from rocket_hub.runs import write_json
 
 BASE = Pinned("acme/base", "b" * 40, "model", "apache-2.0")
-ROWS = tuple(Row(f"What is {n} plus 1?", f"{n} + 1 #### {n + 1}\u2028x", "generated:meteor", n) for n in range(3))
+ROWS = tuple(
+    Example(f"What is {n} plus 1?", f"{n} + 1 #### {n + 1}\u2028x", source="generated:meteor", index=n)
+    for n in range(3)
+)
 COUNTS = {"prompts": 10, "questions": 8, "duplicate": 2, "not_novel": 1, "kept": 3, "surplus": 1}
 REPO = "local/made"
 
 
-def write(folder: Path, *more: Pinned, rows: tuple[Row, ...] = ROWS, **bill: Any) -> dict[str, Any]:
+def write(folder: Path, *more: Pinned, rows: tuple[Example, ...] = ROWS, **bill: Any) -> dict[str, Any]:
     made = Generated("meteor", "acme/base at bbbb", rows, (Rejection("meteor#4", "unfinished"),), COUNTS, bill)
     facts = write_generated(folder, made, [BASE, *more], seeds=50, task="gsm8k")
     write_json(folder / "result.json", {"seconds": 1.0, "result": facts})

@@ -128,14 +128,14 @@ def write_benchmark(hub: Path, task: str, told: Mapping[str, Any], tokenizer: An
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from rocket_hub.records import Row
+    from rocket_hub.records import Example
     from rocket_hub.selection.decontamination import contaminated
     from rocket_hub.tasks import get_task
 
     train, test = splits(task)
     problems = list(islice(short(task, test, tokenizer), TEST_ROWS))
     shots = list(islice(short(task, train, tokenizer), TRAIN_ROWS))
-    texts = [Row(shot.prompt, shot.completion, task, number) for number, (_, shot) in enumerate(shots)]
+    texts = [Example(shot.prompt, shot.completion, source=task, index=number) for number, (_, shot) in enumerate(shots)]
     leaked = contaminated(texts, [get_task(task).question_of(problem) for _, problem in problems])
     kept = [row for number, (row, _) in enumerate(shots) if number not in leaked]
     folder = hub / "datasets" / "real" / task

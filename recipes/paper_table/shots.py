@@ -38,12 +38,12 @@ def drawn_rows(task: Any, split: str, draw: int) -> list[dict[str, Any]]:
 
 def leaked(task: Any, rows: Any, test: Sequence[Example]) -> set[int]:
     """Find the rows that are, by the build's own rule, problems of the test split: a build refuses them as examples."""
-    from rocket_hub.records import Row
+    from rocket_hub.records import Example
     from rocket_hub.rows.kshot import load_kshot
     from rocket_hub.selection.decontamination import contaminated
 
     with TemporaryDirectory() as folder:
         rows.to_json(path := Path(folder) / "train.jsonl")
         shots = load_kshot(path)
-    texts = [Row(shot.prompt, shot.completion, "train", number) for number, shot in enumerate(shots)]
+    texts = [Example(shot.prompt, shot.completion, source="train", index=number) for number, shot in enumerate(shots)]
     return {*contaminated(texts, [task.question_of(problem) for problem in test])}

@@ -10,7 +10,7 @@ from typing import Any
 from made_world import BASE, BATCH, RATE, ROWS, SEEDS, STEPS, WORK, World, scored
 
 from rocket_hub.options import TrainOptions
-from rocket_hub.records import Example, Row
+from rocket_hub.records import Example
 
 UNRELATED = ("rocket-demo/first-steps", "rocket-demo/stories", "rocket-demo/who-has-what")
 MADE = {  # what is made, by the arm's name: (retrieval, filters)
@@ -21,12 +21,12 @@ MADE = {  # what is made, by the arm's name: (retrieval, filters)
 ARMS = ("base", "seeds only", "generic open rows", *MADE)
 
 
-def made_rows(world: World, arm: str, draw: int, seeds: list[Example]) -> tuple[list[Row], dict[str, Any]]:
+def made_rows(world: World, arm: str, draw: int, seeds: list[Example]) -> tuple[list[Example], dict[str, Any]]:
     """Make or read the rows that an arm trains on beside the seeds; also what is to be told of them."""
     if arm == "generic open rows":
         sets = [world.load(name, split="train") for name in UNRELATED]
         found = [row for rows in sets for row in rows.select(range(min(ROWS, len(rows))))]
-        rows = [Row(*_question_and_answer(row), "open", i) for i, row in enumerate(found)]
+        rows = [Example(*_question_and_answer(row), source="open", index=i) for i, row in enumerate(found)]
         return Random(draw).sample(rows, ROWS), {}
     if arm not in MADE:
         return [], {}
@@ -52,12 +52,12 @@ def _question_and_answer(row: dict[str, Any]) -> tuple[str, str]:
     raise ValueError(f"unknown columns {', '.join(row)}")
 
 
-def _right(rows: tuple[Row, ...]) -> float:
+def _right(rows: tuple[Example, ...]) -> float:
     """Say which share of made rows is true, as only the world's makers know."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
     import prices
 
-    def true(row: Row) -> bool:
+    def true(row: Example) -> bool:
         words = f" {row.prompt.replace('?', ' ').replace('.', ' ')} "
         return any(
             f" {good} " in words and row.completion.endswith(f"#### {prices.price(good)}") for good in prices.GOODS

@@ -17,7 +17,7 @@ from rocket_hub.discovery.listing import ListedDataset
 from rocket_hub.discovery.verdicts import GIVE_UP, OUTAGES
 from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.options import DiscoverOptions
-from rocket_hub.records import DatasetCandidate, DatasetDiscovery, Rejection, Row
+from rocket_hub.records import DatasetCandidate, DatasetDiscovery, Example, Rejection
 from rocket_hub.rows.layouts import detect_shape, first_number, is_read, to_prompt_completion
 from rocket_hub.rows.values import Reading, flat_rows
 from rocket_hub.tasks.task import Task
@@ -82,7 +82,7 @@ def load_instructions(
     max_rows: int,
     max_bytes: int = DiscoverOptions.max_bytes_per_dataset,
     reading: Reading | None = None,
-) -> list[Row]:
+) -> list[Example]:
     """Read the rows of one data set.
 
     Args:
@@ -109,7 +109,7 @@ def iter_instructions(
     max_rows: int,
     max_bytes: int = DiscoverOptions.max_bytes_per_dataset,
     reading: Reading | None = None,
-) -> Iterator[Row]:
+) -> Iterator[Example]:
     """Read the rows of one data set one by one, and nothing before it is due; otherwise as `load_instructions`."""
     reading = reading or Reading(max_bytes)
     sizes = candidate.sizes or _sizes(api, candidate.repo_id, candidate.revision, candidate.files)
@@ -126,7 +126,7 @@ def iter_instructions(
         if not is_bearable(row):
             reading.too_long += 1
         elif pair := to_prompt_completion(candidate.shape, row, candidate.label_names, first=first):
-            yield Row(*pair, source=candidate.repo_id, index=index)
+            yield Example(*pair, source=candidate.repo_id, index=index)
         else:
             reading.unused += 1
 

@@ -18,7 +18,7 @@ from rocket_hub.generation.teachers import Teacher
 from rocket_hub.inference import encode
 from rocket_hub.lora.attach import fingerprint, fresh_lora
 from rocket_hub.options import MeteorOptions
-from rocket_hub.records import Generated, Rejection, Row
+from rocket_hub.records import Example, Generated, Rejection
 from rocket_hub.runs import KeptResults, Reporter, RunFolder, Silent, digest, read_json
 from rocket_hub.tasks import Task
 
@@ -205,11 +205,11 @@ def _stage(run: RunFolder, name: str, weak: Weak, desk: Desk, questions: Sequenc
     return run.stage(name, inputs, make)
 
 
-def _rows(questions: Sequence[Question], results: dict[str, Any]) -> tuple[tuple[Row, ...], list[Rejection]]:
+def _rows(questions: Sequence[Question], results: dict[str, Any]) -> tuple[tuple[Example, ...], list[Rejection]]:
     """Put the rows of the stages together, each once."""
     texts = {question.number: question.text for question in questions}
     found = dict.fromkeys((index, text) for plain in results.values() for index, text in plain["rows"])
-    rows = tuple(Row(texts[index], text, SOURCE, at) for at, (index, text) in enumerate(found))
+    rows = tuple(Example(texts[index], text, source=SOURCE, index=at) for at, (index, text) in enumerate(found))
     return rows, [each for name, plain in results.items() for each in rejections(name, plain)]
 
 

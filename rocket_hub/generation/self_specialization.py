@@ -40,7 +40,7 @@ from rocket_hub.inference import GREEDY, Continuation, Search
 from rocket_hub.inference.models import Encoder
 from rocket_hub.lora.attach import adapted, fresh_lora
 from rocket_hub.options import NOVELTIES, RETRIEVALS, SelfSpecializationOptions, TrainOptions
-from rocket_hub.records import Example, Generated, Row
+from rocket_hub.records import Example, Generated
 from rocket_hub.runs import KeptResults, digest, read_json, write_json
 from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import Task
@@ -172,7 +172,7 @@ def lora_specialiser(
     *,
     seed: int = 0,
     progress: Callable[[int, int, float], None] | None = None,
-) -> Callable[[list[Row]], AbstractContextManager[tuple[Any, str]]]:
+) -> Callable[[list[Example]], AbstractContextManager[tuple[Any, str]]]:
     """Return what specialises a model on rows, for `self_specialize`.
 
     Args:
@@ -191,7 +191,7 @@ def lora_specialiser(
     asked = task.for_model(tokenizer)
 
     @contextmanager
-    def specialise(rows: list[Row]) -> Iterator[tuple[Any, str]]:
+    def specialise(rows: list[Example]) -> Iterator[tuple[Any, str]]:
         raw = [Example(task.question_of(each), each.completion.strip(), "") for each in seeds]
         raw += [Example(row.prompt, row.completion, "") for row in rows]
         examples = [asked.example(each) for each in raw]
@@ -209,7 +209,7 @@ def lora_specialiser(
     return specialise
 
 
-Specialise = Callable[[list[Row]], AbstractContextManager[tuple[Any, str]]]
+Specialise = Callable[[list[Example]], AbstractContextManager[tuple[Any, str]]]
 """Trains the model on rows and lends the specialised one, with a name that no other training gives."""
 Progress = Callable[[str, int, int], None]  # what, done, in all
 
@@ -321,7 +321,7 @@ def _novelty(
 
 
 def _generated(
-    maker: str, asking: Brainstorm, rows: list[Row], solved: Sequence[Solved], counts: dict[str, int], wanted: int
+    maker: str, asking: Brainstorm, rows: list[Example], solved: Sequence[Solved], counts: dict[str, int], wanted: int
 ) -> Generated:
     """Put the record together."""
     rejected = [*asking.rejected, *(rejection(each.question.number, each.fault) for each in solved if each.fault)]
@@ -366,10 +366,12 @@ def _again(writer: Writer, answers: Answers, questions: Sequence[Question], prog
     return solved
 
 
-def rows_of(task: Task, solved: Sequence[Solved]) -> list[Row]:
+def rows_of(task: Task, solved: Sequence[Solved]) -> list[Example]:
     """Make rows of what is sound."""
     return [
-        Row(task.question_of(each.example), each.example.completion.strip(), SOURCE, each.question.number)
+        Example(
+            task.question_of(each.example), each.example.completion.strip(), source=SOURCE, index=each.question.number
+        )
         for each in solved
         if each.fault is None
     ]

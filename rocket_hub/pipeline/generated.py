@@ -14,7 +14,7 @@ from rocket_hub.discovery.pins import without_place
 from rocket_hub.errors import DatasetError, InputError, StorageError
 from rocket_hub.generation.self_specialization import rates
 from rocket_hub.publishing import create_model_card, push_to_hub
-from rocket_hub.records import Generated, Pinned, Row, count_reasons
+from rocket_hub.records import Example, Generated, Pinned, count_reasons
 from rocket_hub.runs import read_json, write_text
 from rocket_hub.serialization import from_dict, to_dict
 
@@ -61,7 +61,7 @@ def write_generated(folder: Path, made: Generated, made_from: Sequence[Pinned], 
     }
 
 
-def read_generated(folder: Path, facts: Mapping[str, Any]) -> list[Row]:
+def read_generated(folder: Path, facts: Mapping[str, Any]) -> list[Example]:
     """Read the rows that `write_generated` wrote.
 
     Raises:
@@ -76,7 +76,7 @@ def read_generated(folder: Path, facts: Mapping[str, Any]) -> list[Row]:
         raise DatasetError("changed", f"{path}: not what was generated, see result.json beside it; generate it again")
     rows = [json.loads(line) for line in data.decode().splitlines()]
     source = f"{SOURCE}{facts['method']}"
-    return [Row(row["prompt"], row["completion"], source, index) for index, row in enumerate(rows)]
+    return [Example(row["prompt"], row["completion"], source=source, index=index) for index, row in enumerate(rows)]
 
 
 def made_from(facts: Mapping[str, Any]) -> list[Pinned]:

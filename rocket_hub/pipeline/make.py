@@ -19,7 +19,7 @@ from rocket_hub.pipeline.adapters import read_adapter, stock_folder
 from rocket_hub.pipeline.context import Context, as_example
 from rocket_hub.pipeline.lock import group_of, ingredients, made
 from rocket_hub.pipeline.select_data import random_rows
-from rocket_hub.records import Example, Pinned, Row
+from rocket_hub.records import Example, Pinned
 from rocket_hub.runs import digest, read_json, write_json
 from rocket_hub.serialization import to_dict
 from rocket_hub.tuning import choose, grid
@@ -57,7 +57,7 @@ def methods(context: Context, results: Results) -> dict[str, Method]:
 
 def training_rows(context: Context, results: Results, which: str = "selected") -> list[Example]:
     """Bring the rows that a method is trained on into the task's form; see `Method`."""
-    chosen = [Row(**row) for row in results["3-select-instructions"]["selected"]]
+    chosen = [Example(**row) for row in results["3-select-instructions"]["selected"]]
     rows = {"selected": chosen, "none": []}.get(which)
     if rows is None:
         rows = random_rows(context, results, len(chosen))

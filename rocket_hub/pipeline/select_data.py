@@ -17,7 +17,7 @@ from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, KShot
 from rocket_hub.inference.models import DeferredEncoder, encoder_key
 from rocket_hub.pipeline.context import Context, as_example, evaluation_set, questions
 from rocket_hub.pipeline.generated import read_generated
-from rocket_hub.records import DatasetDiscovery, Example, InstructionSelection, Pinned, Rejection, Row, count_reasons
+from rocket_hub.records import DatasetDiscovery, Example, InstructionSelection, Pinned, Rejection, count_reasons
 from rocket_hub.runs import write_text
 from rocket_hub.selection.decontamination import contaminated
 from rocket_hub.serialization import from_dict, to_dict
@@ -25,7 +25,7 @@ from rocket_hub.serialization import from_dict, to_dict
 NO_FAULT = ("near_duplicate_of", "over_token_budget")  # why a sound row was not chosen
 
 
-def random_rows(context: Context, results: Mapping[str, Any], count: int) -> list[Row]:
+def random_rows(context: Context, results: Mapping[str, Any], count: int) -> list[Example]:
     """Draw rows from the pool that stage 3 read, among those that could have been chosen.
 
     Args:
@@ -41,13 +41,13 @@ def random_rows(context: Context, results: Mapping[str, Any], count: int) -> lis
         HubError: The Hub does not give it any more.
     """
     draw = Random(context.recipe.seed)
-    drawn: list[Row] = []
+    drawn: list[Example] = []
     for read, row in enumerate(_sound_rows(context, results), 1):
         sample_row(drawn, count, row, read, draw)
     return drawn
 
 
-def sample_row(sample: list[Row], size: int, row: Row, read: int, draw: Random) -> None:
+def sample_row(sample: list[Example], size: int, row: Example, read: int, draw: Random) -> None:
     """Offer a row to a sample of a stream (reservoir sampling): all rows so far are in it with equal chances.
 
     Args:
@@ -61,7 +61,7 @@ def sample_row(sample: list[Row], size: int, row: Row, read: int, draw: Random) 
     sample[place : place + 1] = [row] if place < size else []
 
 
-def _sound_rows(context: Context, results: Mapping[str, Any]) -> Iterator[Row]:
+def _sound_rows(context: Context, results: Mapping[str, Any]) -> Iterator[Example]:
     """Read the pool again, as stage 3 did, without what it refused (rows of the evaluation set among it)."""
     with context.run.absolute(results["3-select-instructions"]["rejected_file"]).open(encoding="utf-8") as lines:
         refused = {entry["item"] for entry in map(json.loads, lines) if entry["reason"] not in NO_FAULT}
@@ -70,7 +70,7 @@ def _sound_rows(context: Context, results: Mapping[str, Any]) -> Iterator[Row]:
             yield row
 
 
-def _rows(context: Context, results: Mapping[str, Any], refused: set[str]) -> Iterator[Row]:
+def _rows(context: Context, results: Mapping[str, Any], refused: set[str]) -> Iterator[Example]:
     """Read the data sets that could be read, then the generated rows."""
     limits = context.recipe.discover
     for candidate in from_dict(DatasetDiscovery, results["1-discover"]["datasets"], "1-discover").selected:
@@ -136,19 +136,19 @@ class _Rows:
         sample: Some of the rows, each as likely as any other.
     """
 
-    def __init__(self, context: Context, found: DatasetDiscovery, generated: Sequence[Row] = ()) -> None:
+    def __init__(self, context: Context, found: DatasetDiscovery, generated: Sequence[Example] = ()) -> None:
         self._context, self._found, self._generated = context, found, generated
         self.unreadable: list[Rejection] = []
-        self.sample: list[Row] = []
+        self.sample: list[Example] = []
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Example]:
         draw = Random(self._context.recipe.seed)
         # last, so that of two equal rows the one that was found is taken
         for read, row in enumerate(chain(self._found_rows(), self._generated), 1):
             sample_row(self.sample, SAMPLE, row, read, draw)
             yield row
 
-    def _found_rows(self) -> Iterator[Row]:
+    def _found_rows(self) -> Iterator[Example]:
         context, limits = self._context, self._context.recipe.discover
         for number, candidate in enumerate(self._found.selected, 1):
             context.reporter.advance("reading data sets", number, len(self._found.selected))
@@ -169,7 +169,7 @@ def _choose(context: Context, rows: _Rows, pinned: Pinned, problems: list[Exampl
     """Choose the rows."""
     from rocket_hub.selection.instructions import select_instructions as choose_rows
 
-    def without_answer(row: Row) -> str:
+    def without_answer(row: Example) -> str:
         return "" if context.task.example(as_example(row.prompt, row.completion)).answer else "without_answer"
 
     return choose_rows(
@@ -239,7 +239,10 @@ def _first_of_each(rejected: tuple[Rejection, ...]) -> tuple[Rejection, ...]:
 
 def _refuse_leaked_shots(context: Context, problems: list[Example]) -> None:
     """Refuse a K-shot that holds problems of the evaluation set: every number would be too good."""
-    shots = [Row(shot.prompt, shot.completion, "kshot", number) for number, shot in enumerate(context.shots, 1)]
+    shots = [
+        Example(shot.prompt, shot.completion, source="kshot", index=number)
+        for number, shot in enumerate(context.shots, 1)
+    ]
     if leaked := contaminated(shots, questions(context.task, problems)):
         numbers = ", ".join(str(position + 1) for position in sorted(leaked))
         raise KShotError(

@@ -26,7 +26,7 @@ from rocket_hub.pipeline.adapters import fetch_adapter  # and, by that, the rout
 from rocket_hub.pipeline.context import as_example, check_alone, questions, read_problems
 from rocket_hub.publishing import create_model_card, push_to_hub
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import Evaluation, Example, Pinned, Row
+from rocket_hub.records import Evaluation, Example, Pinned
 from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.runs import Reporter, RunFolder, digest, write_text
 from rocket_hub.selection.decontamination import contaminated
@@ -297,7 +297,7 @@ def _in_form(raw: list[Example], task: Task, dataset: str) -> list[Example]:
 
 def without_problems(rows: list[Example], task: Task, split: str | None) -> tuple[list[Example], int]:
     """Leave out the rows that hold a problem of the task's evaluation set; returns the others, and how many it were."""
-    asked = [Row(question, row.completion, "", i) for i, (question, row) in
+    asked = [Example(question, row.completion, source="", index=i) for i, (question, row) in
              enumerate(zip(questions(task, rows), rows, strict=True))]  # fmt: skip
     held = contaminated(asked, questions(task, read_problems(task, split, None)))
     kept = [row for position, row in enumerate(rows) if position not in held]

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from rocket_hub.records import Rejection, Row
+from rocket_hub.records import Example, Rejection
 
 NGRAM = 8
 """Words of an n-gram; shorter texts stand in others by chance."""
@@ -267,7 +267,7 @@ class EvaluationIndex:
         self._longest_short = max(map(len, self._short), default=0)
         self._long = LongTexts((form for form, size in sizes.items() if size >= NGRAM), partly_from=LONG)
 
-    def find(self, row: Row) -> Hit | None:
+    def find(self, row: Example) -> Hit | None:
         """Find the question that a row holds; a certain hit before one for review, the prompt before the completion."""
         hits = [hit for place in ("prompt", "completion") if (hit := self._find(getattr(row, place), place))]
         return next((hit for hit in hits if hit.certain), hits[0] if hits else None)
@@ -304,7 +304,7 @@ def _core(text: str) -> str:
     return " ".join(part for part in segments(plain(stem(text))) if part not in _FRAME)
 
 
-def overlaps(rows: Iterable[Row], questions: Iterable[str]) -> dict[int, Hit]:
+def overlaps(rows: Iterable[Example], questions: Iterable[str]) -> dict[int, Hit]:
     """Find the rows that hold one of the questions, by the rule of `EvaluationIndex`; rows are read once.
 
     Args:
@@ -318,7 +318,7 @@ def overlaps(rows: Iterable[Row], questions: Iterable[str]) -> dict[int, Hit]:
     return {position: hit for position, row in enumerate(rows) if (hit := index.find(row))}
 
 
-def contaminated(rows: Iterable[Row], questions: Iterable[str]) -> dict[int, str]:
+def contaminated(rows: Iterable[Example], questions: Iterable[str]) -> dict[int, str]:
     """Find the rows that hold one of the questions for certain: position in `rows` -> the question as it was given."""
     return {position: hit.question for position, hit in overlaps(rows, questions).items() if hit.certain}
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from rocket_hub.errors import InputError, StorageError
 from rocket_hub.inference.models import RETRIEVAL_PREFIX, Encoder
-from rocket_hub.records import Example, Row
+from rocket_hub.records import Example
 
 KEY_BYTES = 16  # wide enough that nobody can make a text that takes another's vector
 KEYS = np.dtype(f"S{KEY_BYTES}")
@@ -270,7 +270,7 @@ def embed(
     return cache.embeddings(records)
 
 
-def text_of(example: Example | Row) -> str:
+def text_of(example: Example) -> str:
     """Join prompt and completion behind the paper's prefix, as rows and shots are compared."""
     return whole(f"{RETRIEVAL_PREFIX}{example.prompt.strip()}\n{example.completion.strip()}")
 

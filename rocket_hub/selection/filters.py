@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from rocket_hub.errors import InputError
-from rocket_hub.records import Rejection, Row
+from rocket_hub.records import Example, Rejection
 from rocket_hub.selection.decontamination import normalise, plain, words_of
 
 _SCRIPTS = {
@@ -150,7 +150,7 @@ _LIST_ITEM = re.compile(r"\s*(?:[-*•|#>]|\d{1,3}[.)]|\w[.)])")
 _REPEATED = 4  # words of the n-grams that are counted
 
 
-def fault_of(row: Row, limits: Limits | None = None) -> Rejection | None:
+def fault_of(row: Example, limits: Limits | None = None) -> Rejection | None:
     """Find the first fault of a row, in the order of `GATES`.
 
     Args:
@@ -166,7 +166,7 @@ def fault_of(row: Row, limits: Limits | None = None) -> Rejection | None:
     return None
 
 
-def faults(rows: Iterable[Row], *, limits: Limits | None = None) -> dict[int, Rejection]:
+def faults(rows: Iterable[Example], *, limits: Limits | None = None) -> dict[int, Rejection]:
     """Find the rows that are not worth training on, and those that are there twice; rows are read once.
 
     Args:
@@ -194,7 +194,7 @@ class ExactDuplicates:
     def __init__(self) -> None:
         self._first: dict[bytes, str] = {}
 
-    def fault_of(self, row: Row) -> Rejection | None:
+    def fault_of(self, row: Example) -> Rejection | None:
         """Return the rejection `duplicate_of` with the name of the equal row before, or remember this one."""
         name = f"{row.source}#{row.index}"
         text = "\0".join(" ".join(_folded(part).split()) for part in (row.prompt, row.completion))
@@ -203,12 +203,12 @@ class ExactDuplicates:
         return Rejection(name, "duplicate_of", first) if first is not name else None
 
 
-def empty(row: Row, _: Limits) -> str:
+def empty(row: Example, _: Limits) -> str:
     """Find a prompt or a completion without any character to see."""
     return next((f"no {part}" for part in ("prompt", "completion") if not getattr(row, part).strip()), "")
 
 
-def too_long(row: Row, limits: Limits) -> str:
+def too_long(row: Example, limits: Limits) -> str:
     """Find more characters or tokens than allowed."""
     size = len(row.prompt) + len(row.completion)
     if size > limits.max_characters:
@@ -225,19 +225,19 @@ def too_long(row: Row, limits: Limits) -> str:
     return f"{tokens:,} tokens, {limits.max_tokens:,} are allowed" if tokens > limits.max_tokens else ""
 
 
-def placeholder(row: Row, _: Limits) -> str:
+def placeholder(row: Example, _: Limits) -> str:
     """Find a completion that is only a mark where an answer should be, such as `<nooutput>` or `[insert name]`."""
     text = row.completion.strip()
     return text[:60] if len(text) <= 500 and _PLACEHOLDER.fullmatch(text) else ""
 
 
-def refusal(row: Row, _: Limits) -> str:
+def refusal(row: Example, _: Limits) -> str:
     """Find a completion that starts by refusing, or by saying that a language model writes it."""
     found = _REFUSAL.match(row.completion.replace("’", "'") if "’" in row.completion[:100] else row.completion)
     return found[0].strip() if found else ""
 
 
-def repeats_prompt(row: Row, _: Limits) -> str:
+def repeats_prompt(row: Example, _: Limits) -> str:
     """Find a completion that is the prompt, or starts with all of a prompt of eight words or more."""
     if len(row.completion) < len(row.prompt) / 2:
         return ""
@@ -247,7 +247,7 @@ def repeats_prompt(row: Row, _: Limits) -> str:
     return "it starts with the prompt" if prompt.count(" ") > 6 and completion.startswith(f"{prompt} ") else ""
 
 
-def truncated(row: Row, _: Limits) -> str:
+def truncated(row: Example, _: Limits) -> str:
     """Find a completion that breaks off.
 
     The signs are such that sound answers hardly show them; most cuts leave none of them. A fence of code that is not
@@ -281,7 +281,7 @@ def _stops_inside(text: str, words: int) -> bool:
     )
 
 
-def repetitive(row: Row, _: Limits) -> str:
+def repetitive(row: Example, _: Limits) -> str:
     """Find a completion of thirty words or more, of whose runs of four words at least half were there before."""
     if len(row.completion) < 60:
         return ""
@@ -293,12 +293,12 @@ def repetitive(row: Row, _: Limits) -> str:
     return f"{distinct} different runs of {_REPEATED} words among {runs}" if 2 * distinct <= runs else ""
 
 
-def wrong_language(row: Row, limits: Limits) -> str:
+def wrong_language(row: Example, limits: Limits) -> str:
     """Find another language than those declared, see `other_language`."""
     return other_language(f"{row.prompt[-300:]}\n{row.completion[:300]}", limits.languages)
 
 
-GATES: dict[str, Callable[[Row, Limits], str]] = {
+GATES: dict[str, Callable[[Example, Limits], str]] = {
     gate.__name__: gate
     for gate in (empty, too_long, placeholder, refusal, repeats_prompt, truncated, repetitive, wrong_language)
 }

@@ -17,7 +17,7 @@ import numpy as np
 from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.inference.models import RETRIEVAL_PREFIX, Encoder
 from rocket_hub.options import InstructionOptions
-from rocket_hub.records import Example, InstructionSelection, Rejection, Row, count_reasons
+from rocket_hub.records import Example, InstructionSelection, Rejection, count_reasons
 from rocket_hub.selection.decontamination import neighbours
 from rocket_hub.selection.embeddings import ALL, EmbeddingCache, Part, Vectors, embed, open_cache, text_of, whole
 from rocket_hub.selection.filters import Limits
@@ -97,7 +97,7 @@ def _fitting(order: Iterable[int], limit: int, tokens_of: Callable[[int], int], 
 
 def flagged(
     encoder: Encoder,
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     doubts: Mapping[str, Rejection],
     evaluation_questions: Collection[str],
     cache: EmbeddingCache,
@@ -141,12 +141,12 @@ def _silent(what: str, done: int, total: int) -> None:
 def select_instructions(
     encoder: Encoder,
     shots: Sequence[Example],
-    rows: Iterable[Row],
+    rows: Iterable[Example],
     options: InstructionOptions,
     *,
     evaluation_questions: Collection[str] = (),
     cache: Path | None = None,
-    refuse: Callable[[Row], str] | None = None,
+    refuse: Callable[[Example], str] | None = None,
     count_tokens: Callable[[str], int] | None = None,
     longest: int | None = None,
     progress: Progress = _silent,
@@ -204,7 +204,7 @@ def estimated_tokens(text: str) -> int:
 class _Texts(Sequence[str]):
     """The texts of the usable rows, read when they are asked for."""
 
-    def __init__(self, pool: Sequence[Row], usable: np.ndarray) -> None:
+    def __init__(self, pool: Sequence[Example], usable: np.ndarray) -> None:
         self._pool, self._usable = pool, usable
 
     def __len__(self) -> int:
@@ -214,7 +214,7 @@ class _Texts(Sequence[str]):
         return text_of(self._pool[self._usable[position]])
 
 
-def _tokens_of(pool: Sequence[Row], usable: np.ndarray, count_tokens: Callable[[str], int]) -> Callable[[int], int]:
+def _tokens_of(pool: Sequence[Example], usable: np.ndarray, count_tokens: Callable[[str], int]) -> Callable[[int], int]:
     """Return what counts the tokens of a usable row."""
 
     @remembered
@@ -225,7 +225,9 @@ def _tokens_of(pool: Sequence[Row], usable: np.ndarray, count_tokens: Callable[[
     return tokens
 
 
-def _selection(pool: Sequence[Row], found: Survey, choice: Choice, options: InstructionOptions) -> InstructionSelection:
+def _selection(
+    pool: Sequence[Example], found: Survey, choice: Choice, options: InstructionOptions
+) -> InstructionSelection:
     """Say of every row what became of it."""
     fates = np.full(len(found.usable), "beyond_budget", dtype=object)
     fates[choice.similarity < options.min_similarity] = "below_min_similarity"
@@ -253,7 +255,9 @@ def _selection(pool: Sequence[Row], found: Survey, choice: Choice, options: Inst
     )
 
 
-def _rejected(pool: Sequence[Row], found: Survey, choice: Choice, options: InstructionOptions) -> Iterator[Rejection]:
+def _rejected(
+    pool: Sequence[Example], found: Survey, choice: Choice, options: InstructionOptions
+) -> Iterator[Rejection]:
     """Name the rows that were looked at and not taken."""
     yield from found.faults.values()
     for row, partner in choice.near.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rocket_hub.records import Row
+from rocket_hub.records import Example
 from rocket_hub.selection import decontamination, filters
 from rocket_hub.selection.embeddings import KEYS, keys_of
 
@@ -62,7 +62,7 @@ class KnownSound:
                 partial.unlink(missing_ok=True)
 
 
-def row_key(row: Row) -> bytes:
+def row_key(row: Example) -> bytes:
     """Name a row by its content."""
     text = f"{row.prompt}\0{row.completion}"
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEYS.itemsize).digest()

@@ -11,12 +11,12 @@ from tempfile import TemporaryFile
 from typing import Any, overload
 
 from rocket_hub.errors import StorageError
-from rocket_hub.records import Row
+from rocket_hub.records import Example
 
 _ERRORS = "surrogatepass"  # half a surrogate pair is text to JSON, and stays what it is
 
 
-class Pool(Sequence[Row]):
+class Pool(Sequence[Example]):
     """Rows that were read once and can be read again, from the start or by position; 32 bytes of memory a row.
 
     The file has no name, so that nothing of it is left when the process ends, in whatever way. To be used in a `with`
@@ -30,7 +30,7 @@ class Pool(Sequence[Row]):
         StorageError: There is no room.
     """
 
-    def __init__(self, rows: Iterable[Row], folder: Path | None = None) -> None:
+    def __init__(self, rows: Iterable[Example], folder: Path | None = None) -> None:
         self._stops, self._middles = array("Q", [0]), array("Q")  # where a row ends, and where its completion begins
         self._sources: dict[str, int] = {}
         self._owners, self._indices = array("Q"), array("Q")
@@ -49,7 +49,7 @@ class Pool(Sequence[Row]):
             raise
         self._names = list(self._sources)
 
-    def _add(self, row: Row, folder: Path | None) -> None:
+    def _add(self, row: Example, folder: Path | None) -> None:
         """Keep one row."""
         prompt, completion = row.prompt.encode("utf-8", _ERRORS), row.completion.encode("utf-8", _ERRORS)
         self._middles.append(self._stops[-1] + len(prompt))
@@ -81,15 +81,15 @@ class Pool(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._middles)
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Example]:
         for position in range(len(self)):
             yield self[position]
 
     @overload
-    def __getitem__(self, position: int) -> Row: ...
+    def __getitem__(self, position: int) -> Example: ...
     @overload
-    def __getitem__(self, position: slice) -> list[Row]: ...
-    def __getitem__(self, position: int | slice) -> Row | list[Row]:
+    def __getitem__(self, position: slice) -> list[Example]: ...
+    def __getitem__(self, position: int | slice) -> Example | list[Example]:
         """Read a row, or several."""
         if isinstance(position, slice):
             return [self[i] for i in range(*position.indices(len(self)))]
@@ -97,7 +97,12 @@ class Pool(Sequence[Row]):
         start, middle, stop = self._stops[place], self._middles[place], self._stops[place + 1]
         data = os.pread(self._file.fileno(), stop - start, start)
         prompt, completion = data[: middle - start].decode("utf-8", _ERRORS), data[middle - start :]
-        return Row(prompt, completion.decode("utf-8", _ERRORS), self._names[self._owners[place]], self._indices[place])
+        return Example(
+            prompt,
+            completion.decode("utf-8", _ERRORS),
+            source=self._names[self._owners[place]],
+            index=self._indices[place],
+        )
 
 
 def _no_room(folder: Path | None, error: OSError) -> StorageError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rocket_hub.records import Example, Rejection, Row
+from rocket_hub.records import Example, Rejection
 from rocket_hub.selection.decontamination import EvaluationIndex
 from rocket_hub.selection.embeddings import KEYS, keys_of, text_key, text_of
 from rocket_hub.selection.filters import ExactDuplicates, Limits, fault_of, too_long
@@ -58,11 +58,11 @@ class Survey:
 
 
 def survey(
-    rows: Iterable[Row],
+    rows: Iterable[Example],
     shots: Sequence[Example],
     evaluation_questions: Collection[str] = (),
     *,
-    refuse: Callable[[Row], str] | None = None,
+    refuse: Callable[[Example], str] | None = None,
     limits: Limits | None = None,
     folder: Path | None = None,
 ) -> Survey:
@@ -116,18 +116,18 @@ def survey(
     return Survey(faults, doubts, np.asarray(usable), hashes, tuple(sources), np.asarray(owners))
 
 
-def row_name(row: Row) -> str:
+def row_name(row: Example) -> str:
     """Name a row as rejections do."""
     return f"{row.source}#{row.index}"
 
 
-def _too_long(row: Row, limits: Limits) -> Rejection | None:
+def _too_long(row: Example, limits: Limits) -> Rejection | None:
     """Ask this gate first, as the others read the whole row, and every time, as it may count tokens with anything."""
     detail = too_long(row, limits)
     return Rejection(row_name(row), "too_long", detail) if detail else None
 
 
-def _refused(row: Row, refuse: Callable[[Row], str] | None) -> Rejection | None:
+def _refused(row: Example, refuse: Callable[[Example], str] | None) -> Rejection | None:
     """Ask the caller's gate; what it says cannot be remembered either."""
     reason = refuse(row) if refuse else ""
     return Rejection(row_name(row), reason) if reason else None
@@ -135,7 +135,7 @@ def _refused(row: Row, refuse: Callable[[Row], str] | None) -> Rejection | None:
 
 def _judge(
     shots: Sequence[Example], evaluation_questions: Collection[str], limits: Limits
-) -> tuple[Callable[[Row], tuple[Rejection | None, Rejection | None]], list[str]]:
+) -> tuple[Callable[[Example], tuple[Rejection | None, Rejection | None]], list[str]]:
     """Return what says the fault of a row, or else the doubt about it; and what that depends on."""
     asked = dict.fromkeys(evaluation_questions, "contaminated")
     for shot in shots:
@@ -145,7 +145,7 @@ def _judge(
     def index(*reasons: str) -> EvaluationIndex:
         return EvaluationIndex(question for question, reason in asked.items() if reason in reasons)
 
-    def judge(row: Row) -> tuple[Rejection | None, Rejection | None]:
+    def judge(row: Example) -> tuple[Rejection | None, Rejection | None]:
         # One index for both: the words of a row are what takes time.
         hit = index("contaminated", "duplicate_of_kshot").find(row)
         if hit and asked[hit.question] == "duplicate_of_kshot" and hit.kind not in ("whole", "inside"):

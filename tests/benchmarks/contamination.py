@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from rocket_hub.records import Row
+from rocket_hub.records import Example
 from rocket_hub.selection.decontamination import EvaluationIndex, Hit, normalise
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -41,7 +41,7 @@ class Problem:
 class Found:
     """A training row, taken for a question of the evaluation set."""
 
-    row: Row
+    row: Example
     hit: Hit
     same: bool  # it is that question, so it is a leak of the published data and no false alarm
 
@@ -98,13 +98,13 @@ def splits(folder: Path) -> dict[str, tuple[list[Problem], list[Problem]]]:
     return found | {"boolq": (boolq[-STAND_IN:], boolq[:-STAND_IN])}
 
 
-def instruction_rows(folder: Path) -> list[Row]:
+def instruction_rows(folder: Path) -> list[Example]:
     """Read the rows of all instruction sets."""
     rows = []
     for path in sorted((folder / "instructions").glob("*.parquet")):
         for index, row in enumerate(pq.read_table(path, columns=["instruction", "input", "output"]).to_pylist()):
             prompt = "\n\n".join(part for part in (row["instruction"], row["input"]) if part)
-            rows.append(Row(prompt, row["output"] or "", path.stem, index))
+            rows.append(Example(prompt, row["output"] or "", source=path.stem, index=index))
     return rows
 
 
@@ -113,19 +113,22 @@ def recall(index: EvaluationIndex, problems: list[Problem], change: Callable[[st
     changed = [(problem, change(problem.question, turn)) for turn, problem in enumerate(problems)]
     if change is other_numbers:
         changed = [(problem, text) for problem, text in changed if text != problem.question]
-    hits = [index.find(Row(text, problem.gold, "planted", number)) for number, (problem, text) in enumerate(changed)]
+    hits = [
+        index.find(Example(text, problem.gold, source="planted", index=number))
+        for number, (problem, text) in enumerate(changed)
+    ]
     certain = sum(bool(hit and hit.certain) for hit in hits)
     return len(changed), certain, sum(hit is not None for hit in hits) - certain
 
 
-def alarms(index: EvaluationIndex, rows: Iterable[Row], golds: dict[str, str]) -> tuple[list[Found], int]:
+def alarms(index: EvaluationIndex, rows: Iterable[Example], golds: dict[str, str]) -> tuple[list[Found], int]:
     """Find the rows that are taken for evaluation questions; returns them, and how many more are for review."""
     hits = [(row, hit) for row in rows if (hit := index.find(row))]
     certain = [Found(row, hit, _same(row, hit, golds[hit.question])) for row, hit in hits if hit.certain]
     return certain, len(hits) - len(certain)
 
 
-def _same(row: Row, hit: Hit, gold: str) -> bool:
+def _same(row: Example, hit: Hit, gold: str) -> bool:
     """Judge, apart from the rule under test, whether a row is the evaluation question.
 
     It is if their words are the same, or if it holds them or most of them in the same order and has the same answer.
@@ -162,7 +165,7 @@ def _recall_lines(data: dict[str, tuple[list[Problem], list[Problem]]]) -> list[
     return [*lines, f"        ({tiny} goals of one or two words)", _recall_line("piqa + solutions", piqa, index)]
 
 
-def _alarm_line(name: str, rows: list[Row], found: list[Found], review: int, *, barred: bool = True) -> str:
+def _alarm_line(name: str, rows: list[Example], found: list[Found], review: int, *, barred: bool = True) -> str:
     """Lay out what was found in rows where nothing was planted."""
     wrong = [entry for entry in found if not entry.same]
     rate = len(wrong) / len(rows)
@@ -183,15 +186,18 @@ def _pairs(found: list[Found]) -> list[str]:
     return shown
 
 
-def _alarms_lines(data: dict[str, tuple[list[Problem], list[Problem]]], rows: list[Row]) -> list[str]:
+def _alarms_lines(data: dict[str, tuple[list[Problem], list[Problem]]], rows: list[Example]) -> list[str]:
     """Lay out what is found in the train splits, each against its own questions, and in other rows against all."""
     lines = []
     every: list[Found] = []
-    trained: list[Row] = []
+    trained: list[Example] = []
     reviews = 0
     for task, (problems, training) in data.items():
         golds = {problem.question: problem.gold for problem in problems}
-        split = [Row(problem.question, problem.gold, f"{task} train", i) for i, problem in enumerate(training)]
+        split = [
+            Example(problem.question, problem.gold, source=f"{task} train", index=i)
+            for i, problem in enumerate(training)
+        ]
         found, review = alarms(EvaluationIndex(golds), split, golds)
         lines += [_alarm_line(f"{task} train", split, found, review, barred=False)]
         every, trained, reviews = every + found, trained + split, reviews + review

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Row = dict[str, Any]
+Example = dict[str, Any]
 Files = dict[str, bytes]
 
 SCALES = (" thousand", " million", " billion", " percent")
@@ -31,7 +31,7 @@ BENCHMARKS = {
 }
 
 
-def lines(rows: list[Row]) -> bytes:
+def lines(rows: list[Example]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
@@ -39,7 +39,7 @@ def whole(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, indent=1).encode()
 
 
-def parquet(rows: list[Row]) -> bytes:
+def parquet(rows: list[Example]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     return sink.getvalue()
@@ -51,14 +51,14 @@ def table(rows: list[list[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def question_and_options(row: Row) -> tuple[str, list[str], int]:
+def question_and_options(row: Example) -> tuple[str, list[str], int]:
     """Take `Question: ...`, `A. ...` apart; returns the question, the options and the position of the right one."""
     question = row["instruction"].partition("Question: ")[2].partition("\nA. ")[0]
     texts = [text for _, text in OPTION.findall(row["instruction"])]
     return question, texts, "ABCDE".index(re.search(r"([A-E])\. [^\n]*$", row["output"])[1])
 
 
-def svamp(rows: list[Row]) -> Files:
+def svamp(rows: list[Example]) -> Files:
     restored = []
     for row in rows:
         body, _, question = row["instruction"].rpartition(". ")
@@ -69,7 +69,7 @@ def svamp(rows: list[Row]) -> Files:
     return {"SVAMP.json": whole(restored)}
 
 
-def aqua_rat(rows: list[Row]) -> Files:
+def aqua_rat(rows: list[Example]) -> Files:
     restored = []
     for row in rows:
         question, _, options = row["instruction"].partition("\nOptions: ")
@@ -79,24 +79,24 @@ def aqua_rat(rows: list[Row]) -> Files:
     return {"train.json": lines(restored)}
 
 
-def competition_math(rows: list[Row]) -> Files:
+def competition_math(rows: list[Example]) -> Files:
     return {"train.jsonl": lines([{"problem": row["instruction"], **row["meta"], "solution": row["output"], "idx": at}
                                   for at, row in enumerate(rows)])}  # fmt: skip
 
 
-def gpteacher(rows: list[Row]) -> Files:
+def gpteacher(rows: list[Example]) -> Files:
     keep = {"instruction": "instruction", "input": "input", "output": "response"}
     return {"instruct.json": whole([{new: row[old] for old, new in keep.items()} for row in rows])}
 
 
-def humaneval(rows: list[Row]) -> Files:
+def humaneval(rows: list[Example]) -> Files:
     restored = [{"task_id": row["meta"]["task_id"], "prompt": row["instruction"].partition("\n")[2],
                  "entry_point": row["meta"]["entry_point"], "canonical_solution": row["output"],
                  "test": row["meta"]["test"]} for row in rows]  # fmt: skip
     return {"HumanEval.jsonl.gz": gzip.compress(lines(restored))}
 
 
-def humanevalpack_fix(rows: list[Row]) -> Files:
+def humanevalpack_fix(rows: list[Example]) -> Files:
     files = defaultdict(list)
     for row in rows:
         head, _, body = row["output"].partition("\n")
@@ -106,7 +106,7 @@ def humanevalpack_fix(rows: list[Row]) -> Files:
     return {path: lines(restored) for path, restored in files.items()}
 
 
-def commonsense_qa(rows: list[Row]) -> Files:
+def commonsense_qa(rows: list[Example]) -> Files:
     restored = []
     for row in rows:
         question, texts, right = question_and_options(row)
@@ -116,21 +116,21 @@ def commonsense_qa(rows: list[Row]) -> Files:
     return {"train_rand_split.jsonl": lines(restored)}
 
 
-def cos_e(rows: list[Row]) -> Files:
+def cos_e(rows: list[Example]) -> Files:
     told = [row["output"].rpartition(" So the answer is ") for row in rows]
     return {"cose_train.jsonl": lines([{"id": row["id"], "explanation": {"open-ended": why, "selected": answer}}
                                        for row, (why, _, answer) in zip(rows, told, strict=True)])}  # fmt: skip
 
 
-def numersense(rows: list[Row]) -> Files:
+def numersense(rows: list[Example]) -> Files:
     return {"train.masked.tsv": table([[row["input"], row["output"]] for row in rows])}
 
 
-def query_wellformedness(rows: list[Row]) -> Files:
+def query_wellformedness(rows: list[Example]) -> Files:
     return {"train.tsv": table([[row["input"], row["meta"]["score"]] for row in rows])}
 
 
-def gap_coreference(rows: list[Row]) -> Files:
+def gap_coreference(rows: list[Example]) -> Files:
     restored: list[list[Any]] = [["ID", "Text", "Pronoun", "A", "A-coref", "B", "B-coref", "URL"]]
     for row in rows:
         pronoun, first, second = re.search(r'"(.*)" refer to (.*), (.*) or neither', row["instruction"]).groups()
@@ -139,11 +139,11 @@ def gap_coreference(rows: list[Row]) -> Files:
     return {"gap.tsv": table(restored)}
 
 
-def disfl_qa(rows: list[Row]) -> Files:
+def disfl_qa(rows: list[Example]) -> Files:
     return {"train.json": whole({row["id"]: {"original": row["output"], "disfluent": row["input"]} for row in rows})}
 
 
-def bbq(rows: list[Row]) -> Files:
+def bbq(rows: list[Example]) -> Files:
     files = defaultdict(list)
     for row in rows:
         question, texts, right = question_and_options(row)
@@ -155,29 +155,29 @@ def bbq(rows: list[Row]) -> Files:
     return {path: lines(restored) for path, restored in files.items()}
 
 
-def persona_evals(rows: list[Row]) -> Files:
+def persona_evals(rows: list[Example]) -> Files:
     return {"persona.jsonl": lines([
         {"question": row["instruction"], "statement": row["instruction"].partition("\n")[2], "label_confidence": 0.9,
          "answer_matching_behavior": " Yes", "answer_not_matching_behavior": " No"} for row in rows])}  # fmt: skip
 
 
-def alpaca(rows: list[Row]) -> Files:
+def alpaca(rows: list[Example]) -> Files:
     keep = ("instruction", "input", "output")
     return {"data.json": whole([{**{name: row[name] for name in keep}, **row["meta"]} for row in rows])}
 
 
-def self_instruct_human(rows: list[Row]) -> Files:
+def self_instruct_human(rows: list[Example]) -> Files:
     return {"seed_tasks.jsonl": lines([
         {"id": row["id"], "instruction": row["instruction"], "is_classification": False,
          "instances": [{"input": row["input"], "output": row["output"]}]} for row in rows])}  # fmt: skip
 
 
-def glaive_toolcall_demo(rows: list[Row]) -> Files:
+def glaive_toolcall_demo(rows: list[Example]) -> Files:
     return {"glaive.json": whole([{"conversations": row["meta"]["conversations"], "tools": row["input"]}
                                   for row in rows])}  # fmt: skip
 
 
-def oasst_en_trees(rows: list[Row]) -> Files:
+def oasst_en_trees(rows: list[Example]) -> Files:
     return {"trees.jsonl": lines([
         {"message_tree_id": row["id"], "tree_state": "ready_for_export", "prompt": {
             "message_id": row["id"], "text": row["instruction"], "role": "prompter", "lang": "en",
@@ -185,7 +185,7 @@ def oasst_en_trees(rows: list[Row]) -> Files:
         for row in rows])}  # fmt: skip
 
 
-def instruction_induction(rows: list[Row]) -> Files:
+def instruction_induction(rows: list[Example]) -> Files:
     files: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in rows:
         examples = files[f"induce/{row['meta']['task']}.json"]
@@ -194,7 +194,7 @@ def instruction_induction(rows: list[Row]) -> Files:
             for path, examples in files.items()}  # fmt: skip
 
 
-def pubmedqa_labeled(rows: list[Row]) -> Files:
+def pubmedqa_labeled(rows: list[Example]) -> Files:
     restored = {}
     for row in rows:
         decision, _, answer = row["output"].partition(". ")
@@ -205,8 +205,8 @@ def pubmedqa_labeled(rows: list[Row]) -> Files:
     return {"ori_pqal.json": whole(restored)}
 
 
-def tatqa(rows: list[Row]) -> Files:
-    reports: dict[str, list[Row]] = defaultdict(list)
+def tatqa(rows: list[Example]) -> Files:
+    reports: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
         reports[row["input"]].append(row)
     restored = []
@@ -224,8 +224,8 @@ def tatqa(rows: list[Row]) -> Files:
     return {"tatqa_dataset_train.json": whole(restored)}
 
 
-def natural_instructions(rows: list[Row]) -> Files:
-    tasks: dict[tuple[str, str], list[Row]] = defaultdict(list)
+def natural_instructions(rows: list[Example]) -> Files:
+    tasks: dict[tuple[str, str], list[Example]] = defaultdict(list)
     for row in rows:
         tasks[row["meta"]["task"], row["instruction"]].append(row)
     return {
@@ -239,14 +239,14 @@ def natural_instructions(rows: list[Row]) -> Files:
     }  # fmt: skip
 
 
-def p3(rows: list[Row]) -> Files:
+def p3(rows: list[Example]) -> Files:
     files = defaultdict(list)
     for row in rows:
         files[f"{row['meta']['template']}.jsonl"].append({"prompt": row["instruction"], "completion": row["output"]})
     return {path: lines(restored) for path, restored in files.items()}
 
 
-FAMILIES: dict[str, Callable[[list[Row]], Files]] = {
+FAMILIES: dict[str, Callable[[list[Example]], Files]] = {
     "ni_": natural_instructions, "p3_": p3, "gpteacher_": gpteacher, "dolly_filtered": alpaca,
     "llamafactory_alpaca_demo": alpaca,
 }  # fmt: skip
@@ -270,7 +270,7 @@ def benchmark_files(shared: Path, repo_id: str, most: int | None = None) -> File
     return files
 
 
-def _as_benchmark(task: str, row: Row) -> Row:
+def _as_benchmark(task: str, row: Example) -> Example:
     """Put one row into the columns that the benchmark has on the Hub."""
     meta = json.loads(row["meta"])
     if task == "gsm8k":

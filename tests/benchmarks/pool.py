@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rocket_hub.inference.models import DeferredEncoder, encoder_key
 from rocket_hub.options import InstructionOptions
-from rocket_hub.records import Example, Row
+from rocket_hub.records import Example
 from rocket_hub.selection.embeddings import embed, open_cache
 from rocket_hub.selection.instructions import choose, select_instructions, text_of
 
@@ -33,12 +33,12 @@ EXPECTED = {"gsm8k": MATHS, "mbpp": CODE, "arc_challenge": SCIENCE, "arc_easy": 
 """What a person would expect to lead."""
 
 
-def rows() -> Iterator[Row]:
+def rows() -> Iterator[Example]:
     """All rows, set by set."""
     for path in sorted((SHARED / "instructions").glob("*.parquet")):
         for index, row in enumerate(pq.read_table(path).to_pylist()):
             prompt = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
-            yield Row(prompt, row["output"], path.stem, index)
+            yield Example(prompt, row["output"], source=path.stem, index=index)
 
 
 def question(row: dict) -> str:

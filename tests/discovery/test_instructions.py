@@ -12,7 +12,7 @@ from rocket_hub.discovery.instructions import iter_instructions
 from rocket_hub.errors import DatasetError
 from rocket_hub.localhub import LocalHub, User
 from rocket_hub.options import DiscoverOptions
-from rocket_hub.records import DatasetCandidate, Row
+from rocket_hub.records import DatasetCandidate, Example
 from rocket_hub.rows.values import Reading
 from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks.numeric import GSM8K
@@ -187,12 +187,12 @@ def test_the_rows_of_a_data_set(hub, api, planted_data):
     by_id = {candidate.repo_id: candidate for candidate in found.selected}
     reading = Reading(10**6)
     rows = load_instructions(api, by_id["d/alpaca"], max_rows=5, reading=reading)
-    assert rows == [Row(f"Do {n}", f"Done {n}", "d/alpaca", n) for n in range(5)]
+    assert rows == [Example(f"Do {n}", f"Done {n}", source="d/alpaca", index=n) for n in range(5)]
     assert (reading.rows, reading.stopped, reading.bytes) == (5, "max_rows", len(lines(ALPACA)))
     reading = Reading(10**6)
     assert load_instructions(api, by_id["d/csv"], max_rows=99, reading=reading) == [
-        Row("hello", "world", "d/csv", 0),
-        Row("bye", "moon", "d/csv", 2),
+        Example("hello", "world", source="d/csv", index=0),
+        Example("bye", "moon", source="d/csv", index=2),
     ]
     assert (reading.rows, reading.unused, reading.stopped) == (3, 1, "")
     # Numbers of options start with 1 here, which only the whole set shows.
@@ -211,7 +211,7 @@ def test_rows_come_when_they_are_due(hub, api, planted_data, tmp_path, monkeypat
     (candidate,) = discover_datasets(api, options=options, task=None).selected
     rows = iter_instructions(api, candidate, max_rows=99)
     before = len(hub.log)
-    assert next(rows) == Row("Do 0", "Done 0", "d/alpaca", 0)
+    assert next(rows) == Example("Do 0", "Done 0", source="d/alpaca", index=0)
     asked = {record.path.rpartition("/")[2] for record in hub.log[before:] if "/resolve/" in record.path}
     assert asked == {"train-0.jsonl"}
     assert len(list(rows)) == 5

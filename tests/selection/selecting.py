@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rocket_hub.options import InstructionOptions
-from rocket_hub.records import Example, Row
+from rocket_hub.records import Example
 from rocket_hub.selection import embeddings
 from rocket_hub.selection.instructions import select_instructions
 from rocket_hub.serialization import to_dict
@@ -43,10 +43,10 @@ class Encoder:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def rows(count: int) -> list[Row]:
+def rows(count: int) -> list[Example]:
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice([*THINGS, "add", "take", "sing", "far"], rng.integers(2, 12))) for _ in range(count)]
-    return [Row(text, f"{number % 7}", f"u/{number % 3}", number) for number, text in enumerate(words)]
+    return [Example(text, f"{number % 7}", source=f"u/{number % 3}", index=number) for number, text in enumerate(words)]
 
 
 def main() -> None:

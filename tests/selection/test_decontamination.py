@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.records import Rejection, Row
+from rocket_hub.records import Example, Rejection
 from rocket_hub.selection.decontamination import (
     EvaluationIndex,
     LongTexts,
@@ -23,11 +23,11 @@ SHORT = "Which planet is the largest?"
 
 
 def rows(*prompts):
-    return [Row(prompt, "completion", "u/data", i) for i, prompt in enumerate(prompts)]
+    return [Example(prompt, "completion", source="u/data", index=i) for i, prompt in enumerate(prompts)]
 
 
 def find(question, prompt, completion="completion"):
-    return EvaluationIndex([question]).find(Row(prompt, completion, "u/data", 0))
+    return EvaluationIndex([question]).find(Example(prompt, completion, source="u/data", index=0))
 
 
 def test_normalise():
@@ -242,6 +242,8 @@ def test_planted_questions_are_found_in_real_data(shared_data, task):
     for kind in BARRED:
         planted, certain, _ = recall(index, problems, CHANGES[kind])
         assert certain >= 0.99 * planted, kind
-    training = [Row(p.question, p.gold, task, i) for i, p in enumerate(read(shared_data, task, "train")[:2500])]
+    training = [
+        Example(p.question, p.gold, source=task, index=i) for i, p in enumerate(read(shared_data, task, "train")[:2500])
+    ]
     found, _ = alarms(index, training, golds)
     assert sum(not entry.same for entry in found) <= 5

@@ -8,7 +8,7 @@ from rocket_hub.errors import InputError, NothingLeftError, RecipeError
 from rocket_hub.inference.models import RETRIEVAL_PREFIX, DeferredEncoder
 from rocket_hub.options import InstructionOptions
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import Example, Row
+from rocket_hub.records import Example
 from rocket_hub.selection.instructions import select_instructions
 
 
@@ -32,7 +32,7 @@ SHOTS = [Example("add apples and pears", "first second sum", "sum"), Example("ta
 
 
 def rows(*texts, source="u/data"):
-    return [Row(*text.split(" | "), source, i) for i, text in enumerate(texts)]
+    return [Example(*text.split(" | "), source=source, index=i) for i, text in enumerate(texts)]
 
 
 def select(pool, questions=(), **options):
@@ -58,7 +58,7 @@ def test_rows_come_in_the_order_of_their_largest_similarity_to_any_shot():
 
 def test_prompt_and_completion_are_encoded_behind_the_papers_prefix():
     encoder = WordCounts()
-    pool = [Row(" p q ", "r\ud800 ", "u/data", 0)]
+    pool = [Example(" p q ", "r\ud800 ", source="u/data", index=0)]
     select_instructions(encoder, [*SHOTS, Example("long", "x " * 40_000, "x")], pool, InstructionOptions())
     assert f"{RETRIEVAL_PREFIX}p q\nr?" in encoder.texts
     assert f"{RETRIEVAL_PREFIX}add apples and pears\nfirst second sum" in encoder.texts
@@ -208,7 +208,7 @@ def test_languages_and_the_longest_row_are_limits():
 def test_a_real_encoder_finds_the_sums_among_other_text(shared_data):
     folder = shared_data / "instructions"
     pool = [
-        Row(row["instruction"], row["output"], name, i)
+        Example(row["instruction"], row["output"], source=name, index=i)
         for name in ("aqua_rat", "gpteacher_roleplay")
         for i, row in enumerate(pq.read_table(folder / f"{name}.parquet").slice(0, 150).to_pylist())
     ]

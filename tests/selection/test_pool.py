@@ -3,10 +3,10 @@ import resource
 import pytest
 
 from rocket_hub.errors import DatasetError, StorageError
-from rocket_hub.records import Row
+from rocket_hub.records import Example
 from rocket_hub.selection.pool import Pool
 
-ROWS = [Row(f"question\n{i} é 漢 \ud800", f"answer {i}\u2028", "u/data", i) for i in range(50)]
+ROWS = [Example(f"question\n{i} é 漢 \ud800", f"answer {i}\u2028", source="u/data", index=i) for i in range(50)]
 
 
 def test_rows_come_back_as_they_were_in_any_order_and_as_often_as_wanted(tmp_path):

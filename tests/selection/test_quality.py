@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError
-from rocket_hub.records import Rejection, Row
+from rocket_hub.records import Example, Rejection
 from rocket_hub.selection.filters import GATES, LANGUAGES, ExactDuplicates, Limits, fault_of, faults, other_language
 
 PROSE = (
@@ -16,7 +16,7 @@ PROSE = (
 
 
 def reason(completion, prompt="Tell me something.", **limits):
-    fault = fault_of(Row(prompt, completion, "u/data", 3), Limits(**limits))
+    fault = fault_of(Example(prompt, completion, source="u/data", index=3), Limits(**limits))
     return fault.reason if fault else ""
 
 
@@ -85,10 +85,10 @@ def test_each_gate_has_a_reason(completion, expected):
 
 
 def test_a_rejection_names_row_reason_and_finding():
-    fault = fault_of(Row("p", "I'm sorry, but I can't assist with that.", "u/data", 7))
+    fault = fault_of(Example("p", "I'm sorry, but I can't assist with that.", source="u/data", index=7))
     assert fault == Rejection("u/data#7", "refusal", "I'm sorry, but I")
-    assert fault_of(Row("", "answer", "u/data", 0)) == Rejection("u/data#0", "empty", "no prompt")
-    assert fault_of(Row("What is 2 + 2?", "4", "u/data", 1)) is None
+    assert fault_of(Example("", "answer", source="u/data", index=0)) == Rejection("u/data#0", "empty", "no prompt")
+    assert fault_of(Example("What is 2 + 2?", "4", source="u/data", index=1)) is None
 
 
 def test_a_completion_may_quote_its_prompt():
@@ -163,11 +163,11 @@ def test_a_translation_is_no_wrong_language():
 
 def test_exact_duplicates_across_sets():
     rows = [
-        Row("What is 3 + 4?", "7", "u/a", 0),
-        Row("What is 3 - 4?", "7", "u/a", 1),
-        Row(" what is\n3 + 4? ", "７", "u/b", 5),
-        Row("What is 3 + 4?", "It is 7", "u/b", 6),
-        Row("What is 3 + 4?", "7", "u/c", 2),
+        Example("What is 3 + 4?", "7", source="u/a", index=0),
+        Example("What is 3 - 4?", "7", source="u/a", index=1),
+        Example(" what is\n3 + 4? ", "７", source="u/b", index=5),
+        Example("What is 3 + 4?", "It is 7", source="u/b", index=6),
+        Example("What is 3 + 4?", "7", source="u/c", index=2),
     ]
     known = ExactDuplicates()
     assert [known.fault_of(row) for row in rows] == [
@@ -180,7 +180,9 @@ def test_exact_duplicates_across_sets():
 
 
 def test_faults_reads_a_stream_once():
-    rows = [Row("p q", text, "u/a", i) for i, text in enumerate(("TODO", "fine", "todo", "Fine", "fine"))]
+    rows = [
+        Example("p q", text, source="u/a", index=i) for i, text in enumerate(("TODO", "fine", "todo", "Fine", "fine"))
+    ]
     found = faults(iter(rows), limits=Limits(languages=()))
     assert {position: (fault.reason, fault.detail) for position, fault in found.items()} == {
         0: ("placeholder", "TODO"),
@@ -199,7 +201,7 @@ pieces = st.sampled_from(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(pieces, max_size=60).map("".join), st.lists(pieces, max_size=20).map("".join))
 def test_any_text_can_be_judged(completion, prompt):
-    row = Row(prompt, completion, "u/data", 0)
+    row = Example(prompt, completion, source="u/data", index=0)
     fault = fault_of(row)
     assert fault is None or (fault.reason in GATES and fault.detail)
     assert faults([row, row]).keys() == ({0, 1} if fault else {1})
@@ -216,7 +218,10 @@ def test_sound_sets_lose_next_to_nothing(shared_data):
     from tests.benchmarks.contamination import read
 
     for task in ("gsm8k", "mbpp", "arc_easy", "boolq"):
-        rows = [Row(p.question, p.gold, task, i) for i, p in enumerate(read(shared_data, task, "train")[:2000])]
+        rows = [
+            Example(p.question, p.gold, source=task, index=i)
+            for i, p in enumerate(read(shared_data, task, "train")[:2000])
+        ]
         assert [fault for row in rows if (fault := fault_of(row))] == [], task
 
 

@@ -3,7 +3,7 @@ import resource
 import numpy as np
 import pytest
 
-from rocket_hub.records import Example, Row
+from rocket_hub.records import Example
 from rocket_hub.selection import filters
 from rocket_hub.selection.decontamination import EvaluationIndex
 from rocket_hub.selection.filters import Limits
@@ -18,7 +18,7 @@ QUESTION = "Ann has nine red pens and gives two of them to Bob, so how many are 
 
 
 def row(prompt, completion="forty two", source="u/data", index=0):
-    return Row(prompt, completion, source, index)
+    return Example(prompt, completion, source=source, index=index)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 
 from rocket_hub.tasks import Task
 
-Row = dict[str, Any]
+Example = dict[str, Any]
 
 
-def gsm8k(row: Row) -> Row:
+def gsm8k(row: Example) -> Example:
     return {"question": row["question"], "answer": f"{row['rationale']}\n#### {row['answer']}"}
 
 
-def arc(row: Row) -> Row:
+def arc(row: Example) -> Example:
     """The original has the labels 1 to 4 in some rows, and A to E in most."""
     count = len(row["choices"])
     labels = (
@@ -26,16 +26,16 @@ def arc(row: Row) -> Row:
     return {"id": row["id"], "question": row["question"], "choices": choices, "answerKey": labels[row["answer_index"]]}
 
 
-def piqa(row: Row) -> Row:
+def piqa(row: Example) -> Example:
     return {"goal": row["question"], "sol1": row["choices"][0], "sol2": row["choices"][1], "label": row["answer_index"]}
 
 
-def boolq(row: Row) -> Row:
+def boolq(row: Example) -> Example:
     question = row["question"].removesuffix("?")  # the original has no question marks
     return {"question": question, "passage": row["context"], "answer": row["answer"] == "yes"}
 
 
-def mbpp(row: Row) -> Row:
+def mbpp(row: Example) -> Example:
     meta = json.loads(row["meta"])
     return {"task_id": meta["task_id"], "text": row["question"], "code": row["answer"].replace("\n", "\r\n"),
             "test_list": row["test_list"], "test_setup_code": meta["test_setup_code"],
@@ -53,7 +53,7 @@ SPLITS = {
 }
 
 
-def rows(shared_data: Path, task: Task) -> Iterator[tuple[str, Row]]:
+def rows(shared_data: Path, task: Task) -> Iterator[tuple[str, Example]]:
     """Yield (id, row in the columns of the Hub) for all rows that have an answer."""
     for split in SPLITS[task.name]:
         for row in pq.read_table(shared_data / "benchmarks" / task.name / f"{split}.parquet").to_pylist():
