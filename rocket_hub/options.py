@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rocket_hub.records import Setting
+
 RETRIEVALS = ("bm25", "dense", "both")
 NOVELTIES = ("rouge_l", "embedding")
 
@@ -149,7 +151,6 @@ __all__ = [
     "MeteorOptions",
     "PushOptions",
     "SelfSpecializationOptions",
-    "Setting",
     "TrainOptions",
 ]
 
@@ -315,19 +316,6 @@ class TrainOptions:
     weight_decay: float = 0.0
     max_length: int = 1024
     dtype: str = "float32"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One point of a method's grid.
-
-    Attributes:
-        learning_rate: Peak learning rate.
-        weight: Weight of the experts at the start (the stack's, or the gates').
-    """
-
-    learning_rate: float
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)

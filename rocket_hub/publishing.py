@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.errors import HubError, InputError
 from rocket_hub.records import Pinned
+from rocket_hub.results import Reload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -99,25 +99,10 @@ def push_to_hub(
         raise
 
 
-@dataclass(frozen=True)
-class Reload:
-    """What a fresh process made of a published adapter.
-
-    Attributes:
-        max_difference: Largest absolute difference of any logit to those of the local files, in fp32.
-        generated: What it generated with the KV cache, one text a prompt.
-        same_text: Whether this process generates the same from the local files without the KV cache.
-    """
-
-    max_difference: float
-    generated: tuple[str, ...]
-    same_text: bool
-
-
 def verify_reload(
     base_model: Any, tokenizer: Any, base: Pinned, repo_id: str, commit: str, prompts: Sequence[str], local: Path,
     folder: Path,
-) -> dict[str, Any]:  # fmt: skip
+) -> Reload:  # fmt: skip
     """Load a published adapter in a process that knows nothing, and compare it with the local files.
 
     Args:
@@ -131,7 +116,7 @@ def verify_reload(
         folder: Scratch folder.
 
     Returns:
-        A `Reload` as plain data.
+        What it made of it.
 
     Raises:
         HubError: The fresh process failed, or computed something else; the message holds the end of its output.
@@ -166,4 +151,4 @@ def verify_reload(
         raise HubError(
             f"{repo_id}: published, but a fresh process computes other logits: they differ by {difference:g}"
         )
-    return asdict(Reload(difference, tuple(generated), texts == generated))
+    return Reload(difference, tuple(generated), texts == generated)

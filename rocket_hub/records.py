@@ -330,19 +330,14 @@ class Evaluation:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-__all__ = [
-    "AdapterCandidate",
-    "AdapterDiscovery",
-    "DatasetCandidate",
-    "DatasetDiscovery",
-    "Evaluation",
-    "Example",
-    "ExpertScore",
-    "ExpertSelection",
-    "Generated",
-    "InstructionSelection",
-    "Pinned",
-    "Rejection",
-    "count_reasons",
-    "reasons_in_words",
-]
+@dataclass(frozen=True)
+class Setting:
+    """One point of a method's grid.
+
+    Attributes:
+        learning_rate: Peak learning rate.
+        weight: Weight of the experts at the start (the stack's, or the gates').
+    """
+
+    learning_rate: float
+    weight: float = 1.0

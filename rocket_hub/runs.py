@@ -9,10 +9,14 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
-from rocket_hub.errors import StorageError
+from rocket_hub.errors import RecipeError, StorageError
+from rocket_hub.serialization import from_dict
+
+T = TypeVar("T")
 
 
 class Reporter(Protocol):
@@ -72,9 +76,14 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def plain(data: Any) -> Any:
+    """Turn records, and plain data with records in it, into what JSON gives back."""
+    return json.loads(json.dumps(data, default=asdict))
+
+
 def digest(data: Any) -> str:
-    """Name plain data by its content: 16 hexadecimal digits of its SHA-256."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    """Name records or plain data by their content: 16 hexadecimal digits of the SHA-256 of their JSON."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=asdict).encode()).hexdigest()[:16]
 
 
 class KeptResults:
@@ -130,36 +139,38 @@ class RunFolder:
         self.path = path
         self._reporter = reporter
 
-    def stage(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], Any]) -> Any:
+    def stage(
+        self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], Any], into: type[T] = dict,  # type: ignore[assignment]
+    ) -> T:  # fmt: skip
         """Run a stage, or give back what an earlier run of it left.
 
         Args:
             name: Folder of the stage, for example `4-merge`.
-            inputs: Everything that the result depends on, as plain data, by name.
+            inputs: Everything that the result depends on, records or plain data, by name.
             make: Makes the result in the stage's folder; what an interrupted run left there is still there, if its
                 inputs were the same.
+            into: The record that it makes: what is on disk is read strictly back into it. `dict` = plain data.
 
         Returns:
-            The result, as plain data that went through JSON.
+            The result, as it was read back from disk.
 
         Raises:
-            StorageError: The folder cannot be written.
+            StorageError: The folder cannot be written, or holds a result of another version.
         """
         folder = self.path / name
-        before = read_json(folder / "inputs.json")
-        done = read_json(folder / "result.json")
-        inputs = json.loads(json.dumps(inputs))
+        before, done = read_json(folder / "inputs.json"), read_json(folder / "result.json")
+        inputs = plain(inputs)
         if before == inputs and done is not None:
             self._reporter.stage(name, "done earlier")
-            return done["result"]
+            return _read(into, done["result"], folder / "result.json")
         self._reporter.stage(name, self._why(before, inputs))
         if before != inputs:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / "inputs.json", inputs)
         started = time.monotonic()
-        result = json.loads(json.dumps(make(folder)))
+        result = plain(make(folder))
         write_json(folder / "result.json", {"seconds": round(time.monotonic() - started, 1), "result": result})
-        return result
+        return _read(into, result, folder / "result.json")
 
     def _why(self, before: Any, inputs: Mapping[str, Any]) -> str:
         """Say why a stage runs."""
@@ -183,3 +194,16 @@ class RunFolder:
         """Return the seconds that each finished stage took."""
         results = {path.parent.name: read_json(path) for path in sorted(self.path.glob("*/result.json"))}
         return {name: done["seconds"] for name, done in results.items() if done}
+
+
+def _read(into: type[T], data: Any, path: Path) -> T:
+    """Read a stage's result strictly back into its record."""
+    if not is_dataclass(into):
+        return cast(T, data)
+    try:
+        return cast(T, from_dict(into, data, str(path)))
+    except RecipeError as error:
+        raise StorageError(
+            f"{error}; this run folder is of another version of rocket_hub: choose another folder with --out, or "
+            f"delete {path.parent}"
+        ) from error

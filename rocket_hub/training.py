@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from rocket_hub.moe.gates import layers
 from rocket_hub.moe.model import quantization_of
 from rocket_hub.options import TrainOptions
 from rocket_hub.records import Example
+from rocket_hub.results import Training
 
 if TYPE_CHECKING:
     import torch
@@ -28,25 +28,6 @@ Progress = Callable[[int, int, float], None]  # steps done, steps in all, last l
 CHECKPOINTS = 4  # a stopped training loses at most a quarter of its steps
 SCHEDULES = ("joint", "router_only", "two_stage")
 ROUTER_STAGE = 0.25  # share of the steps in which `two_stage` trains the routers alone
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a training did.
-
-    Attributes:
-        adapter: Folder of the trained adapter.
-        learning_rate: Peak learning rate of the experts.
-        steps: Optimiser steps.
-        loss: Mean loss of the last twentieth of the steps, in nats per completion token.
-        seconds: Wall-clock seconds, without what an earlier, stopped run spent.
-    """
-
-    adapter: str
-    learning_rate: float
-    steps: int
-    loss: float
-    seconds: float
 
 
 def train_expert(

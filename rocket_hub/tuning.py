@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
-from rocket_hub.options import Setting
-from rocket_hub.records import Example
+from rocket_hub.records import Example, Setting
+from rocket_hub.results import Choice
 
 FOLDS = 2
 MIN_SHOTS = 10  # below this the folds say nothing, so nothing is tuned
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The setting that was chosen, and what every point of the grid scored.
-
-    Attributes:
-        setting: The chosen point.
-        nll: Mean negative log-likelihood per completion token on the held-out shots, in nats, per point.
-        standard_error: Standard error of each mean over the shots.
-    """
-
-    setting: Setting
-    nll: tuple[float, ...] = ()
-    standard_error: tuple[float, ...] = ()
 
 
 Fit = Callable[[Setting, Sequence[Example], Sequence[Example], str], np.ndarray]

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rocket_hub.options import Setting
-from rocket_hub.records import Example
+from rocket_hub.records import Example, Setting
 from rocket_hub.tuning import MIN_SHOTS, choose, grid
 
 POINTS = (Setting(1e-3, 0.5), Setting(1e-2, 0.5), Setting(1e-2, 1.0))

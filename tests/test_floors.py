@@ -9,8 +9,8 @@ import rocket_hub
 
 ROOT = Path(rocket_hub.__file__).parent
 FLOORS = [  # ground floor first; rooms on one floor do not know each other
-    {"errors", "autoload", "records", "options"},
-    {"serialization"},
+    {"errors", "autoload", "records"},
+    {"options", "results", "serialization"},
     {"recipe", "runs", "sandbox"},
     {"tasks", "inference"},
     {"lora", "rows"},

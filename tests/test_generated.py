@@ -16,7 +16,9 @@ from rocket_hub.localhub import Fault, LocalHub
 from rocket_hub.pipeline.generated import find_generated, push_generated, read_generated, write_generated
 from rocket_hub.pipeline.lock import check_generated
 from rocket_hub.records import Example, Generated, Pinned, Rejection
+from rocket_hub.results import Generation
 from rocket_hub.runs import write_json
+from rocket_hub.serialization import to_dict
 
 BASE = Pinned("acme/base", "b" * 40, "model", "apache-2.0")
 ROWS = tuple(
@@ -27,10 +29,10 @@ COUNTS = {"prompts": 10, "questions": 8, "duplicate": 2, "not_novel": 1, "kept":
 REPO = "local/made"
 
 
-def write(folder: Path, *more: Pinned, rows: tuple[Example, ...] = ROWS, **bill: Any) -> dict[str, Any]:
+def write(folder: Path, *more: Pinned, rows: tuple[Example, ...] = ROWS, **bill: Any) -> Generation:
     made = Generated("meteor", "acme/base at bbbb", rows, (Rejection("meteor#4", "unfinished"),), COUNTS, bill)
     facts = write_generated(folder, made, [BASE, *more], seeds=50, task="gsm8k")
-    write_json(folder / "result.json", {"seconds": 1.0, "result": facts})
+    write_json(folder / "result.json", {"seconds": 1.0, "result": to_dict(facts)})
     return facts
 
 
@@ -42,7 +44,7 @@ def card_of(api: HfApi) -> tuple[dict[str, Any], str]:
 def test_rows_there_and_back(tmp_path: Path) -> None:
     facts = write(tmp_path)
     assert tuple(read_generated(tmp_path, facts)) == ROWS
-    assert (facts["rows"], facts["reasons"]) == (3, {"unfinished": 1})
+    assert (facts.rows, facts.reasons) == (3, {"unfinished": 1})
     assert json.loads((tmp_path / "rejected.jsonl").read_text())["reason"] == "unfinished"
     (tmp_path / "rows.jsonl").write_text('{"prompt": "other", "completion": "rows"}\n')
     with pytest.raises(DatasetError, match=r"rows\.jsonl: not what was generated"):
@@ -89,7 +91,7 @@ def test_a_folder_is_published_by_its_name_alone(api: HfApi, tmp_path: Path) -> 
     (tmp_path / "mine").mkdir()
     made = Generated("self_specialization", "mine", ROWS, (), COUNTS)
     facts = write_generated(tmp_path, made, [Pinned(str(tmp_path / "mine"), "")])
-    write_json(tmp_path / "result.json", {"seconds": 1.0, "result": facts})
+    write_json(tmp_path / "result.json", {"seconds": 1.0, "result": to_dict(facts)})
     push_generated(api, tmp_path, REPO, tmp_path / "content")
     header, text = card_of(api)
     assert header["license"] == "other" and str(tmp_path) not in text
@@ -113,12 +115,12 @@ def test_what_cannot_be_published(api: HfApi, tmp_path: Path) -> None:
 def test_a_lock_names_rows_by_what_is_in_them(tmp_path: Path) -> None:
     facts = write(tmp_path)
     lock = tmp_path / "lock.json"
-    write_json(lock, {"generated": facts})
+    write_json(lock, {"generated": to_dict(facts)})
     check_generated(lock, facts)
     with pytest.raises(LockError, match="this build has none"):
-        check_generated(lock, {"rows": 0})
+        check_generated(lock, Generation())
     write_json(lock, {})
-    check_generated(lock, {"rows": 0})
+    check_generated(lock, Generation())
     with pytest.raises(LockError, match="locked are none, this build has "):
         check_generated(lock, facts)
 

@@ -1,26 +1,42 @@
 """What is said to be in a published adapter, for every method that can be recommended."""
 
 import json
+from dataclasses import fields, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
+from jinja2 import meta
 
 from rocket_hub.controls import CONTROLS
 from rocket_hub.errors import NothingLeftError
 from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.options import PushOptions
-from rocket_hub.pipeline.card import package
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import used
+from rocket_hub.pipeline.push import package
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import Example, Pinned
+from rocket_hub.records import (
+    AdapterCandidate,
+    AdapterDiscovery,
+    DatasetCandidate,
+    DatasetDiscovery,
+    Evaluation,
+    Example,
+    ExpertScore,
+    ExpertSelection,
+    Pinned,
+    Rejection,
+)
+from rocket_hub.results import CardFacts, Chosen, DataSelection, Discovery, Evaluations, Generation, Recommendation
 from rocket_hub.runs import RunFolder, Silent
 from rocket_hub.tasks import get_task
 
 COMMIT = "a" * 40
-BASE = {"repo_id": "acme/base", "revision": COMMIT, "kind": "model", "licence": "mit"}
+BASE = Pinned("acme/base", COMMIT, "model", "mit")
 INSIDE = {
     "best_single": {"models/acme/best"},
     "best_single_trained": {"models/acme/best", "datasets/acme/rows"},
@@ -30,32 +46,34 @@ INSIDE = {
 }
 
 
-def found(name: str, licence: str) -> dict[str, Any]:
-    return {"repo_id": f"acme/{name}", "revision": COMMIT, "licence": licence}
+def chosen() -> Chosen:
+    """What the first stages left: the best single expert is not in the group, and has a licence of its own."""
+    licences = {"one": "mit", "two": "mit", "best": "gpl-3.0", "unused": "mit"}
+    adapters = tuple(AdapterCandidate(f"acme/{name}", COMMIT, licence) for name, licence in licences.items())
+    datasets = tuple(
+        DatasetCandidate(f"acme/{name}", COMMIT, licence)
+        for name, licence in (("rows", "cc-by-sa-4.0"), ("nothing-taken", "mit"))
+    )
+    encoder, test = Pinned("acme/encoder", COMMIT, "model", "mit"), Pinned("acme/test", COMMIT, "dataset", "mit")
+    scores = tuple(ExpertScore(each.repo_id, 2.0, 0.5, 1, 1) for each in adapters)
+    group = ("acme/one", "acme/two")
+    return Chosen(
+        Discovery(AdapterDiscovery(BASE, adapters), DatasetDiscovery(datasets), encoder, test),
+        Generation(),
+        ExpertSelection(group, (), scores, 1.0, "acme/best", group),
+        DataSelection((Example("", ""),), (), (), 9, {"acme/rows": 1, "acme/nothing-taken": 0}),
+    )
 
 
-def results(method: str) -> dict[str, Any]:
-    """What the stages before left: the best single expert is not in the group, and has a licence of its own."""
-    adapters = [found("one", "mit"), found("two", "mit"), found("best", "gpl-3.0"), found("unused", "mit")]
-    datasets = [found("rows", "cc-by-sa-4.0"), found("nothing-taken", "mit")]
-    scores = [{"repo_id": each["repo_id"], "perplexity": 2.0, "accuracy": 0.5} for each in adapters]
-    measured = [
-        {"method": name, "accuracy": 0.5, "low": 0.4, "high": 0.6, "correct": [0, 1], "seconds": 1.0,
-         "details": {} if name == "base" else {"adapter": f"made/{name}"}}
+def measured(method: str, **details: float) -> Evaluations:
+    """Measurements of every method, one of which is recommended and has details."""
+    evaluations = tuple(
+        Evaluation(name, 0.5, 0.4, 0.6, (0, 1), 1.0, {} if name == "base" else
+                   {"adapter": f"made/{name}", **(details if name == method else {})})
         for name in (*CONTROLS, "routed")
-    ]  # fmt: skip
-    return {
-        "1-discover": {"encoder": found("encoder", "mit"), "evaluation": {**found("test", "mit"), "kind": "dataset"},
-                       "adapters": {"base": BASE, "selected": adapters, "rejected": []},
-                       "datasets": {"selected": datasets, "rejected": []}},
-        "2-select-experts": {"selected": ["acme/one", "acme/two"], "rejected": [], "scores": scores, "diversity": 1.0,
-                             "group": ["acme/one", "acme/two"], "best_single": "acme/best"},
-        "3-select-instructions": {"selected": [{}], "rejected": [], "reasons": {}, "considered": 9,
-                                  "per_source": {"acme/rows": 1, "acme/nothing-taken": 0}},
-        "5-train": {"choice": {"setting": {"weight": 0.5}}},
-        "6-evaluate": {"evaluations": measured, "differences": {}, "labels": {n: n for n in (*CONTROLS, "routed")},
-                       "recommendation": {"method": method, "reason": "it is cheap"}},
-    }  # fmt: skip
+    )  # fmt: skip
+    labels = {name: name for name in (*CONTROLS, "routed")}
+    return Evaluations(evaluations, {}, Recommendation(method, "it is cheap"), labels)
 
 
 @pytest.fixture
@@ -74,7 +92,7 @@ def context(tmp_path: Path) -> Context:
 
 @pytest.mark.parametrize("method", INSIDE)
 def test_card_licence_and_lock_name_what_is_inside(method: str, context: Context, tmp_path: Path) -> None:
-    content = package(context, results(method), tmp_path / "content")
+    content = package(context, chosen(), measured(method), tmp_path / "content")
     assert {path.name for path in content.iterdir()} == {*ADAPTER, "lock.json", "recipe.yaml", "README.md"}
     assert (content / ADAPTER[0]).read_text() == method
     lock = json.loads((content / "lock.json").read_text())["ingredients"]
@@ -102,11 +120,9 @@ def test_with_routers_trained_alone_it_is_a_routed_adapter_too(
         "tokens": 64,
         "energy": 1.0,
     }
-    monkeypatch.setattr("rocket_hub.pipeline.card._static", lambda *_: collapse)
-    given = results("router_only")
-    measured = next(each for each in given["6-evaluate"]["evaluations"] if each["method"] == "router_only")
-    measured["details"] |= {"learning_rate": 0.01, "weight": 0.25}  # the build's own starts at another weight
-    content = package(context, given, tmp_path / "content")
+    monkeypatch.setattr("rocket_hub.pipeline.push._static", lambda *_: collapse)
+    found = measured("router_only", learning_rate=0.01, weight=0.25)  # the build's own starts at another weight
+    content = package(context, chosen(), found, tmp_path / "content")
     assert (content / ADAPTER[0]).read_text() == "router_only"
     card = (content / "README.md").read_text()
     assert "- mixture-of-lora" in card and "import rocket_hub" in card and "merged into one routed adapter" in card
@@ -120,25 +136,30 @@ def test_with_routers_trained_alone_it_is_a_routed_adapter_too(
 
 
 def test_where_none_helps_the_card_of_a_control_does_not_contradict_itself(context: Context, tmp_path: Path) -> None:
-    given = results("stack_trained")
-    given["2-select-experts"] |= {"selected": [], "rejected": [
-        {"item": f"acme/{name}", "reason": reason, "detail": ""}
-        for name, reason in (("one", "verdict"), ("two", "verdict"), ("unused", "shortlist"))]}  # fmt: skip
-    card = (package(context, given, tmp_path / "content") / "README.md").read_text()
+    why = (("one", "verdict"), ("two", "verdict"), ("unused", "shortlist"))
+    rejected = tuple(Rejection(f"acme/{name}", reason) for name, reason in why)
+    given = replace(chosen(), experts=replace(chosen().experts, selected=(), rejected=rejected))
+    card = (package(context, given, measured("stack_trained"), tmp_path / "content") / "README.md").read_text()
     assert "[acme/one]" in card and "[acme/two]" in card and "Adapters not taken: 1 shortlist" in card
 
 
 @pytest.mark.parametrize("method", ["routed", "router_only", "stack_trained"])
 def test_of_routed_and_stacked_adapters_the_group_is_used(method: str) -> None:
-    given = results(method)
+    given = chosen()
     names = ["acme/base", "acme/one", "acme/two", "acme/rows"]
     assert [pin.repo_id for pin in used(given, method)] == names
-    given["2-select-experts"]["selected"] = []  # none helps; the controls are made of the group all the same
+    given = replace(given, experts=replace(given.experts, selected=()))
     assert [pin.repo_id for pin in used(given, method)] == names
     assert [pin.repo_id for pin in used(given, "fresh_lora")] == ["acme/base", "acme/rows"]
 
 
 def test_the_bare_base_is_not_published(context: Context, tmp_path: Path) -> None:
     with pytest.raises(NothingLeftError, match="'base' is recommended"):
-        package(context, results("base"), tmp_path / "content")
+        package(context, chosen(), measured("base"), tmp_path / "content")
     assert not (tmp_path / "content").exists()
+
+
+def test_a_card_has_one_fact_for_each_place_of_its_template() -> None:
+    text = (files("rocket_hub") / "templates" / "model_card.md").read_text()
+    asked = meta.find_undeclared_variables(jinja2.Environment().parse(text))
+    assert asked == {field.name for field in fields(CardFacts)} | {"metadata"}

@@ -6,8 +6,8 @@ import pytest
 
 import rocket_hub
 from rocket_hub.errors import RecipeError
-from rocket_hub.options import Setting
 from rocket_hub.recipe import Recipe
+from rocket_hub.records import Setting
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

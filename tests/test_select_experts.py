@@ -19,9 +19,17 @@ from rocket_hub.options import DiscoverOptions, EvaluateOptions, ExpertOptions, 
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.select_experts import check_chosen, reasoned_shots, select_experts
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Example, ExpertSelection, Pinned
-from rocket_hub.runs import RunFolder
-from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.records import (
+    AdapterCandidate,
+    AdapterDiscovery,
+    DatasetDiscovery,
+    Example,
+    ExpertSelection,
+    Pinned,
+    Rejection,
+)
+from rocket_hub.results import Discovery
+from rocket_hub.runs import RunFolder, plain
 from rocket_hub.tasks import get_task
 
 # huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
@@ -81,27 +89,25 @@ def context(api: HfApi, base: Path, folder: Path, **groups: Any) -> Context:
 @pytest.fixture(scope="module")
 def left(
     api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, ExpertSelection]:
     """A run folder and what the stage left in it."""
     folder = tmp_path_factory.mktemp("left")
     return folder, run(context(api, tiny_model, folder), found)
 
 
-def run(place: Context, found: AdapterDiscovery) -> dict[str, Any]:
-    result: dict[str, Any] = select_experts(place, STAGE, {"1-discover": {"adapters": to_dict(found)}})
-    return result
+def run(place: Context, found: AdapterDiscovery) -> ExpertSelection:
+    return select_experts(place, Discovery(found, DatasetDiscovery(()), found.base, found.base))
 
 
-def shown(result: dict[str, Any]) -> str:
+def shown(result: ExpertSelection) -> str:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(table_of(result))
     return capture.get()
 
 
-def test_the_stage_leaves_scores_a_picture_and_a_table(left: tuple[Path, dict[str, Any]]) -> None:
-    folder, result = left
-    selection = from_dict(ExpertSelection, result, "result")
+def test_the_stage_leaves_scores_a_picture_and_a_table(left: tuple[Path, ExpertSelection]) -> None:
+    folder, selection = left
     assert len(selection.selected) == 2
     assert {score.repo_id for score in selection.scores} == {f"local/lora-{i}" for i in range(4)}
     reasons = {rejection.item: rejection.reason for rejection in selection.rejected}
@@ -114,34 +120,33 @@ def test_the_stage_leaves_scores_a_picture_and_a_table(left: tuple[Path, dict[st
     assert sum("halved_out" in marked for marked in marks.values()) == 1
     assert selection.cost["possible"] == 4 * len(SHOTS) > selection.cost["pairs"]
     assert "local/lora-0" in (folder / STAGE / "experts.svg").read_text()
-    assert json.loads((folder / STAGE / "result.json").read_text())["result"] == result
-    text = shown(result)
+    assert json.loads((folder / STAGE / "result.json").read_text())["result"] == plain(selection)
+    text = shown(selection)
     assert all(f"{score.perplexity:.3f}" in text for score in (*selection.scores, selection.base))
     assert f"{selection.cost['pairs']:.0f} of 60 pairs" in text
     assert "task_data" in text and "base model" in text and selection.reason[:40] in text
 
 
 def test_another_choice_does_not_score_again(
-    left: tuple[Path, dict[str, Any]], api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
+    left: tuple[Path, ExpertSelection], api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
 ) -> None:
     _, before = left
     shutil.copytree(left[0], tmp_path / "run")
     again = context(api, tiny_model, tmp_path / "run", experts=ExpertOptions(3, 1, follow_verdict=False))
     after = run(again, found)
     assert "scoring adapters" not in again.reporter.heard  # type: ignore[attr-defined]
-    assert len(after["selected"]) == 1
-    assert [s["nll"] for s in after["scores"]] == [s["nll"] for s in before["scores"]]
-    assert after["cost"] == before["cost"]
+    assert len(after.selected) == 1
+    assert [s.nll for s in after.scores] == [s.nll for s in before.scores]
+    assert after.cost == before.cost
 
 
 def test_adapters_made_from_the_tasks_own_data_can_be_left_out(
     api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
 ) -> None:
     result = run(context(api, tiny_model, tmp_path, discover=DiscoverOptions(leave_task_out=True)), found)
-    assert {score["repo_id"] for score in result["scores"]} == {"local/lora-0", "local/lora-1", "local/lora-3"}
-    left_out = [each for each in result["rejected"] if each["reason"] == "task_data"]
-    assert left_out == [{"item": "local/lora-2", "reason": "task_data",
-                         "detail": "trained on OpenAI/GSM8K, the task's own training data"}]  # fmt: skip
+    assert {score.repo_id for score in result.scores} == {"local/lora-0", "local/lora-1", "local/lora-3"}
+    left_out = [each for each in result.rejected if each.reason == "task_data"]
+    assert left_out == [Rejection("local/lora-2", "task_data", "trained on OpenAI/GSM8K, the task's own training data")]
 
 
 @pytest.mark.parametrize("selector", ["coverage", "arrow", "lorahub", "all"])
@@ -149,27 +154,27 @@ def test_the_others_choose_among_all(
     selector: str, api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
 ) -> None:
     result = run(context(api, tiny_model, tmp_path, experts=ExpertOptions(2, 2, selector=selector)), found)
-    assert len(result["selected"]) == 4 if selector == "all" else 1 <= len(result["selected"]) <= 2
-    assert all(len(score["correct"]) == len(SHOTS) for score in result["scores"])
-    assert {each["reason"] for each in result["rejected"]} <= {"not_selected", "not_found"}
+    assert len(result.selected) == 4 if selector == "all" else 1 <= len(result.selected) <= 2
+    assert all(len(score.correct) == len(SHOTS) for score in result.scores)
+    assert {each.reason for each in result.rejected} <= {"not_selected", "not_found"}
 
 
 def test_the_verdict_is_acted_on(
-    left: tuple[Path, dict[str, Any]], api: HfApi, tiny_model: Path, tmp_path: Path
+    left: tuple[Path, ExpertSelection], api: HfApi, tiny_model: Path, tmp_path: Path
 ) -> None:
     place, result = context(api, tiny_model, tmp_path, merge=MergeOptions(top_k=2)), left[1]
     check_chosen(place, result)
-    none = {**result, "selected": [], "verdict": "none_helps", "reason": "no adapter beats the bare base"}
+    none = replace(result, selected=(), verdict="none_helps", reason="no adapter beats the bare base")
     check_chosen(place, none)
     assert re.search(r"no adapter beats.*goes on with a fresh LoRA \(--ignore-verdict", " ".join(place.reporter.heard))  # type: ignore[attr-defined]
     with pytest.raises(NothingLeftError, match=r"merge\.top_k is 2, and 1 expert is left.*--ignore-verdict"):
-        check_chosen(place, {**result, "selected": result["selected"][:1]})
-    assert "not followed" in shown({**result, "verdict": "none_helps"})
+        check_chosen(place, replace(result, selected=result.selected[:1]))
+    assert "not followed" in shown(replace(result, verdict="none_helps"))
     assert "not followed" not in shown(none)
 
 
-def test_what_an_author_wrote_is_no_markup(left: tuple[Path, dict[str, Any]]) -> None:
-    result = {**left[1], "scores": [{**left[1]["scores"][0], "licence": "[red]mine[/red] [bold"}]}
+def test_what_an_author_wrote_is_no_markup(left: tuple[Path, ExpertSelection]) -> None:
+    result = replace(left[1], scores=(replace(left[1].scores[0], licence="[red]mine[/red] [bold"),))
     assert "[red]mine[/red] [bold" in shown(result)
 
 

@@ -17,7 +17,8 @@ from rocket_hub.inference.models import load_base
 from rocket_hub.moe.merging import merge_experts
 from rocket_hub.recipe import TrainOptions
 from rocket_hub.records import Example
-from rocket_hub.training import Training, train_expert
+from rocket_hub.results import Training
+from rocket_hub.training import train_expert
 
 ROWS = [
     Example(f"question what is {a} plus {b} ?", f" the answer #### {a + b}", str(a + b))

@@ -25,7 +25,7 @@ class Cell:
     Attributes:
         task: Name of the task.
         draw: Seed of the K-shot and of all else.
-        method: What `rocket_hub.pipeline.make.methods` calls it.
+        method: What `rocket_hub.pipeline.merge.methods` calls it.
         options: What differs from the Hub's recipe: `group.key` of a recipe, or `shots` (K), `useless` (so many useless
             experts are forced into the group), `retention` (the experts' own skills are measured, on so many problems
             each), `loss` (how likely the solutions of so many test problems are), or `learning_rate` and `weight` (a

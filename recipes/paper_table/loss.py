@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from rocket_hub.records import Pinned
 
-def losses(model: Any, context: Any, evaluation: Mapping[str, Any], count: int) -> dict[str, Any]:
+
+def losses(model: Any, context: Any, evaluation: Pinned, count: int) -> dict[str, Any]:
     """Measure a model by the solutions of the first problems of the test split; nothing is generated.
 
     Args:
@@ -20,10 +21,9 @@ def losses(model: Any, context: Any, evaluation: Mapping[str, Any], count: int) 
     """
     from rocket_hub.inference import completion_nll
     from rocket_hub.pipeline.context import evaluation_set
-    from rocket_hub.records import Pinned
 
     options = context.recipe.evaluate
-    problems = evaluation_set(context, Pinned(**evaluation))[:count]
+    problems = evaluation_set(context, evaluation)[:count]
     pairs = [(problem.prompt, problem.completion) for problem in problems]
     sums, tokens = completion_nll(model, context.base[1], pairs, batch_size=options.batch_size)
     each = sums / tokens

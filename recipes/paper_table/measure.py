@@ -9,7 +9,6 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +22,9 @@ from making import is_useless, problems_of, with_steps
 from retention import accuracies, accuracies_alone, kept_share
 from shots import drawn_rows
 
-from rocket_hub.options import Setting
 from rocket_hub.recipe import Recipe
+from rocket_hub.records import ExpertSelection, Pinned, Setting
+from rocket_hub.results import Chosen
 from rocket_hub.runs import Silent, digest, write_text
 
 QUIET = {
@@ -118,8 +118,8 @@ def prepare(world: World, pair: Cell) -> dict[str, Any]:
     start_from(world, pair)
     built = build(recipe_of(world, pair), draw_kshot(world, pair), world.work / pair.folder, hub_name=world.hub,
                   until=STAGES[-1])  # fmt: skip
-    chosen = built.results["2-select-experts"]
-    return {"verdict": chosen["verdict"], "experts": [name.split("/")[-1] for name in chosen["selected"]]}
+    chosen = built.experts
+    return {"verdict": chosen.verdict, "experts": [name.split("/")[-1] for name in chosen.selected]}
 
 
 def start_from(world: World, pair: Cell) -> None:
@@ -135,102 +135,100 @@ def start_from(world: World, pair: Cell) -> None:
 
 
 @lru_cache(maxsize=2)
-def opened(world: World, pair: Cell) -> tuple[Any, dict[str, Any]]:
+def opened(world: World, pair: Cell) -> tuple[Any, Chosen]:
     """Open a prepared pair: its context, with the base on the accelerator, and what its stages left."""
     import torch
 
-    from rocket_hub.pipeline.build import STAGES as RUN
+    from rocket_hub.pipeline.build import run_stages
     from rocket_hub.pipeline.context import open_context
 
     kshot, folder = draw_kshot(world, pair), world.work / pair.folder
     context = open_context(recipe_of(world, pair), kshot, folder, world.hub, Silent())
-    results: dict[str, Any] = {}
-    for stage in STAGES:
-        results[stage] = RUN[stage](context, stage, results)
+    done = run_stages(context, STAGES[-1])
     context.base[0].to("cuda" if torch.cuda.is_available() else "cpu")
-    return context, results
+    return context, Chosen(done.found, done.generated, done.experts, done.rows)
 
 
-def changed(world: World, cell: Cell) -> tuple[Any, dict[str, Any]]:
+def changed(world: World, cell: Cell) -> tuple[Any, Chosen]:
     """Open a cell's pair and change what the cell changes beside the choice of experts and rows."""
-    context, results = opened(world, cell.pair)
+    context, chosen = opened(world, cell.pair)
     context = copy.copy(context)  # with the base that is loaded
     context.recipe = recipe_of(world, cell)
     useless = dict(cell.options).get("useless")
     if useless is not None:
-        results = {**results, STAGES[1]: forced(results[STAGES[1]], useless)}
-    return context, results
+        chosen = replace(chosen, experts=forced(chosen.experts, useless))
+    return context, chosen
 
 
-def forced(selection: Mapping[str, Any], useless: int) -> dict[str, Any]:
+def forced(selection: ExpertSelection, useless: int) -> ExpertSelection:
     """Put the four best experts that were made to help and the best useless ones into the group."""
-    ranked = [score["repo_id"] for score in selection["scores"]]
+    ranked = [score.repo_id for score in selection.scores]
     good = [name for name in ranked if not is_useless(name)][:4]
     bad = [name for name in ranked if is_useless(name)][:useless]
     if len(bad) < useless or not good:
         raise ValueError(f"the bank has {len(good)} good and {len(bad)} useless experts for this task")
-    return {**selection, "selected": [*good, *bad], "group": [*good, *bad]}
+    return replace(selection, selected=(*good, *bad), group=(*good, *bad))
 
 
-def folder_of(context: Any, results: Mapping[str, Any], cell: Cell, setting: Setting) -> Path:
+def folder_of(context: Any, chosen: Chosen, cell: Cell, setting: Setting) -> Path:
     """Name the folder of what a cell trains: measurements of one training share it, other ingredients have another."""
-    from rocket_hub.pipeline.make import pin_digest
+    from rocket_hub.pipeline.merge import commits_of
 
     options = tuple(each for each in cell.options if each[0] not in ("retention", "loss"))
-    made_of = digest([context.recipe.to_yaml(), context.pinned.revision, results[STAGES[1]]["selected"],
-                      pin_digest(results), results[STAGES[2]]["selected"], vars(setting)])  # fmt: skip
+    made_of = digest([context.recipe.to_yaml(), context.pinned.revision, chosen.experts.selected, commits_of(chosen),
+                      chosen.rows.selected, setting])  # fmt: skip
     name = Cell(cell.task, cell.draw, cell.method, options).key.replace("/", "-")
     return context.run.path / "cells" / f"{name}-{made_of}"
 
 
 def tune(world: World, cell: Cell, _: None) -> dict[str, Any]:
     """Try one point of a method's grid by cross-fitting: no shot judges what it trained."""
-    from rocket_hub.pipeline.make import cross_fit, methods, training_rows, weighed
+    from rocket_hub.pipeline.merge import methods, weighed
+    from rocket_hub.pipeline.train import cross_fit, training_rows
     from rocket_hub.tuning import held_out
 
-    context, results = opened(world, cell.pair)
-    method = methods(context, results)[cell.method]
+    context, chosen = opened(world, cell.pair)
+    method = methods(context, chosen)[cell.method]
     point = weighed(method, Setting(**dict(cell.options)))
-    fit = cross_fit(context, method, folder_of(context, results, cell, point))
-    scores = held_out(0, point, context.examples, training_rows(context, results, method.rows), fit)
+    fit = cross_fit(context, method, folder_of(context, chosen, cell, point))
+    scores = held_out(0, point, context.examples, training_rows(context, chosen, method.rows), fit)
     mean = float(scores.mean()) if np.isfinite(scores).all() else DIVERGED
     return {"nll": round(mean, 6), "standard_error": round(float(scores.std(ddof=1) / len(scores) ** 0.5), 6)}
 
 
 def measure(world: World, cell: Cell, setting: dict[str, float] | None) -> dict[str, Any]:
     """Train a cell's method at its setting, and measure it."""
-    from rocket_hub.pipeline.lock import group_of
-    from rocket_hub.pipeline.make import method_model, methods, weighed
+    from rocket_hub.pipeline.merge import methods, weighed
+    from rocket_hub.pipeline.train import method_model
 
-    context, results = changed(world, cell)
-    method, options, chosen, asked = methods(context, results)[cell.method], dict(cell.options), Setting(0.0), None
+    context, chosen = changed(world, cell)
+    method, options, point, asked = methods(context, chosen)[cell.method], dict(cell.options), Setting(0.0), None
     if setting:
         weight = options.get("merge.gate_start", setting["weight"])
-        chosen = weighed(method, Setting(**{**setting, "weight": weight}))
+        point = weighed(method, Setting(**{**setting, "weight": weight}))
     if "retention" in options:
-        asked = problems_of(group_of(results), options["retention"])
-    folder = folder_of(context, results, cell, chosen)
-    with method_model(context, results, method, chosen, folder) as (model, details):
+        asked = problems_of(chosen.group, options["retention"])
+    folder = folder_of(context, chosen, cell, point)
+    with method_model(context, chosen, method, point, folder) as (model, details):
         if asked is not None:
             found = accuracies(model, context, asked)
         elif "loss" in options:
-            found = losses(model, context, results[STAGES[0]]["evaluation"], options["loss"])
+            found = losses(model, context, chosen.found.evaluation, options["loss"])
         else:
-            found = on_test(model, context, results)
+            found = on_test(model, context, chosen.found.evaluation)
     if asked is not None:
-        found = kept_share(accuracies_alone(context, results, asked), found)
-    return {**found, "setting": vars(chosen) if setting else None, "verdict": results[STAGES[1]]["verdict"],
-            "experts": len(results[STAGES[1]]["selected"]),
+        found = kept_share(accuracies_alone(context, chosen, asked), found)
+    return {**found, "setting": vars(point) if setting else None, "verdict": chosen.experts.verdict,
+            "experts": len(chosen.experts.selected),
             "train_seconds": round(details.get("train_seconds", 0.0), 1)}  # fmt: skip
 
 
-def on_test(model: Any, context: Any, results: Mapping[str, Any]) -> dict[str, Any]:
+def on_test(model: Any, context: Any, evaluation: Pinned) -> dict[str, Any]:
     """Measure a model on the test split."""
     from rocket_hub.evaluation import evaluate
     from rocket_hub.pipeline.context import evaluation_set
-    from rocket_hub.records import Pinned
 
-    problems = evaluation_set(context, Pinned(**results[STAGES[0]]["evaluation"]))
+    problems = evaluation_set(context, evaluation)
     score = evaluate(model, context.base[1], context.measured, problems, context.recipe.evaluate)
     return {"accuracy": score.accuracy, "problems": len(problems), "correct": packed(score.correct)}
 

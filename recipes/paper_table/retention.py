@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from rocket_hub.results import Chosen
+
 LEAST = 0.2  # an expert that cannot do its own problems has nothing to lose
 LONGEST = 64  # an answer to any of their problems, in tokens
 
@@ -19,14 +21,13 @@ def accuracies(model: Any, context: Any, asked: Mapping[str, Any]) -> dict[str, 
             for name, (task, problems) in asked.items()}  # fmt: skip
 
 
-def accuracies_alone(context: Any, results: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, float]:
+def accuracies_alone(context: Any, chosen: Chosen, asked: Mapping[str, Any]) -> dict[str, float]:
     """Measure each expert alone on its own skill; kept in the run folder, as every build of a pair asks for it."""
     from rocket_hub.lora.attach import adapted
     from rocket_hub.pipeline.adapters import stock_folder
-    from rocket_hub.pipeline.lock import ingredients
     from rocket_hub.runs import read_json, write_json
 
-    kept, pins = context.run.path / "skills.json", ingredients(results)
+    kept, pins = context.run.path / "skills.json", chosen.found.pins
     found = read_json(kept) or {}
     for name in asked:
         key = f"{name}@{pins[f'models/{name}'].revision}-{len(asked[name][1])}"

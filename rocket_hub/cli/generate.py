@@ -18,6 +18,7 @@ from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.options import NOVELTIES, RETRIEVALS, MeteorOptions, SelfSpecializationOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Pinned, reasons_in_words
+from rocket_hub.results import Generation
 from rocket_hub.runs import write_json
 from rocket_hub.serialization import to_dict
 
@@ -46,7 +47,7 @@ def write_results(
                 shutil.copyfile(Path(folder) / file, out / adapters[name] / file)
     except OSError as error:
         raise StorageError(f"{out}: cannot be written: {error}; free some space and run it again") from error
-    write_json(out / "result.json", {"seconds": round(seconds, 1), "result": facts})
+    write_json(out / "result.json", {"seconds": round(seconds, 1), "result": to_dict(facts)})
 
 
 def bill_in_words(bill: Mapping[str, Any]) -> str:
@@ -266,7 +267,7 @@ def self_specialization_command(**given: Any) -> None:
         with screen:
             facts = generate_alone(recipe, given["kshot"], out, screen)
         screen.console.print(_table(facts))
-    if not facts["rows"]:
+    if not facts.rows:
         raise NothingLeftError(f"{out}: no row was kept; {out / 'rejected.jsonl'} says why")
     screen.say(f"written to {out / 'rows.jsonl'}")
 
@@ -288,18 +289,18 @@ def _recipe(given: Mapping[str, Any], brought: dict[str, str]) -> Recipe:
     return recipe
 
 
-def _table(facts: Mapping[str, Any]) -> Table:
+def _table(facts: Generation) -> Table:
     """Show how many there were at each step, and why the others were not kept."""
     from rich.table import Table
 
     from rocket_hub.pipeline.generated import shares
 
-    table = Table(title=f"{facts['rows']} rows by {facts['maker']}", title_justify="left", title_style="bold",
-                  caption=shares(facts["counts"]))  # fmt: skip
+    table = Table(title=f"{facts.rows} rows by {facts.maker}", title_justify="left", title_style="bold",
+                  caption=shares(facts.counts))  # fmt: skip
     table.add_column("step")
     table.add_column("count", justify="right")
     for name in ("prompts", "questions", "answered", "kept"):
-        table.add_row(name, str(facts["counts"][name]))
-    for reason, count in facts["reasons"].items():
+        table.add_row(name, str(facts.counts[name]))
+    for reason, count in facts.reasons.items():
         table.add_row(f"  rejected: {reason}", str(count))
     return table

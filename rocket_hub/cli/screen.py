@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from textwrap import shorten
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rocket_hub.records import ExpertScore, ExpertSelection, Rejection, reasons_in_words
-from rocket_hub.serialization import from_dict
+from rocket_hub.records import AdapterCandidate, ExpertScore, ExpertSelection, reasons_in_words
+from rocket_hub.results import DataSelection, Discovery, Evaluations, Publication
 
 if TYPE_CHECKING:
     from rocket_hub.pipeline import Build
@@ -28,42 +27,36 @@ def _table(title: str, *columns: str, text: bool = False) -> Table:
     return table
 
 
-def _reasons(entries: list[dict[str, Any]]) -> str:
-    return reasons_in_words(Rejection(**entry) for entry in entries)
-
-
-def discovered(result: dict[str, Any]) -> Table:
+def discovered(found: Discovery) -> Table:
     """Show what was found and why the rest was not taken."""
     table = _table("on the Hub", "repository", "verdict", "detail", text=True)
-    for kind in ("adapters", "datasets"):
-        for found in result[kind]["selected"]:
-            detail = f"rank {found['rank']}" if kind == "adapters" else found["shape"]
-            told = ", ".join((detail, found["licence"] or "no licence", *found.get("flags", ())))
-            table.add_row(escape(found["repo_id"]), "usable", escape(told))
-        for lost in result[kind]["rejected"]:
-            text = escape(shorten(lost["detail"], 120, placeholder=" …"))
-            table.add_row(escape(lost["item"]), lost["reason"], text)
+    for part in (found.adapters, found.datasets):
+        for each in part.selected:
+            detail = f"rank {each.rank}" if isinstance(each, AdapterCandidate) else each.shape
+            told = ", ".join((detail, each.licence or "no licence", *each.flags))
+            table.add_row(escape(each.repo_id), "usable", escape(told))
+        for lost in part.rejected:
+            table.add_row(escape(lost.item), lost.reason, escape(shorten(lost.detail, 120, placeholder=" …")))
     return table
 
 
-def rows(result: dict[str, Any]) -> Table:
+def rows(found: DataSelection) -> Table:
     """Show what was read of each data set, what was chosen, and why the rest was not."""
     table = _table("rows", "data set", "read", "chosen", "not taken")
     table.columns[-1].justify = "left"
     total: Counter[str] = Counter()
-    for source, counts in sorted(result["counts"].items(), key=lambda entry: -entry[1].get("chosen", 0)):
+    for source, counts in sorted(found.counts.items(), key=lambda entry: -entry[1].get("chosen", 0)):
         total.update(counts)
         table.add_row(source, *_fates(counts))
-    for lost in result["rejected"]:
-        if "#" not in lost["item"]:  # a whole data set
-            table.add_row(lost["item"], "0", "0", f"{lost['reason']}: {escape(shorten(lost['detail'], 120))}")
+    for lost in found.rejected:
+        if "#" not in lost.item:  # a whole data set
+            table.add_row(lost.item, "0", "0", f"{lost.reason}: {escape(shorten(lost.detail, 120))}")
     table.add_section()
     table.add_row("all", *_fates(dict(total.most_common())))
-    spent = f"; {result['tokens']:,} tokens" if result["tokens"] else ""
-    look = f"; {len(result['flagged'])} chosen rows to look at, see `flagged`" if result["flagged"] else ""
+    spent = f"; {found.tokens:,} tokens" if found.tokens else ""
+    look = f"; {len(found.flagged)} chosen rows to look at, see `flagged`" if found.flagged else ""
     table.caption = (
-        f"{result['considered']:,} compared{spent}{look}; map: {result['map']}; each rejected row: "
-        f"{result['rejected_file']}"
+        f"{found.considered:,} compared{spent}{look}; map: {found.map}; each rejected row: {found.rejected_file}"
     )
     return table
 
@@ -74,36 +67,33 @@ def _fates(counts: dict[str, int]) -> tuple[str, str, str]:
     return f"{counts['read']:,}", f"{counts.get('chosen', 0):,}", rest
 
 
-def evaluations(result: dict[str, Any]) -> Table:
+def evaluations(measured: Evaluations) -> Table:
     """Show the result beside its controls."""
     table = _table("held-out accuracy", "method", "accuracy", "95 %", "result − this", "lr, weight")
-    for entry in result["evaluations"]:
-        gap = result["differences"].get(entry["method"])
-        difference = f"{gap['difference']:+.1%} ± {gap['standard_error']:.1%}" if gap else ""
-        details = entry["details"]
+    for each in measured.evaluations:
+        gap, details = measured.differences.get(each.method), each.details
+        difference = f"{gap.difference:+.1%} ± {gap.standard_error:.1%}" if gap else ""
         settings = f"{details['learning_rate']:g}, {details['weight']:g}" if "weight" in details else ""
-        table.add_row(result["labels"][entry["method"]], f"{entry['accuracy']:.1%}",
-                      f"{100 * entry['low']:.1f} to {100 * entry['high']:.1f}", difference, settings)  # fmt: skip
-    advice = result["recommendation"]
-    table.caption = f"recommended: {advice['method']}, because {advice['reason']}"
+        interval = f"{100 * each.low:.1f} to {100 * each.high:.1f}"
+        table.add_row(measured.labels[each.method], f"{each.accuracy:.1%}", interval, difference, settings)
+    advice = measured.recommendation
+    table.caption = f"recommended: {advice.method}, because {advice.reason}"
     return table
 
 
-def pushed(result: dict[str, Any]) -> str:
+def pushed(result: Publication) -> str:
     """Say where the result is and that it loads."""
-    if result["repo_id"] is None:
-        return f"not pushed (give --push-to ID); what would be is in {result['content']} of the run folder"
-    checked = result["reload"]
+    if result.repo_id is None:
+        return f"not pushed (give --push-to ID); what would be is in {result.content} of the run folder"
     said = (
-        f"; a fresh process loads it: logits differ by {checked['max_difference']:g}, it generates "
-        f"{escape(repr(checked['generated'][0]))} with the KV cache" if checked else ""
+        f"; a fresh process loads it: logits differ by {result.reload.max_difference:g}, it generates "
+        f"{escape(repr(result.reload.generated[0]))} with the KV cache" if result.reload else ""
     )  # fmt: skip
-    return f"pushed to {result['repo_id']} at {result['commit'][:12]}{said}"
+    return f"pushed to {result.repo_id} at {result.commit[:12]}{said}"
 
 
-def experts(result: dict[str, Any]) -> Table:
+def experts(selection: ExpertSelection) -> Table:
     """Show how each adapter and the base did on the K-shot, and what the shots say of the choice."""
-    selection = from_dict(ExpertSelection, result, "2-select-experts")
     table = Table(title="experts", title_justify="left", title_style="bold", caption_justify="left")
     table.add_column("adapter", overflow="fold")
     for column in ("perplexity", "accuracy, 95 %", "RP + RA", "alike", "chosen"):
@@ -200,18 +190,22 @@ class Screen:
         self.console.print(f"  {text}" if self._tasks else text)
 
     def show(self, build: Build, until: str) -> None:
-        """Print the table of the last stage that ran."""
-        shown_as: dict[str, Callable[[dict[str, Any]], Table | str]] = {
-            "1-discover": discovered,
-            "2-select-experts": experts,
-            "3-select-instructions": rows,
-            "4-merge": lambda result: f"{result['method']}: {result['adapter']} ({result['bytes'] / 1e6:.1f} MB)",
-            "5-train": lambda result: f"trained adapter: {result['training']['adapter']}",
-            "6-evaluate": evaluations,
-            "7-push": pushed,
-        }
-        shown = ("2-select-experts", "3-select-instructions", "6-evaluate") if until == "7-push" else ()
-        for name in (*shown, until):
-            self.console.print(shown_as[name](build.results[name]))
-        seconds = sum(build.seconds.values())
-        self.console.print(f"[dim]{build.folder}: {seconds / 60:.1f} minutes of work in all[/]")
+        """Print the table of the last stage that ran; of a whole build, those of all choices."""
+        whole = until == "7-push"
+        if build.found and until == "1-discover":
+            self.console.print(discovered(build.found))
+        if build.experts and (whole or until == "2-select-experts"):
+            self.console.print(experts(build.experts))
+        if build.rows and (whole or until == "3-select-instructions"):
+            self.console.print(rows(build.rows))
+        if build.merged and until == "4-merge":
+            size = f"{build.merged.bytes / 1e6:.1f} MB"
+            self.console.print(f"{build.merged.method}: {build.merged.adapter} ({size})")
+        if build.trained and until == "5-train":
+            self.console.print(f"trained adapter: {build.trained.training.adapter}")
+        if build.measured and (whole or until == "6-evaluate"):
+            self.console.print(evaluations(build.measured))
+        if build.published:
+            self.console.print(pushed(build.published))
+        seconds = sum(build.run.seconds().values())
+        self.console.print(f"[dim]{build.run.path}: {seconds / 60:.1f} minutes of work in all[/]")

@@ -9,11 +9,11 @@ from rocket_hub.controls.methods import (
     Group,
     Method,
     Parts,
-    Recommendation,
     all_methods,
     recommend,
 )
 from rocket_hub.recipe import CONTROLS, CORE_CONTROLS, check_controls
+from rocket_hub.results import Recommendation
 
 __all__ = [
     "CONTROLS",

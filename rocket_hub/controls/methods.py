@@ -21,6 +21,7 @@ from rocket_hub.moe.router_init import arrow_routers, kshot_routers
 from rocket_hub.options import MergeOptions
 from rocket_hub.recipe import CONTROLS
 from rocket_hub.records import Evaluation, Example, Pinned
+from rocket_hub.results import Recommendation
 
 Start = Callable[[float, Path], Path]  # (weight, folder to write) -> folder to start from
 Open = Callable[[Any, Path, bool], AbstractContextManager[Any]]  # (base, folder, whether it is trained) -> the model
@@ -256,19 +257,6 @@ def _merge(parts: Parts, experts: Sequence[Expert], pins: Sequence[Pinned], weig
 
 PRODUCTS = ("base", "best_single", "best_single_trained", "fresh_lora", "stack_trained", "router_only", "routed")
 """What may be recommended; the others show what an ingredient is worth, and are not kept up to be used."""
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """Which method to use, and why.
-
-    Attributes:
-        method: Name of the method.
-        reason: One sentence with the numbers.
-    """
-
-    method: str
-    reason: str
 
 
 def recommend(evaluations: Sequence[Evaluation]) -> Recommendation:

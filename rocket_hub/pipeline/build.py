@@ -4,57 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rocket_hub.controls import check_controls
 from rocket_hub.errors import RecipeError
-from rocket_hub.pipeline.context import open_context
+from rocket_hub.pipeline.context import Context, open_context
 from rocket_hub.pipeline.discover import discover
+from rocket_hub.pipeline.evaluate import evaluate
 from rocket_hub.pipeline.generate import check, generate
 from rocket_hub.pipeline.lock import check_generated, check_lock, write_lock
-from rocket_hub.pipeline.make import merge, train
-from rocket_hub.pipeline.prove import measure, push
-from rocket_hub.pipeline.select_data import select_instructions
+from rocket_hub.pipeline.merge import merge
+from rocket_hub.pipeline.push import push
+from rocket_hub.pipeline.select_data import select_data
 from rocket_hub.pipeline.select_experts import check_chosen, select_experts
+from rocket_hub.pipeline.train import train
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import Evaluation
-from rocket_hub.runs import Reporter, Silent, write_text
+from rocket_hub.records import ExpertSelection
+from rocket_hub.results import Adapter, Chosen, DataSelection, Discovery, Evaluations, Generation, Publication, Trained
+from rocket_hub.runs import Reporter, RunFolder, Silent, write_text
 
-STAGES = {
-    "1-discover": discover,
-    "0-generate": generate,
-    "2-select-experts": select_experts,
-    "3-select-instructions": select_instructions,
-    "4-merge": merge,
-    "5-train": train,
-    "6-evaluate": measure,
-    "7-push": push,
-}
+STAGES = (
+    "1-discover", "0-generate", "2-select-experts", "3-select-instructions", "4-merge", "5-train", "6-evaluate",
+    "7-push",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class Build:
-    """A finished build, or as much of one as was asked for.
+    """A build: what each stage left, as far as it was asked for; none = the stage did not run.
 
     Attributes:
-        folder: The run folder.
-        results: What each stage that ran left, by the stage's name.
-        seconds: Wall-clock seconds of each stage when it was made.
+        run: The run folder.
     """
 
-    folder: Path
-    results: dict[str, Any]
-    seconds: dict[str, float]
+    run: RunFolder
+    found: Discovery | None = None
+    generated: Generation | None = None
+    experts: ExpertSelection | None = None
+    rows: DataSelection | None = None
+    merged: Adapter | None = None
+    trained: Trained | None = None
+    measured: Evaluations | None = None
+    published: Publication | None = None
 
     @property
-    def adapter(self) -> Path:
-        """Folder of the trained routed adapter."""
-        return self.folder / self.results["5-train"]["training"]["adapter"]
-
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        """Measurements of the result and its controls, cheapest method first."""
-        return [Evaluation(**entry) for entry in self.results["6-evaluate"]["evaluations"]]
+    def adapter(self) -> Path | None:
+        """Folder of the trained adapter."""
+        return self.run.absolute(self.trained.training.adapter) if self.trained else None
 
 
 def build(
@@ -78,7 +73,7 @@ def build(
         hub_name: Name of the Hub in use, so that a folder is not mistaken for that of another Hub.
         until: Last stage to run, one of `STAGES`.
         locked: A `lock.json`; every ingredient must be at the commit it names.
-        reporter: Told what happens; none = silence.
+        reporter: Receives progress. None: no output.
 
     Returns:
         The build.
@@ -93,19 +88,48 @@ def build(
     check(recipe)
     context = open_context(recipe, Path(kshot), Path(out), hub_name, reporter or Silent())
     write_text(context.run.path / "recipe.yaml", recipe.to_yaml())
-    results: dict[str, Any] = {}
-    for name, stage in STAGES.items():
-        results[name] = stage(context, name, results)
-        if name == "1-discover" and locked:
-            check_lock(Path(locked), results[name])
-        if name == "0-generate" and locked:
-            check_generated(Path(locked), results[name])
-        if name == "1-discover" and name != until:
-            context.use_chat_template()
-        if name == "2-select-experts" and name != until:
-            check_chosen(context, results[name])
-        if name == "3-select-instructions":
-            write_lock(context, results)
-        if name == until:
-            break
-    return Build(context.run.path, results, context.run.seconds())
+    return run_stages(context, until, Path(locked) if locked else None)
+
+
+def run_stages(context: Context, until: str, locked: Path | None = None) -> Build:
+    """Run the method, stage by stage, up to one of `STAGES`; see `build`."""
+    done = Build(context.run)
+
+    found = done.found = discover(context)
+    if locked:
+        check_lock(locked, found)
+    if until == "1-discover":
+        return done
+    context.use_chat_template()
+
+    made = done.generated = generate(context, found)
+    if locked:
+        check_generated(locked, made)
+    if until == "0-generate":
+        return done
+
+    experts = done.experts = select_experts(context, found)
+    if until == "2-select-experts":
+        return done
+    check_chosen(context, experts)
+
+    rows = done.rows = select_data(context, found, made)
+    chosen = Chosen(found, made, experts, rows)
+    write_lock(context, chosen)
+    if until == "3-select-instructions":
+        return done
+
+    done.merged = merge(context, chosen)
+    if until == "4-merge":
+        return done
+
+    trained = done.trained = train(context, chosen)
+    if until == "5-train":
+        return done
+
+    measured = done.measured = evaluate(context, chosen, trained)
+    if until == "6-evaluate":
+        return done
+
+    done.published = push(context, chosen, trained, measured)
+    return done

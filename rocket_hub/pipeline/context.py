@@ -129,7 +129,7 @@ class Context:
         fixed = {"hub": self.hub_name, "task": self.task.name, "base": self.recipe.base, "seed": self.recipe.seed,
                  "base_revision": self.pinned.revision}  # fmt: skip
         chat = {"chat_template": digest(self.task.chat("…"))} if self.task.chat else {}
-        return {**fixed, **chat, "kshot": digest([to_dict(shot) for shot in self.shots]), **chosen,
+        return {**fixed, **chat, "kshot": digest(self.shots), **chosen,
                 **{name: digest(value) for name, value in more.items()}}  # fmt: skip
 
 

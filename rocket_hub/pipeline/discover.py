@@ -1,10 +1,6 @@
-"""Stage 1: what is on the Hub."""
-
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rocket_hub.discovery import discover_adapters, discover_datasets
 from rocket_hub.discovery.hub.answers import or_last
@@ -13,15 +9,13 @@ from rocket_hub.discovery.licences import combine, declared
 from rocket_hub.inference.models import DeferredEncoder
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import DatasetDiscovery, Pinned
-from rocket_hub.serialization import from_dict, to_dict
-
-Results = Mapping[str, Any]
+from rocket_hub.results import Discovery
 
 
-def discover(context: Context, name: str, results: Results) -> Any:
-    """Find adapters and data on the Hub, pin everything, and judge licences."""
+def discover(context: Context) -> Discovery:
+    """Stage 1: find adapters and data on the Hub, pin everything, and check licences."""
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> Discovery:
         recipe, api, shots = context.recipe, context.api, [shot.prompt for shot in context.shots]
         encoder = _pin(context, recipe.instructions.encoder, "model")
         adapters = discover_adapters(
@@ -55,21 +49,16 @@ def discover(context: Context, name: str, results: Results) -> Any:
             tuple(found for found in datasets.selected if found.repo_id not in refused),
             (*datasets.rejected, *(_ for _ in ledger.rejected if _.item in {d.repo_id for d in datasets.selected})),
         )
-        return {
-            "adapters": to_dict(adapters),
-            "datasets": to_dict(datasets),
-            "encoder": to_dict(encoder),
-            "evaluation": to_dict(evaluation),
-        }
+        return Discovery(adapters, datasets, encoder, evaluation)
 
     inputs = context.inputs(
         "discover",
         encoder=context.recipe.instructions.encoder,
         evaluation=[context.task.dataset, context.task.revision],
     )
-    result = context.run.stage(name, inputs, make)
-    context.pinned = from_dict(Pinned, result["adapters"]["base"], name)
-    return result
+    found = context.run.stage("1-discover", inputs, make, Discovery)
+    context.pinned = found.base
+    return found
 
 
 def _pin(context: Context, repo_id: str, kind: str, revision: str | None = None) -> Pinned:

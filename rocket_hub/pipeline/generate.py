@@ -1,10 +1,8 @@
-"""Who writes rows for a build, what they read, and what that costs at most: the two methods behind one shape."""
-
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,12 @@ from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.inference.models import DeferredEncoder
 from rocket_hub.options import GenerationOptions, MeteorOptions
 from rocket_hub.pipeline.context import Context, as_example, open_context
-from rocket_hub.pipeline.generated import in_words, write_generated
+from rocket_hub.pipeline.generated import REJECTED, ROWS, in_words, write_generated
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import DatasetDiscovery, Example, Generated, Pinned
+from rocket_hub.results import Discovery, Generation
 from rocket_hub.runs import Reporter, write_json
-from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import Task, get_task
 
 ROWS_ALONE = ("distilled", "refined")
@@ -174,41 +173,36 @@ def plain(context: Context) -> tuple[Task, tuple[Example, ...]]:
     return get_task(context.recipe.task).at(evaluate.dataset, evaluate.config), context.plain or context.examples
 
 
-Results = Mapping[str, Any]
-
-NOTHING = {"method": "none", "rows": 0}
-FILES = ("rows_file", "rejected_file")
+NOTHING = Generation()
 
 
-def generate(context: Context, name: str, results: Results) -> Any:
+def generate(context: Context, found: Discovery) -> Generation:
     """Make rows where that was asked for and too few were found; where it was not, nothing is read or written."""
-    options, before = context.recipe.generation, results["1-discover"]
+    options = context.recipe.generation
     if options.method == "none":
         return NOTHING
-    found = from_dict(DatasetDiscovery, before["datasets"], name)
-    writer = open_writer(context, from_dict(Pinned, before["encoder"], name))
+    writer = open_writer(context, found.encoder)
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> Generation:
         if options.below_rows is not None:
-            there = rows_with_answers(context, found, options.below_rows)
+            there = rows_with_answers(context, found.datasets, options.below_rows)
             if there >= options.below_rows:
                 context.reporter.say(f"at least {there:,} rows with an answer were found: none are made")
-                return {**NOTHING, "found": there}
-        facts = _written(context, writer, folder)
-        places = {name: context.run.relative(folder / f"{name.removesuffix('_file')}.jsonl") for name in FILES}
-        return {**facts, **places}
+                return replace(NOTHING, found=there)
+        rows, rejected = (context.run.relative(folder / name) for name in (ROWS, REJECTED))
+        return replace(_written(context, writer, folder), rows_file=rows, rejected_file=rejected)
 
     inputs = context.inputs(
         "generation",
-        found=[each["revision"] for each in before["datasets"]["selected"]] if options.below_rows else [],
-        read=[to_dict(pin) for pin in writer.read],
-        encoder=before["encoder"],
-        train=to_dict(context.recipe.train),
+        found=[each.revision for each in found.datasets.selected] if options.below_rows else [],
+        read=writer.read,
+        encoder=found.encoder,
+        train=context.recipe.train,
     )
-    return context.run.stage(name, inputs, make)
+    return context.run.stage("0-generate", inputs, make, Generation)
 
 
-def generate_alone(recipe: Recipe, kshot: Path, out: Path, reporter: Reporter) -> dict[str, Any]:
+def generate_alone(recipe: Recipe, kshot: Path, out: Path, reporter: Reporter) -> Generation:
     """Make rows without a build, however many there are already; a run that was stopped goes on.
 
     Args:
@@ -218,7 +212,7 @@ def generate_alone(recipe: Recipe, kshot: Path, out: Path, reporter: Reporter) -
         reporter: Told what happens.
 
     Returns:
-        The facts.
+        What is known of the rows.
 
     Raises:
         RocketError: What went wrong; see `open_writer` and the method.
@@ -231,11 +225,11 @@ def generate_alone(recipe: Recipe, kshot: Path, out: Path, reporter: Reporter) -
     encoder = pin_model(context.api, recipe.instructions.encoder) if by_meaning else None
     writer = open_writer(context, encoder)
     facts = _written(context, writer, out, settings={**to_dict(options), "seed": recipe.seed})
-    write_json(out / "result.json", {"seconds": round(time.monotonic() - started, 1), "result": facts})
+    write_json(out / "result.json", {"seconds": round(time.monotonic() - started, 1), "result": to_dict(facts)})
     return facts
 
 
-def _written(context: Context, writer: Writer, folder: Path, **more: Any) -> dict[str, Any]:
+def _written(context: Context, writer: Writer, folder: Path, **more: Any) -> Generation:
     """Let rows be written, and say before what that may cost."""
     context.reporter.say(writer.cost)
     made = writer.write(folder)

@@ -1,5 +1,3 @@
-"""Generated rows on disk: `rows.jsonl`, what they are made from, and the same as a data set on the Hub."""
-
 from __future__ import annotations
 
 import json
@@ -11,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from rocket_hub.discovery.licences import combine
 from rocket_hub.discovery.pins import without_place
-from rocket_hub.errors import DatasetError, InputError, StorageError
+from rocket_hub.errors import DatasetError, InputError, RecipeError, StorageError
 from rocket_hub.generation.self_specialization import rates
 from rocket_hub.publishing import create_model_card, push_to_hub
 from rocket_hub.records import Example, Generated, Pinned, count_reasons
+from rocket_hub.results import Generation
 from rocket_hub.runs import read_json, write_text
 from rocket_hub.serialization import from_dict, to_dict
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-ROWS = "rows.jsonl"
+ROWS, REJECTED = "rows.jsonl", "rejected.jsonl"
 SOURCE = "generated:"
 """How the source of a generated row begins; the method follows."""
 METHODS = {
@@ -30,38 +29,38 @@ METHODS = {
 }
 
 
-def write_generated(folder: Path, made: Generated, made_from: Sequence[Pinned], **more: Any) -> dict[str, Any]:
+def write_generated(folder: Path, made: Generated, made_from: Sequence[Pinned], **more: Any) -> Generation:
     """Write generated rows, and those that were not kept, into a folder.
 
     Args:
         folder: Gets `rows.jsonl` (TRL's `prompt` and `completion`) and `rejected.jsonl`.
         made: The rows.
         made_from: What wrote them and what it read: the base model first, then a teacher or documents.
-        **more: Further facts, as plain data.
+        **more: Further fields of `Generation`.
 
     Returns:
-        What a run, a lock file and a card say of them, as plain data.
+        What a run, a lock file and a card say of them.
 
     Raises:
         StorageError: The folder cannot be written.
     """
     lines = "".join(json.dumps({"prompt": row.prompt, "completion": row.completion}) + "\n" for row in made.rows)
     write_text(folder / ROWS, lines)
-    write_text(folder / "rejected.jsonl", "".join(json.dumps(to_dict(each)) + "\n" for each in made.rejected))
-    return {
-        "method": made.method,
-        "maker": made.maker,
-        "rows": len(made.rows),
-        "sha256": sha256(lines.encode()).hexdigest(),
-        "counts": made.counts,
-        "reasons": count_reasons(made.rejected),
-        "bill": made.bill,
-        "made_from": [to_dict(without_place(pin)) for pin in made_from],
+    write_text(folder / REJECTED, "".join(json.dumps(to_dict(each)) + "\n" for each in made.rejected))
+    return Generation(
+        method=made.method,
+        maker=made.maker,
+        rows=len(made.rows),
+        sha256=sha256(lines.encode()).hexdigest(),
+        counts=made.counts,
+        reasons=count_reasons(made.rejected),
+        bill=made.bill,
+        made_from=tuple(without_place(pin) for pin in made_from),
         **more,
-    }
+    )
 
 
-def read_generated(folder: Path, facts: Mapping[str, Any]) -> list[Example]:
+def read_generated(folder: Path, facts: Generation) -> list[Example]:
     """Read the rows that `write_generated` wrote.
 
     Raises:
@@ -72,16 +71,11 @@ def read_generated(folder: Path, facts: Mapping[str, Any]) -> list[Example]:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError("unreadable", f"{path}: cannot be read: {error.strerror}; generate them again") from error
-    if sha256(data).hexdigest() != facts.get("sha256"):
+    if sha256(data).hexdigest() != facts.sha256:
         raise DatasetError("changed", f"{path}: not what was generated, see result.json beside it; generate it again")
     rows = [json.loads(line) for line in data.decode().splitlines()]
-    source = f"{SOURCE}{facts['method']}"
+    source = f"{SOURCE}{facts.method}"
     return [Example(row["prompt"], row["completion"], source=source, index=index) for index, row in enumerate(rows)]
-
-
-def made_from(facts: Mapping[str, Any]) -> list[Pinned]:
-    """List what wrote generated rows and what it read, the base model first."""
-    return [from_dict(Pinned, entry, "made_from") for entry in facts["made_from"]]
 
 
 def in_words(counts: Mapping[str, Any]) -> str:
@@ -111,7 +105,7 @@ def teacher_terms(pins: Sequence[Pinned]) -> str:
     return f"rows written by {unknown[0]}: its maker's terms for what it writes apply, too" if unknown else ""
 
 
-def find_generated(place: Path) -> tuple[Path, dict[str, Any]]:
+def find_generated(place: Path) -> tuple[Path, Generation]:
     """Find generated rows and their facts.
 
     Args:
@@ -128,9 +122,13 @@ def find_generated(place: Path) -> tuple[Path, dict[str, Any]]:
     if folder is None or (place.is_file() and place.name != ROWS):
         raise InputError(f"{place}: no {ROWS} there; give a folder that `generate` or a build's 0-generate left")
     left = read_json(folder / "result.json")
-    facts = left.get("result") if isinstance(left, dict) else None
-    if not isinstance(facts, dict) or not {"method", "maker", "made_from"} <= facts.keys():
-        raise InputError(f"{folder}: no result.json there says how the rows were made, as a card has to; generate them")
+    try:
+        facts = from_dict(Generation, left["result"] if isinstance(left, dict) else None, str(folder / "result.json"))
+        if not (facts.maker and facts.made_from):
+            raise KeyError("maker")
+    except (RecipeError, KeyError) as error:
+        told = f"{folder}: no result.json there says how the rows were made, as a card has to; generate them"
+        raise InputError(told) from error
     return folder, facts
 
 
@@ -155,7 +153,7 @@ def push_generated(api: HfApi, place: Path, repo_id: str, content: Path, *, priv
     """
     folder, facts = find_generated(place)
     if not read_generated(folder, facts):
-        raise InputError(f"{folder}: no row was kept ({in_words(facts.get('reasons', {}))}): there is nothing to push")
+        raise InputError(f"{folder}: no row was kept ({in_words(facts.reasons)}): there is nothing to push")
     shutil.rmtree(content, ignore_errors=True)
     write_text(content / "README.md", dataset_card(repo_id, facts))
     try:
@@ -165,24 +163,20 @@ def push_generated(api: HfApi, place: Path, repo_id: str, content: Path, *, priv
     return push_to_hub(api, content, repo_id, private=private, message="Publish generated data", kind="dataset")
 
 
-def dataset_card(repo_id: str, facts: Mapping[str, Any]) -> str:
+def dataset_card(repo_id: str, facts: Generation) -> str:
     """Write the card of generated data; see `write_generated` for the facts."""
     from importlib.metadata import version
 
-    pins = made_from(facts)
+    pins = facts.made_from
     ledger = combine(pins, [pin.licence for pin in pins])
-    name, paper = METHODS.get(facts["method"], (facts["method"], ""))
-    counts = facts.get("counts") or {}
+    name, paper = METHODS.get(facts.method, (facts.method, ""))
     told = {
-        **{key: facts.get(key) for key in ("maker", "rows", "seeds", "task", "sha256")},
+        **vars(facts),
         "repo_id": repo_id,
         "title": repo_id.split("/")[-1],
         "method": f"[{name}]({paper})" if paper else name,
-        "made_from": pins,
-        "counts": counts,
-        "reasons": facts.get("reasons") or {},
-        "shares": shares(counts),
-        "bill": in_words(facts.get("bill") or {}),
+        "shares": shares(facts.counts),
+        "bill": in_words(facts.bill),
         "licence": ledger.result,
         "licence_notes": "; ".join(filter(None, (*ledger.restrictions, teacher_terms(pins)))),
         "version": version("rocket-hub"),

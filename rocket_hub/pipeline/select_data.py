@@ -1,9 +1,7 @@
-"""Stage 3: the rows of open data that the K-shot chooses."""
-
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain
@@ -18,19 +16,20 @@ from rocket_hub.inference.models import DeferredEncoder, encoder_key
 from rocket_hub.pipeline.context import Context, as_example, evaluation_set, questions
 from rocket_hub.pipeline.generated import read_generated
 from rocket_hub.records import DatasetDiscovery, Example, InstructionSelection, Pinned, Rejection, count_reasons
+from rocket_hub.results import Chosen, DataSelection, Discovery, Generation
 from rocket_hub.runs import write_text
 from rocket_hub.selection.decontamination import contaminated
-from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.serialization import to_dict
 
 NO_FAULT = ("near_duplicate_of", "over_token_budget")  # why a sound row was not chosen
 
 
-def random_rows(context: Context, results: Mapping[str, Any], count: int) -> list[Example]:
+def random_rows(context: Context, chosen: Chosen, count: int) -> list[Example]:
     """Draw rows from the pool that stage 3 read, among those that could have been chosen.
 
     Args:
         context: The build; its seed is that of the draw.
-        results: What the first three stages left.
+        chosen: What the first stages left.
         count: How many; fewer where the pool has fewer.
 
     Returns:
@@ -42,7 +41,7 @@ def random_rows(context: Context, results: Mapping[str, Any], count: int) -> lis
     """
     draw = Random(context.recipe.seed)
     drawn: list[Example] = []
-    for read, row in enumerate(_sound_rows(context, results), 1):
+    for read, row in enumerate(_sound_rows(context, chosen), 1):
         sample_row(drawn, count, row, read, draw)
     return drawn
 
@@ -61,28 +60,26 @@ def sample_row(sample: list[Example], size: int, row: Example, read: int, draw: 
     sample[place : place + 1] = [row] if place < size else []
 
 
-def _sound_rows(context: Context, results: Mapping[str, Any]) -> Iterator[Example]:
+def _sound_rows(context: Context, chosen: Chosen) -> Iterator[Example]:
     """Read the pool again, as stage 3 did, without what it refused (rows of the evaluation set among it)."""
-    with context.run.absolute(results["3-select-instructions"]["rejected_file"]).open(encoding="utf-8") as lines:
+    with context.run.absolute(chosen.rows.rejected_file).open(encoding="utf-8") as lines:
         refused = {entry["item"] for entry in map(json.loads, lines) if entry["reason"] not in NO_FAULT}
-    for row in _rows(context, results, refused):
+    for row in _rows(context, chosen, refused):
         if f"{row.source}#{row.index}" not in refused:
             yield row
 
 
-def _rows(context: Context, results: Mapping[str, Any], refused: set[str]) -> Iterator[Example]:
+def _rows(context: Context, chosen: Chosen, refused: set[str]) -> Iterator[Example]:
     """Read the data sets that could be read, then the generated rows."""
     limits = context.recipe.discover
-    for candidate in from_dict(DatasetDiscovery, results["1-discover"]["datasets"], "1-discover").selected:
+    for candidate in chosen.found.datasets.selected:
         if candidate.repo_id not in refused:
             yield from load_instructions(
                 context.api, candidate, max_rows=limits.max_rows_per_dataset, max_bytes=limits.max_bytes_per_dataset
             )
-    if (made := results.get("0-generate", {})).get("rows"):
-        yield from read_generated(context.run.path / "0-generate", made)
+    if chosen.generated.rows:
+        yield from read_generated(context.run.path / "0-generate", chosen.generated)
 
-
-Results = Mapping[str, Any]
 
 LISTED = 100
 """Rejected rows of each reason that the result lists; all of them are in `rejected.jsonl`."""
@@ -90,42 +87,39 @@ SAMPLE = 1500
 """Rows of the pool on the map."""
 
 
-def select_instructions(context: Context, name: str, results: Results) -> Any:
-    """Read the data sets and choose the rows nearest to the K-shot (Algorithm 2)."""
-    before = results["1-discover"]
-    found = from_dict(DatasetDiscovery, before["datasets"], name)
-    made = results.get("0-generate", {})
+def select_data(context: Context, found: Discovery, made: Generation) -> DataSelection:
+    """Stage 3: read the data sets and choose the rows nearest to the K-shot (Algorithm 2)."""
 
-    def make(folder: Path) -> dict[str, Any]:
-        problems = evaluation_set(context, from_dict(Pinned, before["evaluation"], name), whole=True)
+    def make(folder: Path) -> DataSelection:
+        problems = evaluation_set(context, found.evaluation, whole=True)
         _refuse_leaked_shots(context, problems)
-        generated = read_generated(context.run.path / "0-generate", made) if made.get("rows") else []
-        pool = _Rows(context, found, generated)
-        selection = _choose(context, pool, from_dict(Pinned, before["encoder"], name), problems)
-        _draw(context, folder, pool, selection, from_dict(Pinned, before["encoder"], name))
+        generated = read_generated(context.run.path / "0-generate", made) if made.rows else []
+        pool = _Rows(context, found.datasets, generated)
+        selection = _choose(context, pool, found.encoder, problems)
+        _draw(context, folder, pool, selection, found.encoder)
         rejected = (*selection.rejected, *pool.unreadable)
         lines = "".join(json.dumps(to_dict(rejection)) + "\n" for rejection in rejected)
         write_text(folder / "rejected.jsonl", lines)
         listed = replace(selection, rejected=_first_of_each(rejected), flagged=selection.flagged[:LISTED])
-        return {
-            **to_dict(listed),
-            "reasons": count_reasons(rejected),
-            "rejected_file": context.run.relative(folder / "rejected.jsonl"),
-            "map": context.run.relative(folder / "rows.svg"),
-            "read": sum(count["read"] for count in selection.counts.values()),
-            "without_answer": count_reasons(rejected).get("without_answer", 0),
-        }
+        return DataSelection(
+            **vars(listed),
+            reasons=count_reasons(rejected),
+            rejected_file=context.run.relative(folder / "rejected.jsonl"),
+            map=context.run.relative(folder / "rows.svg"),
+            read=sum(count["read"] for count in selection.counts.values()),
+            without_answer=count_reasons(rejected).get("without_answer", 0),
+        )
 
     inputs = context.inputs(
         "instructions",
-        datasets=before["datasets"]["selected"],
-        encoder=before["encoder"],
-        evaluation=[before["evaluation"], context.recipe.evaluate.split, context.task.config],
+        datasets=found.datasets.selected,
+        encoder=found.encoder,
+        evaluation=[found.evaluation, context.recipe.evaluate.split, context.task.config],
         limits=[context.recipe.discover.max_rows_per_dataset, context.recipe.discover.max_bytes_per_dataset],
         max_length=context.recipe.train.max_length,
-        **({"generated": made["sha256"]} if made.get("rows") else {}),
+        **({"generated": made.sha256} if made.rows else {}),
     )
-    return context.run.stage(name, inputs, make)
+    return context.run.stage("3-select-instructions", inputs, make, DataSelection)
 
 
 class _Rows:

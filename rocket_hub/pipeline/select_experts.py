@@ -1,5 +1,3 @@
-"""Stage 2: the group of adapters that the K-shot chooses."""
-
 from __future__ import annotations
 
 import json
@@ -19,10 +17,11 @@ from rocket_hub.options import ExpertOptions
 from rocket_hub.pipeline.adapters import read_adapter
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Example, ExpertScore, ExpertSelection, Rejection
+from rocket_hub.results import Discovery
 from rocket_hub.runs import digest, read_json, write_json
 from rocket_hub.selection.rationales import Rationales, Teacher, from_model, with_rationales
 from rocket_hub.selection.statistics import Cost, ShotScores
-from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.serialization import from_dict
 from rocket_hub.tasks import Task
 
 FORMAT = 1
@@ -141,18 +140,16 @@ def _from_plain(plain: Mapping[str, Any]) -> ShotScores:
     )
 
 
-Results = Mapping[str, Any]
 PICTURE = "experts.svg"
 
 
-def select_experts(context: Context, name: str, results: Results) -> Any:
-    """Score the adapters on the K-shot, choose the group of experts (Algorithm 1) and judge the choice."""
-    found = from_dict(AdapterDiscovery, results["1-discover"]["adapters"], name)
+def select_experts(context: Context, found: Discovery) -> ExpertSelection:
+    """Stage 2: score the adapters on the K-shot, choose the group of experts (Algorithm 1) and check the choice."""
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> ExpertSelection:
         from rocket_hub.plots import draw_experts
 
-        taken, closed = _without_task_data(context, found)
+        taken, closed = _without_task_data(context, found.adapters)
         experts, unusable = _read_experts(context, taken)
         if not experts:
             raise NothingLeftError(
@@ -162,32 +159,32 @@ def select_experts(context: Context, name: str, results: Results) -> Any:
         selection = _choose(context, experts, taken)
         selection = replace(selection, rejected=(*selection.rejected, *unusable, *closed))
         draw_experts(selection, folder / PICTURE)
-        return to_dict(selection)
+        return selection
 
     inputs = context.inputs(
         "experts",
-        adapters=results["1-discover"]["adapters"]["selected"],
+        adapters=found.adapters.selected,
         scoring=[context.recipe.evaluate.max_new_tokens, context.recipe.train.dtype],
         leave_task_out=[context.recipe.discover.leave_task_out, context.task.dataset, *context.task.closed],
     )
-    return context.run.stage(name, inputs, make)
+    return context.run.stage("2-select-experts", inputs, make, ExpertSelection)
 
 
-def check_chosen(context: Context, selection: Mapping[str, Any]) -> None:
+def check_chosen(context: Context, selection: ExpertSelection) -> None:
     """Say what the verdict means for the build, and refuse fewer experts than the routers are to choose among.
 
     Raises:
         NothingLeftError: The K-shot says that one is enough where more are routed to.
     """
-    if 0 < len(selection["selected"]) < (wanted := context.recipe.merge.top_k or 1):
+    if 0 < len(selection.selected) < (wanted := context.recipe.merge.top_k or 1):
         raise NothingLeftError(
-            f"merge.top_k is {wanted}, and {len(selection['selected'])} expert is left: {selection['reason']}; leave "
+            f"merge.top_k is {wanted}, and {len(selection.selected)} expert is left: {selection.reason}; leave "
             "merge.top_k out of the recipe, or take the whole group with --ignore-verdict"
         )
-    if not selection["selected"]:
+    if not selection.selected:
         context.reporter.say(
-            f"{selection['reason']}; the build goes on with a fresh LoRA (--ignore-verdict takes "
-            f"{', '.join(selection['group'])} all the same)"
+            f"{selection.reason}; the build goes on with a fresh LoRA (--ignore-verdict takes "
+            f"{', '.join(selection.group)} all the same)"
         )
 
 

@@ -245,12 +245,12 @@ def make_expert(api: HfApi, plan: ExpertPlan, recipe: Recipe, out: Path, reporte
     rows, held_out = without_problems(_in_form(raw, task, plan.dataset), task, recipe.evaluate.split)
     reporter.say(f"{len(rows):,} rows of {data.repo_id}, {held_out:,} left out that hold problems of {task.dataset}")
     inputs = {"plan": to_dict(plan), "train": to_dict(recipe.train), "seed": recipe.seed, "task": task.name,
-              "base": to_dict(base), "rows": digest([to_dict(row) for row in rows])}  # fmt: skip
+              "base": to_dict(base), "rows": digest(rows)}  # fmt: skip
 
     def make(folder: Path) -> dict[str, Any]:
         return {"training": _train(plan, recipe, rows, base, folder, reporter)}
 
-    done = RunFolder(out, reporter).stage("training", inputs, make)
+    done: dict[str, Any] = RunFolder(out, reporter).stage("training", inputs, make)
     ledger = combine([base, data], [data.licence])
     facts = {**done, "base": to_dict(base), "data": to_dict(data), "rows": len(rows), "held_out": held_out,
              "licence": ledger.result, "licence_notes": "; ".join(ledger.restrictions)}  # fmt: skip

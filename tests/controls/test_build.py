@@ -3,8 +3,8 @@
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,14 +14,25 @@ from rocket_hub.controls import CONTROLS, ROUTED
 from rocket_hub.inference import completion_nll
 from rocket_hub.localhub import LocalHub
 from rocket_hub.moe.router_init import read_stacks
-from rocket_hub.options import ExpertOptions, MergeOptions, Setting, TrainOptions
+from rocket_hub.options import ExpertOptions, MergeOptions, TrainOptions
 from rocket_hub.pipeline.context import Context
-from rocket_hub.pipeline.make import merge, method_model, methods, training_rows, weighed
+from rocket_hub.pipeline.merge import merge, methods, weighed
 from rocket_hub.pipeline.select_data import random_rows
+from rocket_hub.pipeline.train import method_model, training_rows
 from rocket_hub.recipe import TRAINED_CONTROLS, Recipe
-from rocket_hub.records import DatasetCandidate, Example, Pinned
+from rocket_hub.records import (
+    AdapterCandidate,
+    AdapterDiscovery,
+    DatasetCandidate,
+    DatasetDiscovery,
+    Example,
+    ExpertScore,
+    ExpertSelection,
+    Pinned,
+    Setting,
+)
+from rocket_hub.results import Chosen, DataSelection, Discovery, Generation
 from rocket_hub.runs import RunFolder, Silent
-from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import get_task
 from rocket_hub.tuning import grid
 
@@ -68,41 +79,31 @@ def context(api: HfApi, tiny_model: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def results(context: Context, commits: dict[str, str]) -> dict[str, Any]:
-    """What the first three stages leave: the second and the fourth adapter are chosen, the rest only ranked."""
+def chosen(context: Context, commits: dict[str, str]) -> Chosen:
+    """What the first stages leave: the second and the fourth adapter are chosen, the rest only ranked."""
     refused = [{"item": f"local/rows#{n}", "reason": "contaminated", "detail": ""} for n in range(REFUSED)]
     near = {"item": f"local/rows#{POOL - 1}", "reason": "near_duplicate_of", "detail": ""}
     path = context.run.path / "3-select-instructions" / "rejected.jsonl"
     path.parent.mkdir()
     path.write_text("".join(json.dumps(entry) + "\n" for entry in [*refused, near]))
     data = DatasetCandidate("local/rows", commits["local/rows"], "mit", "prompt_completion", ("train.jsonl",))
-    row = {"prompt": "what is 20 plus 20 ?", "completion": "it is #### 40", "source": "local/rows", "index": 20}
-    other = {"repo_id": "local/other", "revision": "0" * 40, "kind": "model", "licence": "mit"}
-    return {
-        "1-discover": {
-            "encoder": other,
-            "evaluation": {**other, "kind": "dataset"},
-            "adapters": {
-                "base": to_dict(context.pinned),
-                "selected": [{"repo_id": name, "revision": commits[name], "licence": "mit"} for name in NAMES],
-            },
-            "datasets": {"selected": [to_dict(data)], "rejected": []},
-        },
-        "2-select-experts": {
-            "selected": [NAMES[1], NAMES[3]],
-            "group": [NAMES[1], NAMES[3]],
-            "best_single": NAMES[0],
-            "scores": [{"repo_id": name} for name in NAMES],
-        },
-        "3-select-instructions": {"selected": [row] * 5, "rejected_file": context.run.relative(path)},
-    }
+    row = Example("what is 20 plus 20 ?", "it is #### 40", source="local/rows", index=20)
+    other = Pinned("local/other", "0" * 40, "model", "mit")
+    adapters = tuple(AdapterCandidate(name, commits[name], "mit") for name in NAMES)
+    group = (NAMES[1], NAMES[3])
+    scores = tuple(ExpertScore(name, 2.0, 0.5, 1, 1) for name in NAMES)
+    return Chosen(
+        Discovery(AdapterDiscovery(context.pinned, adapters), DatasetDiscovery((data,)), other,
+                  replace(other, kind="dataset")),
+        Generation(),
+        ExpertSelection(group, (), scores, 1.0, NAMES[0], group),
+        DataSelection((row,) * 5, (), (), 5, rejected_file=context.run.relative(path)),
+    )  # fmt: skip
 
 
-def test_listing_the_methods_fetches_nothing(
-    context: Context, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_listing_the_methods_fetches_nothing(context: Context, chosen: Chosen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context, "api", None)
-    known = methods(context, results)
+    known = methods(context, chosen)
     assert tuple(known) == (*CONTROLS, ROUTED)  # the result is measured last
     assert {name for name, method in known.items() if method.trained} == {*TRAINED_CONTROLS, ROUTED}
     assert known["no_diversity"].experts == NAMES[:2]
@@ -116,20 +117,20 @@ def test_listing_the_methods_fetches_nothing(
     assert "base" not in vars(context)
 
 
-def test_rows_drawn_from_the_pool(context: Context, results: dict[str, Any]) -> None:
-    drawn = random_rows(context, results, 5)
-    assert drawn == random_rows(context, results, 5) and len({row.index for row in drawn}) == 5
-    assert {row.index for row in random_rows(context, results, 99)} == set(range(REFUSED, POOL))
-    assert len(training_rows(context, results, "random")) == len(training_rows(context, results)) == 5
-    assert training_rows(context, results, "none") == []
+def test_rows_drawn_from_the_pool(context: Context, chosen: Chosen) -> None:
+    drawn = random_rows(context, chosen, 5)
+    assert drawn == random_rows(context, chosen, 5) and len({row.index for row in drawn}) == 5
+    assert {row.index for row in random_rows(context, chosen, 99)} == set(range(REFUSED, POOL))
+    assert len(training_rows(context, chosen, "random")) == len(training_rows(context, chosen)) == 5
+    assert training_rows(context, chosen, "none") == []
 
 
 @pytest.mark.parametrize("name", [*CONTROLS, ROUTED])
-def test_every_method_is_made_and_opened(name: str, context: Context, results: dict[str, Any]) -> None:
+def test_every_method_is_made_and_opened(name: str, context: Context, chosen: Chosen) -> None:
     base, tokenizer = context.base
     before, said = {n: t.clone() for n, t in base.state_dict().items()}, says(base)
-    method, folder = methods(context, results)[name], context.run.path / "measured" / name
-    with method_model(context, results, method, SETTING, folder) as (model, details):
+    method, folder = methods(context, chosen)[name], context.run.path / "measured" / name
+    with method_model(context, chosen, method, SETTING, folder) as (model, details):
         found = says(model)
         nll, _ = completion_nll(model, tokenizer, [(shot.prompt, shot.completion) for shot in SHOTS])
         assert (nll > 0).all() and torch.equal(says(model), found)
@@ -141,34 +142,34 @@ def test_every_method_is_made_and_opened(name: str, context: Context, results: d
     assert details.get("weight") == ((0.5 if method.weighted else 1.0) if method.trained else None)
     assert tuple(details.get("experts", ())) == method.experts
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with method_model(context, results, method, SETTING, folder) as (model, again):  # nothing is made twice
+    with method_model(context, chosen, method, SETTING, folder) as (model, again):  # nothing is made twice
         assert torch.equal(says(model), found) and again == details
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
 
 
-def test_one_expert_alone_starts_at_the_strength_it_came_with(context: Context, results: dict[str, Any]) -> None:
-    alone = {**results, "2-select-experts": {**results["2-select-experts"], "selected": [NAMES[1]]}}
+def test_one_expert_alone_starts_at_the_strength_it_came_with(context: Context, chosen: Chosen) -> None:
+    alone = replace(chosen, experts=replace(chosen.experts, selected=(NAMES[1],)))
     assert not any(method.weighted for method in methods(context, alone).values())
-    merged = merge(context, "4-merge", alone)
-    assert merged["weight"] == 1.0 and read_stacks(context.run.absolute(merged["adapter"]))[0].gate_start == 1.0
+    merged = merge(context, alone)
+    assert merged.weight == 1.0 and read_stacks(context.run.absolute(merged.adapter))[0].gate_start == 1.0
     folder = context.run.path / "alone"
     with method_model(context, alone, methods(context, alone)["stack_trained"], SETTING, folder) as (_, details):
         assert (details["learning_rate"], details["weight"]) == (RATE, 1.0)
 
 
-def test_a_grid_of_weights_is_tried_only_where_there_is_one(context: Context, results: dict[str, Any]) -> None:
+def test_a_grid_of_weights_is_tried_only_where_there_is_one(context: Context, chosen: Chosen) -> None:
     points = grid((RATE, 2 * RATE), (0.5, 1.0))
-    found = {name: [*dict.fromkeys(weighed(methods(context, results)[name], point) for point in points)]
+    found = {name: [*dict.fromkeys(weighed(methods(context, chosen)[name], point) for point in points)]
              for name in (ROUTED, "fresh_lora")}  # fmt: skip
     assert found[ROUTED] == [*points] and found["fresh_lora"] == [Setting(RATE, 1.0), Setting(2 * RATE, 1.0)]
     softmax = copy.copy(context)
     softmax.recipe = context.recipe.updated("merge", gate="softmax")
-    weighted = {name for name, method in methods(softmax, results).items() if method.weighted}
+    weighted = {name for name, method in methods(softmax, chosen).items() if method.weighted}
     assert weighted == {"stack_trained"}, "softmax gates start where they start"
 
 
-def test_what_is_in_the_routed_ones(context: Context, results: dict[str, Any], tmp_path: Path) -> None:
-    known = methods(context, results)
+def test_what_is_in_the_routed_ones(context: Context, chosen: Chosen, tmp_path: Path) -> None:
+    known = methods(context, chosen)
     assert (known["router_only"].schedule, known["two_stage"].schedule) == ("router_only", "two_stage")
     assert (known["no_data"].rows, known["random_data"].rows) == ("none", "random")
     starts = {name: known[name].start for name in (ROUTED, "random_experts", "no_diversity", "random_init")}

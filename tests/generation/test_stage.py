@@ -18,16 +18,16 @@ from rocket_hub.pipeline import build
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.generate import NOTHING, generate
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import DatasetCandidate, DatasetDiscovery, Example, Pinned
+from rocket_hub.records import AdapterDiscovery, DatasetCandidate, DatasetDiscovery, Example, Pinned
+from rocket_hub.results import Discovery
 from rocket_hub.runs import RunFolder
-from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import get_task
 
 from .conftest import Script
 
 TASK = get_task("gsm8k")
 SHOTS = tuple(Example(f"what is {n} plus {n} ?", f"{n} + {n} = {2 * n} #### {2 * n}", "") for n in range(1, 5))
-ENCODER = to_dict(Pinned("acme/encoder", "e" * 40))
+ENCODER = Pinned("acme/encoder", "e" * 40)
 SMALL = MeteorOptions(stages=("distilled",), guideline=False, epochs=1.0, batch_size=2, max_length=96, max_new_tokens=8)
 
 
@@ -60,10 +60,10 @@ def api(tmp_path: Path) -> Iterator[HfApi]:
         yield api
 
 
-def results(api: HfApi) -> dict[str, Any]:
-    found = DatasetCandidate("local/rows", str(api.dataset_info("local/rows").sha), shape="prompt_completion",
+def found(api: HfApi) -> Discovery:
+    rows = DatasetCandidate("local/rows", str(api.dataset_info("local/rows").sha), shape="prompt_completion",
                              files=("train.jsonl",))  # fmt: skip
-    return {"1-discover": {"datasets": to_dict(DatasetDiscovery((found,))), "encoder": ENCODER}}
+    return Discovery(AdapterDiscovery(ENCODER, ()), DatasetDiscovery((rows,)), ENCODER, ENCODER)
 
 
 def place(api: HfApi, tiny_model: Path, folder: Path, **options: Any) -> tuple[Context, Said]:
@@ -77,22 +77,22 @@ def place(api: HfApi, tiny_model: Path, folder: Path, **options: Any) -> tuple[C
 
 def test_nothing_is_made_where_it_was_not_asked_for(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
     context, said = place(api, tiny_model, tmp_path / "run")
-    assert generate(context, "0-generate", results(api)) == NOTHING
+    assert generate(context, found(api)) == NOTHING
     assert (said.lines, (tmp_path / "run").exists()) == ([], False)
 
 
 def test_nothing_is_made_where_enough_was_found(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
     context, said = place(api, tiny_model, tmp_path / "run", method="self_specialization", below_rows=4)
-    done = generate(context, "0-generate", results(api))
-    assert done == {**NOTHING, "found": 4}
+    done = generate(context, found(api))
+    assert done == replace(NOTHING, found=4)
     assert "at least 4 rows with an answer were found: none are made" in said.lines
-    assert generate(context, "0-generate", results(api)) == done
+    assert generate(context, found(api)) == done
     assert said.lines[-1] == "0-generate done earlier"
     few = SelfSpecializationOptions(target_rows=2, max_prompts=2, max_new_tokens=4, batch_size=2)
     context, said = place(api, tiny_model, tmp_path / "run", method="self_specialization", below_rows=5,
                           self_specialization=few)  # fmt: skip
-    made = generate(context, "0-generate", results(api))
-    assert (made["method"], made["counts"]["prompts"]) == ("self_specialization", 2)
+    made = generate(context, found(api))
+    assert (made.method, made.counts["prompts"]) == ("self_specialization", 2)
     assert said.lines[0].startswith("0-generate again, because of generation.below_rows")
 
 
@@ -103,15 +103,15 @@ def test_meteor_makes_rows_of_a_teachers_answers(api: HfApi, tiny_model: Path, t
     script.answers = {answer_prompt(question): "the answer #### 2" for question in questions}
     context, said = place(api, tiny_model, tmp_path / "run", method="meteor", questions=str(asked),
                           teacher=f"endpoint:{script.url}#big", calls=3, meteor=SMALL)  # fmt: skip
-    made = generate(context, "0-generate", results(api))
-    assert (made["rows"], made["bill"]["calls"], len(script.seen)) == (3, 3, 3)
-    assert made["reasons"] == {"over_budget": 1}
-    assert made["maker"] == "big at 127.0.0.1, with acme/base at bbbbbbbbbbbb"
-    assert [pin["kind"] for pin in made["made_from"]] == ["model", "teacher", "file"]
+    made = generate(context, found(api))
+    assert (made.rows, made.bill["calls"], len(script.seen)) == (3, 3, 3)
+    assert made.reasons == {"over_budget": 1}
+    assert made.maker == "big at 127.0.0.1, with acme/base at bbbbbbbbbbbb"
+    assert [pin.kind for pin in made.made_from] == ["model", "teacher", "file"]
     assert any("4 questions for big at 127.0.0.1: at most 4 calls" in line for line in said.lines)
-    rows = [json.loads(line) for line in (tmp_path / "run" / made["rows_file"]).read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / made.rows_file).read_text().splitlines()]
     assert {row["prompt"] for row in rows} < set(questions)
-    assert generate(context, "0-generate", results(api)) == made and len(script.seen) == 3
+    assert generate(context, found(api)) == made and len(script.seen) == 3
 
 
 def test_what_is_refused_before_anything_is_computed(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_what_is_refused_before_anything_is_computed(api: HfApi, tiny_model: Pat
     context, _ = place(api, tiny_model, tmp_path / "run", method="self_specialization", documents="local/rows")
     del context.__dict__["base"]
     with pytest.raises(LicenceError, match=r"local/rows: its licence cc-by-nc-4\.0 restricts"):
-        generate(context, "0-generate", results(api))
+        generate(context, found(api))
     recipe = replace(
         context.recipe, generation=GenerationOptions(self_specialization=SelfSpecializationOptions(votes=-1))
     )

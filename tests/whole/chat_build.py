@@ -83,7 +83,9 @@ def main(hub: str, kshot: str, folder: str) -> None:
         again = list(NOTES)
         SEEN.clear()
         make_expert(HfApi(), ExpertPlan(kshot, rank=2, alpha=2), recipe, runs / "expert", Noting())
-    found = {"first": first, "again": again, "seen": seen, "results": built.results, "expert": SEEN["train_expert"]}
+    assert built.rows and built.published
+    found = {"first": first, "again": again, "seen": seen, "expert": SEEN["train_expert"],
+             "rows": [row.prompt for row in built.rows.selected], "content": built.published.content}  # fmt: skip
     print(json.dumps(found))
 
 

@@ -58,7 +58,7 @@ def asked(rows: Any) -> list[str]:
 
 def test_the_template_is_used_and_said(seen: dict[str, Any]) -> None:
     assert "rocket-demo/tiny-llama is asked in its chat template" in seen["first"]
-    card = (seen["folder"] / "run" / seen["results"]["7-push"]["content"] / "README.md").read_text()
+    card = (seen["folder"] / "run" / seen["content"] / "README.md").read_text()
     assert "Everything was asked in the base's chat template." in card
     assert f"```text\n{BEFORE}…{AFTER}\n```" in card
 
@@ -67,9 +67,8 @@ def test_scoring_routing_and_training_are_given_the_same_prompts(seen: dict[str,
     questions = [question for question, _ in SHOTS]
     scored, routed, trained = (seen["seen"][name] for name in ("score_adapters", "kshot_routers", "train_expert"))
     assert asked(scored) == questions
-    rows = seen["results"]["3-select-instructions"]["selected"]
-    assert asked(trained) == [*questions, *(row["prompt"] for row in rows)]
-    assert rows and routed[: len(SHOTS)] == trained[: len(SHOTS)]
+    assert asked(trained) == [*questions, *seen["rows"]]
+    assert seen["rows"] and routed[: len(SHOTS)] == trained[: len(SHOTS)]
     assert [prompt for prompt, _ in scored] == [prompt for prompt, _ in trained[: len(SHOTS)]]
     assert scored[:3] == trained[:3] and trained[0][1] == SHOTS[0][1]  # nothing before the completion
     assert scored[3][1].endswith("#### 3") and not scored[3][1].startswith(" ")

@@ -10,6 +10,7 @@ from rocket_hub.cli.screen import rows
 from rocket_hub.inference.models import encoder_key
 from rocket_hub.pipeline.select_data import LISTED, _first_of_each
 from rocket_hub.records import Rejection
+from rocket_hub.results import DataSelection
 
 from .conftest import COMMAND, ROOT, Done, finish
 
@@ -71,15 +72,13 @@ def test_a_result_lists_some_of_each_reason() -> None:
 
 
 def test_a_data_set_that_could_not_be_read_has_a_line() -> None:
-    found = {
-        "counts": {"u/good": {"read": 5, "chosen": 2, "contaminated": 3}},
-        "rejected": [{"item": "u/bad", "reason": "unreadable", "detail": "cut [off]"}],
-        "flagged": [{"item": "u/good#1", "reason": "numbers_changed", "detail": ""}],
-        "considered": 2,
-        "tokens": 0,
-        "map": "rows.svg",
-        "rejected_file": "rejected.jsonl",
-    }
+    found = DataSelection(
+        (), (), (Rejection("u/bad", "unreadable", "cut [off]"),), 2,
+        counts={"u/good": {"read": 5, "chosen": 2, "contaminated": 3}},
+        flagged=(Rejection("u/good#1", "numbers_changed"),),
+        rejected_file="rejected.jsonl",
+        map="rows.svg",
+    )  # fmt: skip
     console = Console(record=True, width=160)
     console.print(rows(found))
     said = " ".join(console.export_text().split())

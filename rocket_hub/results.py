@@ -1,0 +1,325 @@
+"""What the stages of a build leave, in their order. Paths are relative to the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rocket_hub.records import (
+    AdapterDiscovery,
+    DatasetDiscovery,
+    Evaluation,
+    ExpertSelection,
+    InstructionSelection,
+    Pinned,
+    Setting,
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one measurement is from another, paired over the problems.
+
+    Attributes:
+        difference: In accuracy.
+        standard_error: Of that difference; infinite over one problem.
+    """
+
+    difference: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Which method to use, and why.
+
+    Attributes:
+        method: Name of the method.
+        reason: One sentence with the numbers.
+    """
+
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The setting that was chosen, and what every point of the grid scored.
+
+    Attributes:
+        setting: The chosen point.
+        nll: Mean negative log-likelihood per completion token on the held-out shots, in nats, per point.
+        standard_error: Standard error of each mean over the shots.
+    """
+
+    setting: Setting
+    nll: tuple[float, ...] = ()
+    standard_error: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training did.
+
+    Attributes:
+        adapter: Folder of the trained adapter.
+        learning_rate: Peak learning rate of the experts.
+        steps: Optimiser steps.
+        loss: Mean loss of the last twentieth of the steps, in nats per completion token.
+        seconds: Wall-clock seconds, without what an earlier, stopped run spent.
+    """
+
+    adapter: str
+    learning_rate: float
+    steps: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reload:
+    """What a fresh process made of a published adapter.
+
+    Attributes:
+        max_difference: Largest absolute difference of any logit to those of the local files, in fp32.
+        generated: What it generated with the KV cache, one text a prompt.
+        same_text: Whether this process generates the same from the local files without the KV cache.
+    """
+
+    max_difference: float
+    generated: tuple[str, ...]
+    same_text: bool
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """Stage 1: what is on the Hub, at its commits."""
+
+    adapters: AdapterDiscovery
+    datasets: DatasetDiscovery
+    encoder: Pinned
+    evaluation: Pinned
+
+    @property
+    def base(self) -> Pinned:
+        """The base model at its commit."""
+        return self.adapters.base
+
+    @property
+    def pins(self) -> dict[str, Pinned]:
+        """Base, encoder, evaluation set, usable adapters and data sets, by kind and id (`models/namespace/name`)."""
+        adapters = [Pinned(each.repo_id, each.revision, "model", each.licence) for each in self.adapters.selected]
+        datasets = [Pinned(each.repo_id, each.revision, "dataset", each.licence) for each in self.datasets.selected]
+        pins = (self.encoder, self.evaluation, self.base, *adapters, *datasets)
+        return {f"{pin.kind}s/{pin.repo_id}": pin for pin in pins}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Stage 0, after discovery: rows that a model made; the rows themselves are in a file.
+
+    Attributes:
+        method: `self_specialization`, `meteor` or `none`.
+        maker: Who wrote them, see `Generated`.
+        rows: How many were kept.
+        sha256: Of the file with the rows.
+        counts: How many there were at each step.
+        reasons: Why the others were not kept.
+        bill: What a teacher cost.
+        made_from: What wrote them and what it read: the base model first, then a teacher or documents.
+        seeds: Solved examples that they grew from.
+        task: Name of the task.
+        found: Rows with an answer that were found on the Hub, where these were enough; none = not counted.
+        rows_file: The rows.
+        rejected_file: The others, each with its reason.
+        settings: Options of the method.
+        stages: METEOR's own counts, by stage.
+        adapters: METEOR's adapters, by stage.
+    """
+
+    method: str = "none"
+    maker: str = ""
+    rows: int = 0
+    sha256: str = ""
+    counts: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    bill: dict[str, Any] = field(default_factory=dict)
+    made_from: tuple[Pinned, ...] = ()
+    seeds: int = 0
+    task: str = ""
+    found: int | None = None
+    rows_file: str = ""
+    rejected_file: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, Any] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataSelection(InstructionSelection):
+    """Stage 3: the rows that the K-shot chose; of the rejected ones only the first of each reason are listed.
+
+    Attributes:
+        reasons: Reason -> all rows and data sets that were rejected for it.
+        rejected_file: All of them.
+        map: The picture of the rows.
+        read: Rows that were read.
+        without_answer: Rows without an answer in the task's form.
+    """
+
+    reasons: dict[str, int] = field(default_factory=dict)
+    rejected_file: str = ""
+    map: str = ""
+    read: int = 0
+    without_answer: int = 0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the first stages left: all that a method is made of.
+
+    Attributes:
+        found: What is on the Hub.
+        generated: What is known of generated rows.
+        experts: The experts that the K-shot chose (stage 2).
+        rows: The rows that it chose.
+    """
+
+    found: Discovery
+    generated: Generation
+    experts: ExpertSelection
+    rows: DataSelection
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """Experts that methods are made of; where none helps, a fresh LoRA takes the shape of the group."""
+        return self.experts.selected or self.experts.group
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Stage 4: the merged adapter, before training.
+
+    Attributes:
+        method: How it was made, see `rocket_hub.controls`.
+        adapter: Its folder.
+        weight: Weight of the experts at the start.
+        bytes: Size of its weights.
+    """
+
+    method: str
+    adapter: str
+    weight: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Stage 5: the chosen setting and the training at it."""
+
+    choice: Choice
+    training: Training
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Stage 6: the result and its controls on the same problems, cheapest method first.
+
+    Attributes:
+        evaluations: One a method.
+        differences: Method -> the result minus it.
+        recommendation: Which one to use.
+        labels: Method -> what it is, in a few words.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    differences: dict[str, Difference]
+    recommendation: Recommendation
+    labels: dict[str, str]
+
+    def of(self, method: str) -> Evaluation:
+        """Return the measurement of a method."""
+        return next(each for each in self.evaluations if each.method == method)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Stage 7: where the result is.
+
+    Attributes:
+        repo_id: The repository; none = it was not pushed.
+        content: Folder with all that is published.
+        commit: Its commit.
+        reload: What a fresh process made of it; none = not checked.
+    """
+
+    repo_id: str | None
+    content: str
+    commit: str = ""
+    reload: Reload | None = None
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card of an adapter says, one field for each place in the template.
+
+    Attributes:
+        title: Last part of the id.
+        summary: What it is, in one sentence.
+        routed: Whether it is published as a routed adapter, with a stock-LoRA form beside it.
+        trained: Whether it was trained.
+        repo_id: Where it is published.
+        base: The base model.
+        collapse: What the stock-LoRA form costs: mean weight of each expert, losses, rank, energy.
+        prompt: A prompt of the task.
+        evaluation_note: What was measured, and how.
+        results: One row a method.
+        recommendation: Label and reason.
+        experts: One row an expert in it.
+        shots: How many examples chose.
+        verdict: What they say of the choice.
+        flagged: Chosen rows that a person should look at.
+        scored: Adapters that were scored.
+        diversity: Of the group.
+        adapters_rejected: Counts of the reasons.
+        rows: Rows that were chosen.
+        considered: Rows that were compared.
+        datasets: One row a data set in it.
+        generated: Generated rows in it; none = there are none.
+        rows_rejected: Counts of the reasons.
+        datasets_rejected: Counts of the reasons.
+        licence: Of the result.
+        licence_notes: What restricts it.
+        version: Of this package.
+        recipe: As YAML.
+    """
+
+    title: str
+    summary: str
+    routed: bool
+    trained: bool
+    repo_id: str
+    base: Pinned
+    collapse: Mapping[str, Any] | None
+    prompt: str
+    evaluation_note: str
+    results: list[dict[str, str]]
+    recommendation: dict[str, str]
+    experts: list[dict[str, Any]]
+    shots: int
+    verdict: str
+    flagged: int
+    scored: int
+    diversity: float
+    adapters_rejected: str
+    rows: int
+    considered: str
+    datasets: list[dict[str, Any]]
+    generated: dict[str, Any] | None
+    rows_rejected: str
+    datasets_rejected: str
+    licence: str
+    licence_notes: str
+    version: str
+    recipe: str
