@@ -37,11 +37,7 @@ def signed_in(request: Request) -> User:
 
 
 def writer(request: Request, repo_id: str | None = None) -> User:
-    """Return who writes.
-
-    Args:
-        request: The request.
-        repo_id: What is written to; None for something that any writer may do anywhere, such as proposing a change.
+    """Return who writes to a repository, or with None, to something that any writer may write to.
 
     Raises:
         RefusedError: If that user may not (401, 403).
@@ -87,30 +83,33 @@ def readable(request: Request, kind: str, repo_id: str) -> Repository:
     if repository.settings["gated"] and not may_read(user, repository):
         restricted = f"Access to {kind} {repo_id} is restricted"
         if user is None:
-            raise RefusedError(
-                401, f"{restricted}. You must have access to it and be authenticated to access it.", code="GatedRepo"
-            )
+            message = f"{restricted}. You must have access to it and be authenticated to access it."
+            raise RefusedError(401, message, code="GatedRepo")
         page = request.site.web_url(kind, repo_id)
         message = f"{restricted} and you are not in the authorized list. Visit {page} to ask for access."
         raise RefusedError(403, message, code="GatedRepo")
     return repository
 
 
+def writable(request: Request, kind: str, repo_id: str) -> User:
+    """Return who writes to a repository that is there; raises as `visible` and `writer` do."""
+    visible(request, kind, repo_id)
+    return writer(request, repo_id)
+
+
 def whoami(request: Request) -> Response:
     """Answer `GET /api/whoami-v2`."""
     user = signed_in(request)
+    token = {"displayName": "local", "role": user.role, "createdAt": EPOCH}
     return json_response(
         {
-            "type": "user",
             "id": user.name,
             "name": user.name,
             "fullname": user.name,
+            "type": "user",
             "email": None,
             "isPro": False,
             "orgs": [{"type": "org", "name": name, "roleInOrg": "admin"} for name in user.orgs],
-            "auth": {
-                "type": "access_token",
-                "accessToken": {"displayName": "local", "role": user.role, "createdAt": EPOCH},
-            },
+            "auth": {"type": "access_token", "accessToken": token},
         }
     )

@@ -1,5 +1,3 @@
-"""The YAML on top of a README.md: read it for the lists, check it for writers."""
-
 from __future__ import annotations
 
 import re
@@ -14,7 +12,7 @@ from rocket_hub.localhub.messages import Request, Response, json_response, text_
 
 LARGEST_CARD = 2**20
 LARGEST_DATA = 100_000
-"""Values in a card. YAML's aliases let a short text stand for more than any memory holds."""
+"""Values in a card: YAML's aliases let a short text stand for more than any memory holds."""
 
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
 
@@ -24,13 +22,9 @@ _ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf)/(\d{4}\.\d{4,5})")
 
 @lru_cache(maxsize=4096)
 def read_card(blob: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Read a card for display; broken YAML counts as none, as lists must not fail because of one bad card.
+    """Read a README.md of the store: its data, and the arXiv numbers that its text links to.
 
-    Args:
-        blob: A README.md in the store; named by its hash, so what was read once stays true.
-
-    Returns:
-        The card's data and the arXiv numbers that its text links to.
+    Broken YAML counts as none: a list must not fail because of one bad card.
     """
     with blob.open("rb") as file:
         text = file.read(LARGEST_CARD).decode("utf-8", "replace")
@@ -42,13 +36,7 @@ def read_card(blob: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def check_card(text: str) -> list[str]:
-    """Check a card the way the Hub does before it lets a README.md in.
-
-    Args:
-        text: The whole README.md.
-
-    Returns:
-        Warnings.
+    """Check the text of a README.md as the Hub does before it lets one in, and return the warnings.
 
     Raises:
         RefusedError: If the card is wrong (400, with the list of errors).
@@ -113,6 +101,5 @@ def _front_matter(text: str) -> Any:
 
 
 def _invalid(errors: list[str]) -> RefusedError:
-    """Return the refusal that lists a card's errors."""
     body = {"error": "; ".join(errors), "errors": [{"message": error} for error in errors], "warnings": []}
     return RefusedError(400, "; ".join(errors), body=body)

@@ -1,11 +1,11 @@
-"""Commits: the client's list of operations becomes a whole new tree, or nothing."""
+"""How files arrive: as LFS objects beforehand, then in a commit that becomes a whole new tree, or nothing."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rocket_hub.localhub.access import visible, writer
@@ -18,8 +18,17 @@ from rocket_hub.localhub.repository import Entry, Tree, now
 from rocket_hub.localhub.store import Store, travels_as_lfs
 
 LARGEST_UPLOAD = 2**30
+LARGEST_COMMIT = 256 * 2**20
+"""Bytes of a commit request; regular files travel in it, base64-coded."""
+LONGEST_PATH = 1024
 
 NO_XET = "this hub has no Xet storage: set HF_HUB_DISABLE_XET=1, then files travel as LFS objects"
+
+_OID = re.compile(r"[0-9a-f]{64}")
+_FOREIGN = re.compile(r"\\|^[A-Za-z]:")  # a backslash or a drive
+
+Operation = tuple[str, Mapping[str, Any]]
+"""Kind and value."""
 
 
 def preupload(request: Request, kind: str, repo: str, rev: str) -> Response:
@@ -52,11 +61,8 @@ def batch(request: Request, repo: str, kind: str = "model") -> Response:
         oid = _oid(text_of(item, "oid"))
         answer: dict[str, Any] = {"oid": oid, "size": _size(item)}
         if not request.store.blob(oid).exists():
-            href = f"{request.site.url}/_lfs/{oid}"
-            answer["actions"] = {
-                "upload": {"href": href, "header": {}},
-                "verify": {"href": f"{href}/verify", "header": {}},
-            }
+            places = {"upload": f"{request.site.url}/_lfs/{oid}", "verify": f"{request.site.url}/_lfs/{oid}/verify"}
+            answer["actions"] = {name: {"href": place, "header": {}} for name, place in places.items()}
         answers.append(answer)
     content = json_response({"transfer": "basic", "objects": answers})
     return Response(200, content.content, content_type="application/vnd.git-lfs+json")
@@ -69,7 +75,7 @@ def put_object(request: Request, oid: str) -> Response:
     """
     if request.body.length is None:
         raise RefusedError(411, "an upload needs a Content-Length")
-    request.store.receive(_bounded(request), _oid(oid))
+    request.store.receive(request.body.pieces(LARGEST_UPLOAD), _oid(oid))
     return Response()
 
 
@@ -89,13 +95,7 @@ def verify(request: Request, oid: str) -> Response:
     return json_response({})
 
 
-def _bounded(request: Request) -> Iterator[bytes]:
-    """Yield the body of an upload."""
-    return request.body.pieces(LARGEST_UPLOAD)
-
-
 def _objects(payload: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return a list of objects out of a client's JSON."""
     value = payload.get(key)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise RefusedError(400, f'"{key}" must be a list of objects')
@@ -103,7 +103,6 @@ def _objects(payload: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _size(item: dict[str, Any]) -> int:
-    """Return a file size out of a client's JSON."""
     size = item.get("size")
     if not isinstance(size, int) or size < 0:
         raise RefusedError(400, f'"size" must be a number of bytes, not {size!r:.40}')
@@ -112,17 +111,9 @@ def _size(item: dict[str, Any]) -> int:
 
 def _oid(text: str) -> str:
     """Return a SHA-256 in hex; it becomes a file name, so nothing else passes."""
-    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+    if not _OID.fullmatch(text):
         raise RefusedError(400, f"{text[:80]!r} is not a SHA-256")
     return text
-
-
-LARGEST_COMMIT = 256 * 2**20
-"""Bytes of a commit request; regular files travel in it, base64-coded."""
-
-LONGEST_PATH = 1024
-
-_FOREIGN = re.compile(r"\\|^[A-Za-z]:")  # a backslash or a drive
 
 
 def commit(request: Request, kind: str, repo: str, rev: str) -> Response:
@@ -131,9 +122,10 @@ def commit(request: Request, kind: str, repo: str, rev: str) -> Response:
     as_pull_request = request.flag("create_pr")
     user = writer(request, None if as_pull_request else repo)
     header, operations = _parse(request.body.read(LARGEST_COMMIT))
-    title = text_of(header, "summary")
+    title, description = text_of(header, "summary"), text_of(header, "description", "")
     if not title:
         raise RefusedError(400, "summary is required")
+    url, answer = request.site.web_url(kind, repo), {}
     with request.store.change(kind, repo) as repository:
         base = repository.resolve(rev)
         if rev not in repository.branches and rev not in repository.other_refs:
@@ -142,29 +134,37 @@ def commit(request: Request, kind: str, repo: str, rev: str) -> Response:
         if parent and not as_pull_request and not base.startswith(parent):
             raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
         tree = changed_tree(request.store, repository.commits[base].tree, operations)
-        answer: dict[str, Any] = {"success": True, "hookOutput": ""}
-        description = text_of(header, "description", "")
         if as_pull_request:
-            number = open_discussion(repository, user.name, title, description, base=base, status="open")
+            number = open_discussion(repository, user.name, title, description, base=base)
             rev = f"refs/pr/{number}"
-            answer["pullRequestUrl"] = f"{request.site.web_url(kind, repo)}/discussions/{number}"
+            answer = {"pullRequestUrl": f"{url}/discussions/{number}"}
         sha = repository.add_commit(
             rev, tree, title=title, message=description, author=user.name, date=now(), parents=[base]
         )
-    answer |= {"commitOid": sha, "commitUrl": f"{request.site.web_url(kind, repo)}/commit/{sha}"}
-    return json_response(answer)
+    sent = {"success": True, "hookOutput": "", "commitOid": sha, "commitUrl": f"{url}/commit/{sha}"}
+    return json_response(sent | answer)
 
 
-def changed_tree(store: Store, tree: Tree, operations: list[tuple[str, Mapping[str, Any]]]) -> Tree:
-    """Apply a commit's operations to a tree.
+def _parse(data: bytes) -> tuple[dict[str, Any], list[Operation]]:
+    """Return a commit's header and its operations."""
+    header: dict[str, Any] = {}
+    operations: list[Operation] = []
+    for line in data.split(b"\n"):
+        if not line.strip():
+            continue
+        item = json_object(line)
+        key, value = text_of(item, "key"), item.get("value")
+        if not isinstance(value, dict):
+            raise RefusedError(400, f"the value of {key[:40]!r} must be an object")
+        if key == "header":
+            header = value
+        else:
+            operations.append((key, value))
+    return header, operations
 
-    Args:
-        store: Where files go.
-        tree: The tree to start from; left as it is.
-        operations: Kind and value of each.
 
-    Returns:
-        The new tree.
+def changed_tree(store: Store, tree: Tree, operations: list[Operation]) -> Tree:
+    """Return what a commit's operations make of a tree, which is left as it is.
 
     Raises:
         RefusedError: If one of them cannot be done.
@@ -188,7 +188,8 @@ def changed_tree(store: Store, tree: Tree, operations: list[tuple[str, Mapping[s
             tree = kept
         else:
             raise RefusedError(400, f"Unknown operation {operation[:40]!r}")
-    return _without_clashes(tree)
+    _refuse_clashes(tree)
+    return tree
 
 
 def safe_path(path: str) -> str:
@@ -201,24 +202,6 @@ def safe_path(path: str) -> str:
     if bad_part or _FOREIGN.search(path) or len(path) > LONGEST_PATH or not path.isprintable():
         raise RefusedError(400, f"Invalid path: {path[:200]!r}")
     return path.rstrip("/")
-
-
-def _parse(data: bytes) -> tuple[dict[str, Any], list[tuple[str, Mapping[str, Any]]]]:
-    """Split a commit's body into its header and its operations."""
-    header: dict[str, Any] = {}
-    operations: list[tuple[str, Mapping[str, Any]]] = []
-    for line in data.split(b"\n"):
-        if not line.strip():
-            continue
-        item = json_object(line)
-        key, value = text_of(item, "key"), item.get("value")
-        if not isinstance(value, dict):
-            raise RefusedError(400, f"the value of {key[:40]!r} must be an object")
-        if key == "header":
-            header = value
-        else:
-            operations.append((key, value))
-    return header, operations
 
 
 def _regular_file(store: Store, path: str, value: Mapping[str, Any]) -> Entry:
@@ -236,23 +219,21 @@ def _regular_file(store: Store, path: str, value: Mapping[str, Any]) -> Entry:
 def _lfs_file(store: Store, value: Mapping[str, Any]) -> Entry:
     """Return the entry of an LFS object that was uploaded before."""
     oid = text_of(value, "oid")
-    if len(oid) != 64 or not set(oid) <= set("0123456789abcdef") or not store.blob(oid).exists():
+    if not _OID.fullmatch(oid) or not store.blob(oid).exists():
         raise RefusedError(400, f"LFS object {oid[:80]!r} was not uploaded")
     return store.entry(oid, lfs=True)
 
 
 def _existing(tree: Tree, path: str) -> Entry:
-    """Return a file of the tree."""
     if path not in tree:
         raise RefusedError(404, f"A file with this name doesn't exist: {path}", code="EntryNotFound")
     return tree[path]
 
 
-def _without_clashes(tree: Tree) -> Tree:
-    """Return the tree, unless a path is a file and a folder at once."""
+def _refuse_clashes(tree: Tree) -> None:
+    """Refuse a tree in which a path is a file and a folder at once."""
     for path in tree:
         parts = path.split("/")
         for level in range(1, len(parts)):
             if "/".join(parts[:level]) in tree:
                 raise RefusedError(400, f"{'/'.join(parts[:level])!r} cannot be a file and a folder")
-    return tree

@@ -1,4 +1,4 @@
-"""`--hub demo | FOLDER | URL`: point the Hub libraries of this process to a hub, and back."""
+"""`--hub demo | FOLDER | URL`: point the Hub libraries of this process to a hub, and back at the end."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ DEMO = Path(__file__).parent / "demo"
 OWN_CACHE = "ROCKET_HUB_CACHE"
 """Names the cache while `HF_HOME` is the home of a local hub; `connect` sets it."""
 
+# What would lead a Hub library past HF_HOME, or keep it from asking a hub on this machine.
+_IN_THE_WAY = (
+    "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE",
+    "HF_XET_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Place:
@@ -32,6 +38,23 @@ class Place:
     name: str
     store: Path
     home: Path
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A hub in use.
+
+    Attributes:
+        url: Its address; None for the real Hub.
+        name: What to call it.
+        cache: The `HF_HOME` of everything that comes from it.
+        recipes: The recipes that it brings along: YAML text by task.
+    """
+
+    url: str | None
+    name: str
+    cache: Path
+    recipes: Mapping[str, str] = field(default_factory=dict)
 
 
 def cache_folder() -> Path:
@@ -53,18 +76,15 @@ def local_place(hub: str) -> Place:
     A folder that is a store is used as it is. A plain folder of repositories is imported into a store under
     `cache_folder()`, so that pushes to it never touch the folder; what changed in the folder is imported again.
 
-    Args:
-        hub: `demo`, or a folder.
-
     Raises:
-        InputError: If it is neither.
+        InputError: If `hub` is neither.
     """
     if hub == "demo":
         if not is_hub_folder(DEMO):
             raise InputError("--hub demo: this installation came without the demo hub; install rocket-hub from a wheel")
         return _imported(DEMO, cache_folder() / "hubs" / "demo")
     folder = Path(hub).expanduser().resolve()
-    name = re.sub(r"[^\w.-]", "-", folder.name, flags=re.ASCII) or "hub"
+    name = _file_name(folder.name) or "hub"
     place = cache_folder() / "hubs" / f"{name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
     if is_store(folder):
         return Place(name, folder, place / "home")
@@ -77,42 +97,14 @@ def local_place(hub: str) -> Place:
     )
 
 
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]", "-", text, flags=re.ASCII)
+
+
 def _imported(folder: Path, place: Path) -> Place:
-    """Import a folder of repositories into its store under the cache."""
     store = Store(place / "store")
     import_tree(store, folder)
     return Place((read_manifest(store) or {}).get("name", place.name), store.root, place / "home")
-
-
-# What would lead a Hub library past HF_HOME, or keep it from asking a hub on this machine.
-_IN_THE_WAY = (
-    "HF_HUB_CACHE",
-    "HUGGINGFACE_HUB_CACHE",
-    "HF_ASSETS_CACHE",
-    "HF_DATASETS_CACHE",
-    "HF_MODULES_CACHE",
-    "HF_XET_CACHE",
-    "HF_HUB_OFFLINE",
-    "HF_DATASETS_OFFLINE",
-    "TRANSFORMERS_OFFLINE",
-)
-
-
-@dataclass(frozen=True)
-class Connection:
-    """A hub in use.
-
-    Attributes:
-        url: Its address; None for the real Hub.
-        name: What to call it.
-        cache: The `HF_HOME` of everything that comes from it.
-        recipes: The recipes that it brings along: YAML text by task.
-    """
-
-    url: str | None
-    name: str
-    cache: Path
-    recipes: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -142,7 +134,6 @@ def connect(hub: str | None) -> Iterator[Connection]:
 
 
 def _connect_url(url: str) -> Iterator[Connection]:
-    """Use the hub at an address."""
     try:
         host, _ = urlsplit(url).hostname, urlsplit(url).port
     except ValueError as error:
@@ -160,7 +151,7 @@ def _connect_url(url: str) -> Iterator[Connection]:
             f"--hub {url}: nothing answers there ({error}); start it with `rocket-hub hub serve`, or check the port"
         ) from error
     manifest = manifest if isinstance(manifest, dict) else {}
-    name = re.sub(r"[^\w.-]", "-", urlsplit(url).netloc, flags=re.ASCII)
+    name = _file_name(urlsplit(url).netloc)
     home = cache_folder() / "hubs" / name / "home"
     with _environment(url, _local_variables(url, home, os.environ.get("HF_TOKEN", DEFAULT_TOKEN))):
         yield Connection(url, str(manifest.get("name", name)), _home(), _texts(manifest.get("recipes")))
@@ -185,7 +176,7 @@ def _connect_place(place: Place) -> Iterator[Connection]:
 
 def _serve(place: Place) -> LocalHub:
     """Serve a store; on the port that the Hub libraries of this process know, if they know one for this very hub."""
-    constants: Any = sys.modules.get("huggingface_hub.constants")
+    constants = _constants()
     if constants is not None and Path(constants.HF_HOME) == place.home:
         known = urlsplit(constants.ENDPOINT)
         try:
@@ -214,7 +205,7 @@ def _local_variables(url: str, home: Path, token: str) -> dict[str, str | None]:
 @contextmanager
 def _environment(url: str, variables: Mapping[str, str | None]) -> Iterator[None]:
     """Set environment variables, unless it is too late for that, and put the old ones back."""
-    constants: Any = sys.modules.get("huggingface_hub.constants")
+    constants = _constants()
     if constants is not None and url != constants.ENDPOINT:
         raise EndpointError(
             f"huggingface_hub was imported for {constants.ENDPOINT} and cannot be pointed to {url} any more: set "
@@ -229,7 +220,6 @@ def _environment(url: str, variables: Mapping[str, str | None]) -> Iterator[None
 
 
 def _set(variables: Mapping[str, str | None]) -> None:
-    """Set or unset environment variables."""
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
@@ -239,12 +229,16 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 def _home() -> Path:
     """Return the `HF_HOME` that the Hub libraries use: the one they were imported with, or will be."""
-    constants: Any = sys.modules.get("huggingface_hub.constants")
+    constants = _constants()
     return Path(constants.HF_HOME) if constants is not None else hub_home()
 
 
+def _constants() -> Any:
+    """Return the constants that huggingface_hub read at its import, None if it was not imported yet."""
+    return sys.modules.get("huggingface_hub.constants")
+
+
 def _is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

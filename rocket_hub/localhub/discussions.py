@@ -1,34 +1,30 @@
-"""Discussions and pull requests."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rocket_hub.localhub.access import signed_in, visible, writer
+from rocket_hub.localhub.access import signed_in, visible, writable
 from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.messages import Request, Response, json_response, text_of
 from rocket_hub.localhub.repository import Repository, merge_trees, now
 
 PAGE = 50
+Discussion = dict[str, Any]
 
 
 def open_discussion(
     repository: Repository, author: str, title: str, description: str, *, base: str | None = None, status: str = "open"
 ) -> int:
-    """Add a discussion to a repository that the store has lent for changing.
+    """Add a discussion to a repository that the store has lent for changing, and return its number, from 1.
 
     Args:
         repository: The repository.
-        author: Who opens it.
+        author: Name of who opens it.
         title: Its title.
         description: Its first comment.
         base: For a pull request the commit that it starts from; None for a plain discussion.
         status: `open` or `draft`.
-
-    Returns:
-        Its number, from 1.
     """
     number = len(repository.discussions) + 1
     discussion = {
@@ -92,8 +88,7 @@ def show_discussion(request: Request, kind: str, repo: str, number: str) -> Resp
 
 def merge(request: Request, kind: str, repo: str, number: str) -> Response:
     """Answer `POST .../discussions/{number}/merge`: a merge commit on main, or 409 if both sides changed a file."""
-    visible(request, kind, repo)
-    user = writer(request, repo)
+    user = writable(request, kind, repo)
     with request.store.change(kind, repo) as repository:
         discussion = _numbered(repository, number)
         if not discussion["isPullRequest"] or discussion["status"] in ("merged", "closed"):
@@ -114,14 +109,14 @@ def merge(request: Request, kind: str, repo: str, number: str) -> Response:
 
 def comment(request: Request, kind: str, repo: str, number: str) -> Response:
     """Answer `POST .../discussions/{number}/comment {comment}`."""
-    with _discussed(request, kind, repo, number) as (discussion, author, payload):
+    with _changed(request, kind, repo, number) as (discussion, author, payload):
         event = _add_comment(discussion, author, text_of(payload, "comment"))
     return json_response({"newMessage": event})
 
 
 def change_status(request: Request, kind: str, repo: str, number: str) -> Response:
     """Answer `POST .../discussions/{number}/status {status}`."""
-    with _discussed(request, kind, repo, number) as (discussion, author, payload):
+    with _changed(request, kind, repo, number) as (discussion, author, payload):
         status = text_of(payload, "status")
         if status not in ("open", "closed") or discussion["status"] == "merged":
             raise RefusedError(400, f"#{number} is {discussion['status']} and cannot become {status[:20]!r}")
@@ -132,16 +127,14 @@ def change_status(request: Request, kind: str, repo: str, number: str) -> Respon
 
 def change_title(request: Request, kind: str, repo: str, number: str) -> Response:
     """Answer `POST .../discussions/{number}/title {title}`."""
-    with _discussed(request, kind, repo, number) as (discussion, author, payload):
+    with _changed(request, kind, repo, number) as (discussion, author, payload):
         old, discussion["title"] = discussion["title"], text_of(payload, "title")
         event = _add_event(discussion, author, "title-change", {"from": old, "to": discussion["title"]})
     return json_response({"newTitle": event})
 
 
 @contextmanager
-def _discussed(
-    request: Request, kind: str, repo: str, number: str
-) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+def _changed(request: Request, kind: str, repo: str, number: str) -> Iterator[tuple[Discussion, str, dict[str, Any]]]:
     """Lend a discussion to change, with who changes it and the request's JSON."""
     visible(request, kind, repo)
     user, payload = signed_in(request), request.json()
@@ -149,25 +142,18 @@ def _discussed(
         yield _numbered(repository, number), user.name, payload
 
 
-def _numbered(repository: Repository, number: str) -> dict[str, Any]:
-    """Return a discussion by its number."""
+def _numbered(repository: Repository, number: str) -> Discussion:
     if not 1 <= int(number) <= len(repository.discussions):
         raise RefusedError(404, f"Discussion {number} not found")
     return repository.discussions[int(number) - 1]
 
 
-def _add_comment(discussion: dict[str, Any], author: str, text: str) -> dict[str, Any]:
-    """Add a comment to a discussion."""
-    return _add_event(
-        discussion,
-        author,
-        "comment",
-        {"edited": False, "hidden": False, "latest": {"raw": text, "html": ""}, "history": []},
-    )
+def _add_comment(discussion: Discussion, author: str, text: str) -> dict[str, Any]:
+    data = {"edited": False, "hidden": False, "latest": {"raw": text, "html": ""}, "history": []}
+    return _add_event(discussion, author, "comment", data)
 
 
-def _add_event(discussion: dict[str, Any], author: str, kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """Add an event to a discussion."""
+def _add_event(discussion: Discussion, author: str, kind: str, data: dict[str, Any]) -> dict[str, Any]:
     event = {
         "id": f"{len(discussion['events']):024x}",
         "type": kind,

@@ -1,5 +1,3 @@
-"""The one exception of the server side: a request that the hub turns down."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping

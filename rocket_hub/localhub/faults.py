@@ -1,4 +1,4 @@
-"""Scripted failures on the wire: what a client must survive, on demand.
+"""Failures that a hub shows its clients on demand, and its rate limit.
 
 | kind | what the client sees |
 |---|---|
@@ -27,15 +27,13 @@ from rocket_hub.localhub.errors import RefusedError
 
 UNLIMITED = 10**6
 """The quota that is told when there is none; the headers are always sent, as on the Hub."""
+KINDS = ("status", "reset", "lost_reply", "truncate", "delay", "corrupt", "etag", "size", "ignore_range", "no_commit")
+CORRUPTED = 64
+"""Bytes at the start of every piece of a body that `corrupt` flips."""
 
 
 class Quota:
-    """Counts requests.
-
-    Attributes:
-        limit: Requests per window; None for no limit.
-        window: Length of the window in seconds.
-    """
+    """Counts requests: `limit` a window of `window` seconds; None = no limit."""
 
     def __init__(self, limit: int | None, window: int) -> None:
         self.limit, self.window = limit, window
@@ -43,11 +41,7 @@ class Quota:
         self._used: dict[tuple[str, str], tuple[float, int]] = {}
 
     def spend(self, who: str, path: str) -> tuple[dict[str, str], RefusedError | None]:
-        """Count one request.
-
-        Args:
-            who: The token, or anything that stands for nobody.
-            path: The request's path; files are counted apart from the API.
+        """Count one request to a path, of a token or of nobody; files are counted apart from the API.
 
         Returns:
             The headers of the answer, and the refusal (429) if the quota is spent.
@@ -67,22 +61,6 @@ class Quota:
         }
         spent = self.limit is not None and used >= self.limit
         return headers, RefusedError(429, "Too many requests") if spent else None
-
-
-KINDS = (
-    "status",
-    "reset",
-    "lost_reply",
-    "truncate",
-    "delay",
-    "corrupt",
-    "etag",
-    "size",
-    "ignore_range",
-    "no_commit",
-)
-CORRUPTED = 64
-"""Bytes at the start of every piece of a body that `corrupt` flips."""
 
 
 @dataclass
@@ -115,12 +93,7 @@ class Fault:
 
 
 def take_fault(faults: list[Fault], line: str) -> Fault | None:
-    """Return the first fault that hits a request and count it down.
-
-    Args:
-        faults: The faults, in order.
-        line: `METHOD /path?query`.
-    """
+    """Return the first fault that hits the request `METHOD /path?query`, and count it down."""
     for fault in faults:
         if fault.times != 0 and re.search(fault.match, line):
             fault.times -= 1

@@ -1,4 +1,4 @@
-"""What is in a repository: its tree, single paths, references and commits."""
+"""What is in a repository: its tree, references and commits, and the files themselves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from rocket_hub.localhub.access import readable, visible
 from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.listing import POINTER_SIZE
 from rocket_hub.localhub.messages import SMALL_BODY, FileSlice, Request, Response, json_object, json_response
-from rocket_hub.localhub.repository import Commit, Entry, Tree
+from rocket_hub.localhub.repository import Commit, Tree
 
 PAGE, PAGE_EXPANDED = 1000, 50
 MOST_PATHS = 1000
+
+_RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 
 
 def show_tree(request: Request, kind: str, repo: str, rev: str, path: str = "") -> Response:
@@ -43,10 +45,8 @@ def show_tree(request: Request, kind: str, repo: str, rev: str, path: str = "") 
                 nodes[folder] = _folder(folder, history, expand)
         if depth == len(parts):
             nodes[name] = _file(name, history, expand, repository.settings["unsafe_files"])
-    start = request.number("cursor", 0)
-    end = start + (PAGE_EXPANDED if expand else PAGE)
-    page = list(nodes.values())[start:end]
-    return json_response(page, headers=request.next_page(end) if end < len(nodes) else {})
+    page, headers = request.page(list(nodes.values()), PAGE_EXPANDED if expand else PAGE)
+    return json_response(page, headers=headers)
 
 
 def show_paths(request: Request, kind: str, repo: str, rev: str) -> Response:
@@ -93,20 +93,9 @@ def show_commits(request: Request, kind: str, repo: str, rev: str) -> Response:
     """Answer `GET .../commits/{rev}`, newest first; paged."""
     repository = visible(request, kind, repo)
     history = repository.history(repository.resolve(rev))
-    start = request.number("cursor", 0)
-    end = start + PAGE_EXPANDED
-    page = [
-        {
-            "id": commit.id,
-            "title": commit.title,
-            "message": commit.message,
-            "date": commit.date,
-            "authors": [{"user": commit.author}],
-        }
-        for commit in history[start:end]
-    ]
-    headers = {"X-Total-Count": str(len(history))}
-    return json_response(page, headers=headers | (request.next_page(end) if end < len(history) else {}))
+    commits, headers = request.page(history, PAGE_EXPANDED)
+    page = [{**_summary(commit), "message": commit.message, "authors": [{"user": commit.author}]} for commit in commits]
+    return json_response(page, headers={"X-Total-Count": str(len(history)), **headers})
 
 
 def _form(request: Request) -> Mapping[str, list[Any]]:
@@ -120,7 +109,7 @@ def _form(request: Request) -> Mapping[str, list[Any]]:
 
 def _file(path: str, history: list[Commit], expand: bool, unsafe: Mapping[str, str]) -> dict[str, Any]:
     """Return a file as trees list it; `unsafe` is what a security scan would say."""
-    entry: Entry = history[0].tree[path]
+    entry = history[0].tree[path]
     node: dict[str, Any] = {"type": "file", "path": path, "size": entry.size, "oid": entry.oid}
     if entry.lfs:
         # Never an `xetHash`: the client would ask this hub for Xet storage, which it has not.
@@ -133,8 +122,6 @@ def _file(path: str, history: list[Commit], expand: bool, unsafe: Mapping[str, s
 
 
 def _folder(path: str, history: list[Commit], expand: bool) -> dict[str, Any]:
-    """Return a folder as trees list it."""
-
     def content(tree: Tree) -> str:
         return "\n".join(f"{name} {tree[name].oid}" for name in sorted(tree) if name.startswith(f"{path}/"))
 
@@ -147,10 +134,11 @@ def _last_change(history: list[Commit], content: Callable[[Tree], object]) -> di
     """Return the commit that gave something the content it has at the head of a history."""
     same = takewhile(lambda commit: content(commit.tree) == content(history[0].tree), history)
     *_, commit = same
+    return _summary(commit)
+
+
+def _summary(commit: Commit) -> dict[str, str]:
     return {"id": commit.id, "title": commit.title, "date": commit.date}
-
-
-_RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 
 
 def resolve(request: Request, repo: str, rev: str, path: str, kind: str = "model") -> Response:

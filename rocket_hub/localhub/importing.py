@@ -1,5 +1,3 @@
-"""Plain folders become repositories, always with the same commit hashes."""
-
 from __future__ import annotations
 
 import hashlib
@@ -8,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -23,24 +20,182 @@ from rocket_hub.localhub.repository import DEFAULT_SETTINGS, EPOCH, KINDS, Repos
 from rocket_hub.localhub.store import Store
 
 MANIFEST = "manifest.json"
+MANIFEST_KEYS = {"name", "token", "repositories", "recipes"}
+ANNOUNCEMENT = "server.json"
+LARGEST_ANSWER = 16 * 2**20
+PATIENCE = 3.0
+"""Seconds that a server on this machine is waited for."""
+AUTHOR = "rocket-hub"
+NOT_IMPORTED = frozenset({".git", ".cache", ".DS_Store", "__pycache__"})
+
+_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+
+def is_hub_folder(folder: Path) -> bool:
+    """Return whether a folder is laid out as `models/<namespace>/<name>/...` or `datasets/...`."""
+    return any((folder / f"{kind}s").is_dir() for kind in KINDS)
+
+
+def import_folder(
+    store: Store, kind: str, repo_id: str, folder: Path, *, date: str = EPOCH, settings: Mapping[str, Any] | None = None
+) -> str:
+    """Make the files of a folder the content of a repository.
+
+    A new repository gets one commit. An imported one gets a commit more if the folder has changed since, and none if
+    it has not, whatever was pushed to it in the meantime.
+
+    Args:
+        store: Where to.
+        kind: `model`, `dataset` or `space`.
+        repo_id: `namespace/name`.
+        folder: The files.
+        date: The date of the commit; the same files with the same date give the same hash.
+        settings: What `DEFAULT_SETTINGS` lists, where it is to differ.
+
+    Returns:
+        The hash of the commit that holds the folder.
+
+    Raises:
+        InputError: If the folder is not there, or the id, a setting or a file name cannot be used.
+    """
+    settings = _checked_settings(settings or {}, repo_id)
+    if kind not in KINDS or not is_repository_id(repo_id):
+        raise InputError(f"cannot import {folder} as {kind} {repo_id!r}: the id must be namespace/name")
+    if not folder.is_dir():
+        raise InputError(f"cannot import {repo_id}: there is no folder {folder}")
+    tree = _tree(store, folder)
+    found = store.find(kind, repo_id)
+    if found and _holds(found, tree) and found.settings.items() >= settings.items():
+        return str(found.settings["imported"])
+    if found is None:
+        repository = Repository(kind, repo_id, {**settings})
+        sha = _add(repository, tree, date, [])
+        with suppress(RefusedError):  # another process was faster
+            store.create(repository)
+            return sha
+    with store.change(kind, repo_id) as repository:
+        repository.settings |= settings
+        if not _holds(repository, tree):
+            _add(repository, tree, date, [repository.resolve("main")])
+        return str(repository.settings["imported"])
+
+
+def import_tree(store: Store, folder: Path) -> dict[str, str]:
+    """Import a whole folder of repositories, with its `hub.json` if it has one.
+
+    Repositories of the store that the folder does not have stay as they are.
+
+    Args:
+        store: Where to.
+        folder: Laid out as `models/<namespace>/<name>/...` and `datasets/<namespace>/<name>/...`.
+
+    Returns:
+        The commit of each repository, by `models/<namespace>/<name>`.
+
+    Raises:
+        InputError: If the folder is not laid out like that, or its manifest cannot be used.
+    """
+    if not is_hub_folder(folder):
+        raise InputError(f"{folder} is no folder of repositories: it has neither models/ nor datasets/")
+    manifest = _read_hub_json(folder)
+    found = [place for kind in KINDS for place in sorted(folder.glob(f"{kind}s/*/*")) if place.is_dir()]
+    places = {place.relative_to(folder).as_posix(): place for place in found}
+    settings = manifest["repositories"] if manifest else {}
+    if missing := sorted(set(settings) - set(places)):
+        raise InputError(f"{folder / 'hub.json'}: repositories: {missing[0]} is not in the folder")
+    commits = {}
+    for key, place in places.items():
+        kind, _, repo_id = key.partition("s/")
+        _refuse_links_out(place, folder)
+        commits[key] = import_folder(store, kind, repo_id, place, settings=settings.get(key, {}))
+    if manifest:
+        kept = {key: manifest[key] for key in ("name", "token", "recipes")}
+        store.write_text(MANIFEST, json.dumps(kept, indent=1))
+    return commits
+
+
+def _tree(store: Store, folder: Path) -> Tree:
+    tree = {}
+    for file in sorted(folder.rglob("*")):
+        path = file.relative_to(folder).as_posix()
+        if not file.is_file() or not NOT_IMPORTED.isdisjoint(path.split("/")):
+            continue
+        try:
+            tree[safe_path(path)] = store.add_file(path, file)
+        except RefusedError as refusal:
+            raise InputError(f"cannot import {folder}: {refusal}") from refusal
+    return tree
+
+
+def _holds(repository: Repository, tree: Tree) -> bool:
+    """Return whether the last import into a repository had the same files."""
+    sha = repository.settings.get("imported")
+    return sha is not None and repository.commits[sha].tree == tree
+
+
+def _add(repository: Repository, tree: Tree, date: str, parents: list[str]) -> str:
+    sha = repository.add_commit("main", tree, title="import", author=AUTHOR, date=date, parents=parents)
+    repository.settings["imported"] = sha
+    return sha
+
+
+def _checked_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for key, value in settings.items():
+        if key not in DEFAULT_SETTINGS:
+            raise InputError(f"{where}: unknown setting {key!r}; known: {', '.join(DEFAULT_SETTINGS)}")
+        kinds = {"gated": (bool, str), "trendingScore": (int, float)}.get(key, type(DEFAULT_SETTINGS[key]))
+        if not isinstance(value, kinds):
+            raise InputError(f"{where}: {key} cannot be {value!r}")
+    return dict(settings)
+
+
+def _refuse_links_out(place: Path, folder: Path) -> None:
+    """Refuse a folder that would publish files from elsewhere on this machine."""
+    root = folder.resolve()
+    for file in place.rglob("*"):
+        if file.is_symlink() and not file.resolve().is_relative_to(root):
+            raise InputError(f"{file} is a link that leads out of {folder}")
+
+
+def _read_hub_json(folder: Path) -> dict[str, Any] | None:
+    """Read and check a `hub.json`; the recipes that it names become their texts."""
+    file = folder / "hub.json"
+    if not file.exists():
+        return None
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: not an object")
+    if unknown := sorted(set(data) - MANIFEST_KEYS):
+        raise InputError(f"{file}: unknown key {unknown[0]!r}; known: {', '.join(sorted(MANIFEST_KEYS))}")
+    manifest: dict[str, Any] = {"name": folder.name, "token": None, "repositories": {}, "recipes": {}, **data}
+    name, repositories, recipes = manifest["name"], manifest["repositories"], manifest["recipes"]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(f"{file}: name must be one word of letters, digits, '.', '_' and '-', not {name!r}")
+    if not isinstance(manifest["token"], (str, type(None))):
+        raise InputError(f"{file}: token must be a string")
+    if not all(isinstance(table, dict) for table in (repositories, recipes, *repositories.values())):
+        raise InputError(f"{file}: repositories and recipes must be objects, and so must each repository")
+    return manifest | {"recipes": {task: _recipe(folder, path) for task, path in recipes.items()}}
+
+
+def _recipe(folder: Path, path: Any) -> str:
+    file = (folder / str(path)).resolve()
+    if not isinstance(path, str) or not file.is_relative_to(folder.resolve()):
+        raise InputError(f"{folder / 'hub.json'}: recipes: {path!r} leads out of the folder")
+    if not file.is_file():
+        raise InputError(f"{folder / 'hub.json'}: recipes: there is no file {path!r}")
+    return file.read_text(encoding="utf-8")
 
 
 def read_manifest(store: Store) -> dict[str, Any] | None:
-    """Return what the store knows of its manifest: `name`, `recipes` (task -> YAML text), perhaps `token`."""
+    """Return what the store keeps of a `hub.json`: `name`, `recipes` (task -> YAML text), perhaps `token`."""
     try:
         return json.loads((store.root / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-
-
-def write_manifest(store: Store, manifest: dict[str, Any]) -> None:
-    """Keep a manifest in the store."""
-    store.write_text(MANIFEST, json.dumps(manifest, indent=1))
-
-
-def store_key(store: Store) -> str:
-    """Return a short name of the store's folder, by which a client can tell whether a server serves it."""
-    return hashlib.sha256(str(store.root).encode()).hexdigest()[:16]
 
 
 def show_manifest(request: Request) -> Response:
@@ -51,14 +206,14 @@ def show_manifest(request: Request) -> Response:
     return json_response({"name": manifest["name"], "recipes": manifest["recipes"]})
 
 
+def store_key(store: Store) -> str:
+    """Return a short name of the store's folder, by which a client can tell whether a server serves it."""
+    return hashlib.sha256(str(store.root).encode()).hexdigest()[:16]
+
+
 def show_store(request: Request) -> Response:
     """Answer `GET /api/rocket-hub/store`."""
     return json_response({"store": store_key(request.store)})
-
-
-ANNOUNCEMENT = "server.json"
-LARGEST_ANSWER = 16 * 2**20
-PATIENCE = 3.0
 
 
 def announce(store: Store, url: str, *, lasting: bool) -> None:
@@ -94,14 +249,17 @@ def living_server(store: Store) -> str | None:
     return url if isinstance(answer, dict) and answer.get("store") == store_key(store) else None
 
 
+def _announced(store: Store) -> dict[str, Any]:
+    """Return the store's announcement, whether its server still lives or not."""
+    try:
+        value = json.loads((store.root / ANNOUNCEMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def get_json(url: str) -> Any:
-    """Ask a server on this machine, past any proxy.
-
-    Args:
-        url: The address.
-
-    Returns:
-        The JSON answer; None if the server answered with an error or with something else.
+    """Return the JSON answer of a server on this machine, asked past any proxy; None for an error or no JSON.
 
     Raises:
         OSError: If it did not answer.
@@ -114,207 +272,3 @@ def get_json(url: str) -> Any:
         return None
     except (ValueError, RecursionError, HTTPException):
         return None
-
-
-def _announced(store: Store) -> dict[str, Any]:
-    """Return what the store's announcement says, living or not."""
-    try:
-        value = json.loads((store.root / ANNOUNCEMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-AUTHOR = "rocket-hub"
-NOT_IMPORTED = frozenset({".git", ".cache", ".DS_Store", "__pycache__"})
-MANIFEST_KEYS = {"name", "token", "repositories", "recipes"}
-
-_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
-
-
-def is_hub_folder(folder: Path) -> bool:
-    """Return whether a folder is laid out as `models/<namespace>/<name>/...` or `datasets/...`."""
-    return any((folder / f"{kind}s").is_dir() for kind in KINDS)
-
-
-def import_folder(
-    store: Store,
-    kind: str,
-    repo_id: str,
-    folder: Path,
-    *,
-    date: str = EPOCH,
-    settings: Mapping[str, Any] | None = None,
-) -> str:
-    """Make the files of a folder the content of a repository.
-
-    A new repository gets one commit. An imported one gets a commit more if the folder has changed since, and none if
-    it has not, whatever was pushed to it in the meantime.
-
-    Args:
-        store: Where to.
-        kind: `model`, `dataset` or `space`.
-        repo_id: `namespace/name`.
-        folder: The files.
-        date: The date of the commit; the same files with the same date give the same hash.
-        settings: What `DEFAULT_SETTINGS` lists, where it is to differ.
-
-    Returns:
-        The hash of the commit that holds the folder.
-
-    Raises:
-        InputError: If the folder is not there, or the id, a setting or a file name cannot be used.
-    """
-    settings = _checked_settings(settings or {}, repo_id)
-    if kind not in KINDS or not is_repository_id(repo_id):
-        raise InputError(f"cannot import {folder} as {kind} {repo_id!r}: the id must be namespace/name")
-    if not folder.is_dir():
-        raise InputError(f"cannot import {repo_id}: there is no folder {folder}")
-    tree = _tree(store, folder)
-    found = store.find(kind, repo_id)
-    if found and _imported(found, tree) and found.settings.items() >= settings.items():
-        return str(found.settings["imported"])
-    if found is None:
-        repository = Repository(kind, repo_id, {**settings})
-        sha = _add(repository, tree, date, [])
-        with suppress(RefusedError):  # another process was faster
-            store.create(repository)
-            return sha
-    with store.change(kind, repo_id) as repository:
-        repository.settings |= settings
-        if not _imported(repository, tree):
-            _add(repository, tree, date, [repository.resolve("main")])
-        return str(repository.settings["imported"])
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A `hub.json`, checked; `recipes` holds the text of each, not the path."""
-
-    name: str
-    token: str | None = None
-    repositories: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    recipes: Mapping[str, str] = field(default_factory=dict)
-
-
-def import_tree(store: Store, folder: Path) -> dict[str, str]:
-    """Import a whole folder of repositories, with its `hub.json` if it has one.
-
-    Repositories of the store that the folder does not have stay as they are.
-
-    Args:
-        store: Where to.
-        folder: Laid out as `models/<namespace>/<name>/...` and `datasets/<namespace>/<name>/...`.
-
-    Returns:
-        The commit of each repository, by `models/<namespace>/<name>`.
-
-    Raises:
-        InputError: If the folder is not laid out like that, or its manifest cannot be used.
-    """
-    if not is_hub_folder(folder):
-        raise InputError(f"{folder} is no folder of repositories: it has neither models/ nor datasets/")
-    manifest = _read_manifest(folder)
-    places = {f"{place.relative_to(folder).as_posix()}": place for kind in KINDS for place in _places(folder, kind)}
-    if manifest and (missing := sorted(set(manifest.repositories) - set(places))):
-        raise InputError(f"{folder / 'hub.json'}: repositories: {missing[0]} is not in the folder")
-    commits = {}
-    for key, place in places.items():
-        kind, _, repo_id = key.partition("s/")
-        settings = manifest.repositories.get(key, {}) if manifest else {}
-        _refuse_links_out(place, folder)
-        commits[key] = import_folder(store, kind, repo_id, place, settings=settings)
-    if manifest:
-        told = {"name": manifest.name, "token": manifest.token, "recipes": dict(manifest.recipes)}
-        write_manifest(store, told)
-    return commits
-
-
-def _places(folder: Path, kind: str) -> list[Path]:
-    """Return the folders of one kind of repository."""
-    return sorted(place for place in folder.glob(f"{kind}s/*/*") if place.is_dir())
-
-
-def _tree(store: Store, folder: Path) -> Tree:
-    """Store the files of a folder."""
-    tree = {}
-    for file in sorted(folder.rglob("*")):
-        path = file.relative_to(folder).as_posix()
-        if not file.is_file() or not NOT_IMPORTED.isdisjoint(path.split("/")):
-            continue
-        try:
-            tree[safe_path(path)] = store.add_file(path, file)
-        except RefusedError as refusal:
-            raise InputError(f"cannot import {folder}: {refusal}") from refusal
-    return tree
-
-
-def _imported(repository: Repository, tree: Tree) -> bool:
-    """Return whether the last import into a repository had the same files."""
-    sha = repository.settings.get("imported")
-    return sha is not None and repository.commits[sha].tree == tree
-
-
-def _add(repository: Repository, tree: Tree, date: str, parents: list[str]) -> str:
-    """Add the commit that holds a folder."""
-    sha = repository.add_commit("main", tree, title="import", author=AUTHOR, date=date, parents=parents)
-    repository.settings["imported"] = sha
-    return sha
-
-
-def _checked_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return settings whose keys and types are those of `DEFAULT_SETTINGS`."""
-    for key, value in settings.items():
-        if key not in DEFAULT_SETTINGS:
-            raise InputError(f"{where}: unknown setting {key!r}; known: {', '.join(DEFAULT_SETTINGS)}")
-        kinds = (
-            (bool, str) if key == "gated" else (int, float) if key == "trendingScore" else type(DEFAULT_SETTINGS[key])
-        )
-        if not isinstance(value, kinds):
-            raise InputError(f"{where}: {key} cannot be {value!r}")
-    return dict(settings)
-
-
-def _refuse_links_out(place: Path, folder: Path) -> None:
-    """Refuse a folder that would publish files from elsewhere on this machine."""
-    root = folder.resolve()
-    for file in place.rglob("*"):
-        if file.is_symlink() and not file.resolve().is_relative_to(root):
-            raise InputError(f"{file} is a link that leads out of {folder}")
-
-
-def _read_manifest(folder: Path) -> Manifest | None:
-    """Read and check a `hub.json`."""
-    file = folder / "hub.json"
-    if not file.exists():
-        return None
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not JSON: {error}") from error
-    if not isinstance(data, dict) or (unknown := sorted(set(data) - MANIFEST_KEYS)):
-        known = ", ".join(sorted(MANIFEST_KEYS))
-        raise InputError(
-            f"{file}: unknown key {unknown[0]!r}; known: {known}"
-            if isinstance(data, dict)
-            else f"{file}: not an object"
-        )
-    name, token = data.get("name", folder.name), data.get("token")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InputError(f"{file}: name must be one word of letters, digits, '.', '_' and '-', not {name!r}")
-    if not isinstance(token, (str, type(None))):
-        raise InputError(f"{file}: token must be a string")
-    repositories, recipes = data.get("repositories", {}), data.get("recipes", {})
-    if not all(isinstance(table, dict) for table in (repositories, recipes, *repositories.values())):
-        raise InputError(f"{file}: repositories and recipes must be objects, and so must each repository")
-    return Manifest(name, token, repositories, {task: _recipe(folder, path) for task, path in recipes.items()})
-
-
-def _recipe(folder: Path, path: Any) -> str:
-    """Return the text of a recipe that a manifest names."""
-    file = (folder / str(path)).resolve()
-    if not isinstance(path, str) or not file.is_relative_to(folder.resolve()):
-        raise InputError(f"{folder / 'hub.json'}: recipes: {path!r} leads out of the folder")
-    if not file.is_file():
-        raise InputError(f"{folder / 'hub.json'}: recipes: there is no file {path!r}")
-    return file.read_text(encoding="utf-8")

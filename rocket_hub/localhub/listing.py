@@ -1,4 +1,4 @@
-"""What the Hub derives from a repository's files: tags, relation to a base model, parameter counts, the info record.
+"""What the Hub derives from a repository's files (tags, relation to a base model, parameter counts), and its lists.
 
 Where the real Hub's rule is not published (the relation, the computed tags) this is a model of it, not a copy.
 """
@@ -51,7 +51,7 @@ class View:
 
     @property
     def library(self) -> str | None:
-        """The library that loads it."""
+        """The library that loads it, for example `peft`."""
         library = self.card.get("library_name") or ("peft" if "adapter_config.json" in self.tree else None)
         return library if isinstance(library, str) else None
 
@@ -151,14 +151,7 @@ def strings(value: Any) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def count_parameters(blob: Path) -> tuple[tuple[str, int], ...]:
-    """Count the numbers in one safetensors file.
-
-    Args:
-        blob: The file in the store.
-
-    Returns:
-        Pairs of type and count; none if the header is broken.
-    """
+    """Count the numbers in a safetensors file of the store, by type; nothing if its header is broken."""
     with blob.open("rb") as file:
         start = file.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -176,25 +169,31 @@ def _sizes(entry: Entry) -> dict[str, Any]:
     return {"size": entry.size, "blobId": entry.oid, **({"lfs": lfs} if entry.lfs else {})}
 
 
-COMMON: dict[str, Callable[[View], Any]] = {
+Field = Callable[[View], Any]
+
+
+def _setting(key: str) -> Field:
+    return lambda view: view.repository.settings[key]
+
+
+def _unknown(view: View) -> None:
+    """Stand for what the real Hub fills from services that a folder does not have."""
+
+
+COMMON: dict[str, Field] = {
+    **{key: _setting(key) for key in ("createdAt", "private", "gated", "downloads", "likes", "trendingScore")},
     "author": lambda view: view.repository.namespace,
     "sha": lambda view: view.sha,
     "lastModified": lambda view: view.repository.commits[view.sha].date,
-    "createdAt": lambda view: view.repository.settings["createdAt"],
-    "private": lambda view: view.repository.settings["private"],
-    "gated": lambda view: view.repository.settings["gated"],
     "disabled": lambda view: False,
-    "downloads": lambda view: view.repository.settings["downloads"],
-    "downloadsAllTime": lambda view: view.repository.settings["downloads"],
-    "likes": lambda view: view.repository.settings["likes"],
-    "trendingScore": lambda view: view.repository.settings["trendingScore"],
+    "downloadsAllTime": _setting("downloads"),
     "tags": lambda view: view.tags,
     "cardData": lambda view: view.card,
     "siblings": lambda view: view.siblings(),
     "usedStorage": lambda view: sum(entry.size for entry in view.tree.values()),
-    "resourceGroup": lambda view: None,
+    "resourceGroup": _unknown,
 }
-MODEL: dict[str, Callable[[View], Any]] = {
+MODEL: dict[str, Field] = {
     **COMMON,
     "pipeline_tag": lambda view: view.card.get("pipeline_tag"),
     "library_name": lambda view: view.library,
@@ -206,30 +205,24 @@ MODEL: dict[str, Callable[[View], Any]] = {
     "safetensors": lambda view: view.parameters(),
     "evalResults": lambda view: view.evaluations(),
     "spaces": lambda view: [],
-    # The real Hub fills these from services that a folder does not have.
-    **dict.fromkeys(
-        ("childrenModelCount", "gguf", "inference", "inferenceProviderMapping", "mask_token"), lambda view: None
-    ),
-    **dict.fromkeys(("transformersInfo", "widgetData"), lambda view: None),
+    **dict.fromkeys(("childrenModelCount", "gguf", "inference", "inferenceProviderMapping"), _unknown),
+    **dict.fromkeys(("mask_token", "transformersInfo", "widgetData"), _unknown),
 }
-DATASET: dict[str, Callable[[View], Any]] = {
+DATASET: dict[str, Field] = {
     **COMMON,
     "description": lambda view: view.card.get("description"),
     "mainSize": lambda view: sum(entry.size for entry in view.tree.values()),
-    **dict.fromkeys(("citation", "paperswithcode_id"), lambda view: None),
+    **dict.fromkeys(("citation", "paperswithcode_id"), _unknown),
 }
 NOT_IN_LISTS = frozenset({"baseModels", "childrenModelCount", "usedStorage"})
+SHORT = {"private", "downloads", "likes", "tags", "pipeline_tag", "library_name", "createdAt", "trendingScore"}
+FULL = SHORT | {"author", "sha", "lastModified", "gated", "disabled", "siblings"}
+DATASETS = (FULL - {"siblings"}) | {"cardData", "description"}
+SORTS = {key: COMMON[key] for key in ("downloads", "likes", "trendingScore", "createdAt", "lastModified")}
 
 
 def describe(view: View, fields: Collection[str] | None = None) -> dict[str, Any]:
-    """Return the info record of a repository.
-
-    Args:
-        view: The repository at a commit.
-        fields: The fields to compute; None means all.
-
-    Returns:
-        JSON data; fields without a value are left out.
+    """Return the info record of a repository, of all fields or of some; those without a value are left out.
 
     Raises:
         RefusedError: If a field does not exist (400).
@@ -246,19 +239,6 @@ def describe(view: View, fields: Collection[str] | None = None) -> dict[str, Any
     return record | {field: value for field, value in values.items() if value is not None}
 
 
-SHORT = {"private", "downloads", "likes", "tags", "pipeline_tag", "library_name", "createdAt", "trendingScore"}
-FULL = SHORT | {"author", "sha", "lastModified", "gated", "disabled", "siblings"}
-DATASETS = (FULL - {"siblings"}) | {"cardData", "description"}
-
-SORTS: dict[str, Callable[[View], Any]] = {
-    "downloads": lambda view: view.repository.settings["downloads"],
-    "likes": lambda view: view.repository.settings["likes"],
-    "trendingScore": lambda view: view.repository.settings["trendingScore"],
-    "createdAt": lambda view: view.repository.settings["createdAt"],
-    "lastModified": lambda view: view.repository.commits[view.sha].date,
-}
-
-
 def list_repositories(request: Request, kind: str) -> Response:
     """Answer `GET /api/{kind}s`: filtered, sorted, one page."""
     sort = request.value("sort") or "trendingScore"
@@ -267,10 +247,8 @@ def list_repositories(request: Request, kind: str) -> Response:
     fields = _fields(request, kind)
     found = [view for view in _seen(request, kind) if _matches(request, view)]
     found.sort(key=SORTS[sort], reverse=request.value("direction") != "1")  # stable, so equals stay sorted by id
-    start = request.number("cursor", 0)
-    end = start + min(request.number("limit", request.site.page), request.site.page)
-    headers = request.next_page(end) if start < end < len(found) else {}
-    return json_response([describe(view, fields) for view in found[start:end]], headers=headers)
+    page, headers = request.page(found, min(request.number("limit", request.site.page), request.site.page))
+    return json_response([describe(view, fields) for view in page], headers=headers)
 
 
 def show(request: Request, kind: str, repo: str, rev: str = "main") -> Response:
@@ -300,15 +278,11 @@ def _seen(request: Request, kind: str) -> list[View]:
 
 @lru_cache(maxsize=8192)
 def _view(store: Store, repository: Repository) -> View:
-    """Return a repository at the head of its main branch; what was read off it once need not be read again.
-
-    The store hands out the same object as long as a repository stays the same.
-    """
+    """Return the head of the main branch; the store hands out the same object as long as a repository is the same."""
     return View(store, repository, repository.resolve("main"))
 
 
 def _matches(request: Request, view: View) -> bool:
-    """Return whether a repository passes all conditions of the query."""
     repository = view.repository
     name = repository.id.lower()
     if request.value("author") not in (None, repository.namespace):
@@ -322,7 +296,6 @@ def _matches(request: Request, view: View) -> bool:
 
 
 def _fields(request: Request, kind: str) -> set[str]:
-    """Return the fields that each item of the list shall have."""
     expand = set(request.values("expand"))
     if forbidden := sorted(expand & NOT_IN_LISTS):
         raise RefusedError(400, f'"expand" contains an invalid value: {forbidden} (known for a single repository only)')

@@ -1,60 +1,15 @@
-"""The state of one repository: commits that hold whole trees, references, discussions. Knows no disk and no HTTP."""
+"""The state of one repository, without disk or HTTP: commits that hold whole trees, references, discussions."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from rocket_hub.localhub.errors import RefusedError
-
-
-def merge_trees(repository: Repository, ours: str, theirs: str) -> Tree:
-    """Apply what one commit changed since the last common commit to another.
-
-    Args:
-        repository: The repository.
-        ours: The commit to change.
-        theirs: The commit whose changes are wanted.
-
-    Returns:
-        The merged tree.
-
-    Raises:
-        RefusedError: If both changed the same file in different ways (409).
-    """
-    base: Tree = repository.commits[_common(repository, ours, theirs)].tree
-    mine, other = repository.commits[ours].tree, repository.commits[theirs].tree
-    merged = dict(mine)
-    for path in base.keys() | other.keys():
-        before, after = base.get(path), other.get(path)
-        if before == after or mine.get(path) == after:
-            continue
-        if mine.get(path) != before:
-            raise RefusedError(409, f"this pull request has a conflict with main in {path}")
-        if after is None:
-            del merged[path]
-        else:
-            merged[path] = after
-    return merged
-
-
-def _common(repository: Repository, ours: str, theirs: str) -> str:
-    """Return the newest commit of `theirs`' history that `ours` has, too."""
-    known, queue = set(), [ours]
-    while queue:
-        sha = queue.pop()
-        if sha not in known:
-            known.add(sha)
-            queue += repository.commits[sha].parents
-    for commit in repository.history(theirs):
-        if commit.id in known:
-            return commit.id
-    raise RefusedError(409, "this pull request has no commit in common with main")
-
 
 EPOCH = "2024-01-01T00:00:00.000Z"
 """The date of everything that has no date of its own: the same files then give the same commit hash everywhere."""
@@ -175,22 +130,12 @@ class Repository:
     def add_commit(
         self, ref: str, tree: Tree, *, title: str, message: str = "", author: str, date: str, parents: list[str]
     ) -> str:
-        """Add a commit and let `ref` point to it.
-
-        Returns:
-            The commit's hash.
-        """
-        content: dict[str, Any] = {
-            "tree": tree,
-            "parents": parents,
-            "title": title,
-            "message": message,
-            "author": author,
-            "date": date,
-        }
-        plain = content | {"tree": {path: asdict(entry) for path, entry in tree.items()}}
-        sha = hashlib.sha1(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-        self.commits[sha] = Commit(id=sha, **content)
+        """Add a commit, let `ref` point to it, and return its hash."""
+        commit = Commit("", tree, parents, title, message, author, date)
+        content = asdict(commit)
+        del content["id"]
+        sha = hashlib.sha1(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        self.commits[sha] = replace(commit, id=sha)
         self.point(ref, sha)
         return sha
 
@@ -213,3 +158,39 @@ class Repository:
             tree = {path: Entry(**entry) for path, entry in commit["tree"].items()}
             state["commits"][sha] = Commit(**(commit | {"tree": tree}))
         return Repository(**state)
+
+
+def merge_trees(repository: Repository, ours: str, theirs: str) -> Tree:
+    """Return the tree of commit `ours` with what commit `theirs` changed since their last common commit.
+
+    Raises:
+        RefusedError: If both changed the same file in different ways (409).
+    """
+    base: Tree = repository.commits[_common(repository, ours, theirs)].tree
+    mine, other = repository.commits[ours].tree, repository.commits[theirs].tree
+    merged = dict(mine)
+    for path in base.keys() | other.keys():
+        before, after = base.get(path), other.get(path)
+        if before == after or mine.get(path) == after:
+            continue
+        if mine.get(path) != before:
+            raise RefusedError(409, f"this pull request has a conflict with main in {path}")
+        if after is None:
+            del merged[path]
+        else:
+            merged[path] = after
+    return merged
+
+
+def _common(repository: Repository, ours: str, theirs: str) -> str:
+    """Return the newest commit of `theirs`' history that `ours` has, too."""
+    known, queue = set(), [ours]
+    while queue:
+        sha = queue.pop()
+        if sha not in known:
+            known.add(sha)
+            queue += repository.commits[sha].parents
+    for commit in repository.history(theirs):
+        if commit.id in known:
+            return commit.id
+    raise RefusedError(409, "this pull request has no commit in common with main")

@@ -1,4 +1,4 @@
-"""Which function answers which address."""
+"""Which function answers which address, and what is done to whole repositories and their references."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from rocket_hub.localhub.access import readable, visible, whoami, writer
+from rocket_hub.localhub.access import readable, visible, whoami, writable, writer
 from rocket_hub.localhub.cards import validate
 from rocket_hub.localhub.commits import batch, commit, get_object, preupload, put_object, verify, xet_token
 from rocket_hub.localhub.discussions import (
@@ -27,6 +27,15 @@ from rocket_hub.localhub.messages import Request, Response, json_response, text_
 from rocket_hub.localhub.repository import Repository, now
 
 GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+_REFERENCE = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
+
+REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
+API = rf"/api/(?P<kind>model|dataset|space)s/{REPO}"
+WEB = rf"/(?:(?P<kind>dataset|space)s/)?{REPO}"
+REV = r"(?P<rev>[^/]+)"  # percent-encoded, so a slash inside a branch's name is no slash here
+PATH = r"(?P<path>.+)"
+OBJECT = r"/_lfs/(?P<oid>[0-9a-f]+)"
+DISCUSSION = rf"{API}/discussions/(?P<number>[0-9]{{1,6}})"
 
 
 def create(request: Request) -> Response:
@@ -58,15 +67,13 @@ def delete(request: Request) -> Response:
 
 def settings(request: Request, kind: str, repo: str) -> Response:
     """Answer `PUT .../settings {gated?, visibility?, private?}`."""
-    visible(request, kind, repo)
-    writer(request, repo)
+    writable(request, kind, repo)
     payload = request.json()
     changes: dict[str, Any] = {key: payload[key] for key in ("gated", "private") if key in payload}
     if "visibility" in payload:
         changes["private"] = payload["visibility"] == "private"
-    if changes.get("gated", False) not in (False, "auto", "manual") or not isinstance(
-        changes.get("private", False), bool
-    ):
+    gated, private = changes.get("gated", False), changes.get("private", False)
+    if gated not in (False, "auto", "manual") or not isinstance(private, bool):
         raise RefusedError(400, f"these settings are not known here: {sorted(payload)}")
     with request.store.change(kind, repo) as repository:
         repository.settings |= changes
@@ -88,13 +95,9 @@ def _target(request: Request, payload: dict[str, Any]) -> tuple[str, str]:
     return text_of(payload, "type", "model"), f"{namespace}/{text_of(payload, 'name')}"
 
 
-_NAME = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
-
-
 def create_branch(request: Request, kind: str, repo: str, rev: str) -> Response:
     """Answer `POST .../branch/{name} {startingPoint?}`."""
-    visible(request, kind, repo)
-    writer(request, repo)
+    writable(request, kind, repo)
     start = text_of(request.json(), "startingPoint", "main")
     with request.store.change(kind, repo) as repository:
         if rev in repository.branches:
@@ -103,22 +106,9 @@ def create_branch(request: Request, kind: str, repo: str, rev: str) -> Response:
     return json_response({})
 
 
-def delete_branch(request: Request, kind: str, repo: str, rev: str) -> Response:
-    """Answer `DELETE .../branch/{name}`."""
-    visible(request, kind, repo)
-    writer(request, repo)
-    with request.store.change(kind, repo) as repository:
-        if rev == "main":
-            raise RefusedError(403, "Cannot delete branch main")
-        if repository.branches.pop(rev, None) is None:
-            raise RefusedError(404, f"Branch {rev} not found", code="RevisionNotFound")
-    return json_response({})
-
-
 def create_tag(request: Request, kind: str, repo: str, rev: str) -> Response:
     """Answer `POST .../tag/{revision} {tag, message?}`."""
-    visible(request, kind, repo)
-    writer(request, repo)
+    writable(request, kind, repo)
     name = _checked(text_of(request.json(), "tag"))
     with request.store.change(kind, repo) as repository:
         if name in repository.tags:
@@ -127,30 +117,23 @@ def create_tag(request: Request, kind: str, repo: str, rev: str) -> Response:
     return json_response({})
 
 
-def delete_tag(request: Request, kind: str, repo: str, rev: str) -> Response:
-    """Answer `DELETE .../tag/{name}`."""
-    visible(request, kind, repo)
-    writer(request, repo)
+def delete_reference(request: Request, kind: str, repo: str, table: str, rev: str) -> Response:
+    """Answer `DELETE .../branch/{name}` and `DELETE .../tag/{name}`."""
+    writable(request, kind, repo)
     with request.store.change(kind, repo) as repository:
-        if repository.tags.pop(rev, None) is None:
-            raise RefusedError(404, f"Tag {rev} not found", code="RevisionNotFound")
+        if (table, rev) == ("branch", "main"):
+            raise RefusedError(403, "Cannot delete branch main")
+        references = repository.branches if table == "branch" else repository.tags
+        if references.pop(rev, None) is None:
+            raise RefusedError(404, f"{table.capitalize()} {rev} not found", code="RevisionNotFound")
     return json_response({})
 
 
 def _checked(name: str) -> str:
     """Return the name of a new branch or tag; full references cannot be made by hand."""
-    if not _NAME.fullmatch(name) or ".." in name or name.startswith("refs/"):
+    if not _REFERENCE.fullmatch(name) or ".." in name or name.startswith("refs/"):
         raise RefusedError(400, f"Invalid reference name: {name[:80]!r}")
     return name
-
-
-REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
-API = rf"/api/(?P<kind>model|dataset|space)s/{REPO}"
-WEB = rf"/(?:(?P<kind>dataset|space)s/)?{REPO}"
-REV = r"(?P<rev>[^/]+)"  # percent-encoded, so a slash inside a branch's name is no slash here
-PATH = r"(?P<path>.+)"
-OBJECT = r"/_lfs/(?P<oid>[0-9a-f]+)"
-DISCUSSION = rf"{API}/discussions/(?P<number>[0-9]{{1,6}})"
 
 
 def agent_harnesses(request: Request) -> Response:
@@ -164,10 +147,7 @@ def ignore(request: Request) -> Response:
 
 
 def not_found(request: Request) -> Response:
-    """Refuse an address that none of the others take.
-
-    Names without a namespace (`gpt2`) end here: this hub has none, and the client wants to hear that in its own word.
-    """
+    """Refuse an address that none of the others take, and ids without a namespace (`gpt2`), which there are not."""
     looks_like_a_repository = re.match(r"/api/(model|dataset|space)s/", request.path) or "/resolve/" in request.path
     code = "RepoNotFound" if looks_like_a_repository else None
     raise RefusedError(404, f"this hub has nothing at {request.method} {request.path[:200]}", code=code)
@@ -197,9 +177,8 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Response]]] = [
         ("POST", f"{API}/preupload/{REV}", preupload),
         ("POST", f"{API}/commit/{REV}", commit),
         ("POST", f"{API}/branch/{REV}", create_branch),
-        ("DELETE", f"{API}/branch/{REV}", delete_branch),
         ("POST", f"{API}/tag/{REV}", create_tag),
-        ("DELETE", f"{API}/tag/{REV}", delete_tag),
+        ("DELETE", f"{API}/(?P<table>branch|tag)/{REV}", delete_reference),
         ("GET", f"{API}/discussions", list_discussions),
         ("POST", f"{API}/discussions", create_discussion),
         ("GET", DISCUSSION, show_discussion),

@@ -1,5 +1,3 @@
-"""The hub itself: a store, an address on loopback, a life."""
-
 from __future__ import annotations
 
 import logging
@@ -25,6 +23,11 @@ from rocket_hub.localhub.repository import EPOCH
 from rocket_hub.localhub.routes import answer
 from rocket_hub.localhub.store import Store
 
+HOST = "127.0.0.1"
+DEFAULT_TOKEN = "hf_local"
+DEFAULT_USER = User("local")
+LONGEST_LOG = 20_000
+"""Requests; then the older half is dropped."""
 PIECE = 2**18
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -64,7 +67,6 @@ class Handler(BaseHTTPRequestHandler):
         """Write nothing to the terminal; the hub keeps its own log."""
 
     def _handle(self) -> None:
-        """Answer one request."""
         path, _, query = self.path.partition("?")
         headers = cast("Any", self.headers)
         body = Body(cast("Any", self.rfile), headers)
@@ -131,7 +133,6 @@ class Handler(BaseHTTPRequestHandler):
                 reset(self.connection)
 
     def _write(self, response: Response, fault: Fault | None, left: int) -> None:
-        """Write the first `left` bytes of a body."""
         for piece in _pieces(response):
             self.wfile.write(spoil_piece(fault, piece)[:left])
             left -= len(piece)
@@ -139,7 +140,6 @@ class Handler(BaseHTTPRequestHandler):
                 return
 
     def _reset(self, fault: Fault) -> None:
-        """End the connection without an answer."""
         self._log(0, fault)
         self.close_connection = True
         reset(self.connection)
@@ -151,7 +151,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _pieces(response: Response) -> Iterator[bytes]:
-    """Yield a body piece by piece."""
     if not isinstance(response.content, FileSlice):
         yield response.content
         return
@@ -163,14 +162,8 @@ def _pieces(response: Response) -> Iterator[bytes]:
             yield piece
 
 
-HOST = "127.0.0.1"
-DEFAULT_TOKEN = "hf_local"
-DEFAULT_USER = User("local")
-LONGEST_LOG = 20_000
-
-
 class _Server(ThreadingHTTPServer):
-    """The socket and its connections; one that breaks is no news, a bug in a route is."""
+    """The socket and its connections."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -287,18 +280,7 @@ class LocalHub:
         self.stop()
 
     def import_folder(self, kind: str, repo_id: str, folder: Path, *, date: str = EPOCH, **settings: Any) -> str:
-        """Make the files of a folder the content of a repository; see `importing.import_folder`.
-
-        Args:
-            kind: `model`, `dataset` or `space`.
-            repo_id: `namespace/name`.
-            folder: The files.
-            date: The date of the commit.
-            settings: `private`, `gated`, `downloads`, `likes`, `createdAt`, `trendingScore`, `allowed`, `unsafe_files`.
-
-        Returns:
-            The commit's hash: the same for the same files and date.
-        """
+        """Make the files of a folder the content of a repository; see `importing.import_folder`."""
         return import_folder(self.store, kind, repo_id, Path(folder), date=date, settings=settings)
 
     def import_tree(self, folder: Path) -> dict[str, str]:
@@ -318,7 +300,7 @@ class LocalHub:
             return take_fault(self.faults, line)
 
     def note(self, record: Record) -> None:
-        """Add a request to the log; the older half is dropped when it grows too long."""
+        """Add a request to the log."""
         with self._lock:
             self.log.append(record)
             if len(self.log) > LONGEST_LOG:

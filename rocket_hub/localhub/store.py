@@ -1,4 +1,4 @@
-"""The folder behind the hub: blobs by their hash, and one JSON file per repository.
+"""The folder behind the hub.
 
     blobs/<first two digits>/<sha256>      the files
     repositories/<kind>s/<namespace>/<name>.json
@@ -42,19 +42,13 @@ def is_store(folder: Path) -> bool:
 
 
 class Store:
-    """Blobs and repositories in one folder.
-
-    Attributes:
-        root: The folder; made if it is not there.
-    """
+    """Blobs and repositories in the folder `root`, which is made if it is not there."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._cache: dict[Path, tuple[tuple[int, int, int], Repository]] = {}
         for name in ("blobs", "repositories", "incoming"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-
-    # Blobs ---------------------------------------------------------------------------------------------------------
 
     def blob(self, sha256: str) -> Path:
         """Return where a blob lies, or would lie."""
@@ -65,17 +59,10 @@ class Store:
         return self.blob(entry.sha256).read_bytes()
 
     def receive(self, pieces: Iterable[bytes], expected: str | None = None) -> str:
-        """Write a blob piece by piece; it appears whole or not at all.
-
-        Args:
-            pieces: The bytes.
-            expected: The SHA-256 that they must have.
-
-        Returns:
-            The SHA-256.
+        """Write a blob piece by piece, whole or not at all, and return its SHA-256.
 
         Raises:
-            RefusedError: If the hash is another.
+            RefusedError: If that is not the one that was expected.
         """
         digest = hashlib.sha256()
         handle, name = tempfile.mkstemp(dir=self.root / "incoming")
@@ -118,8 +105,6 @@ class Store:
         size = blob.stat().st_size
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
         return Entry(size, git_hash(pointer if lfs else blob.read_bytes()), sha256, lfs)
-
-    # Repositories --------------------------------------------------------------------------------------------------
 
     def all(self, kind: str) -> list[Repository]:
         """Return every repository of a kind, sorted by id."""
@@ -188,7 +173,6 @@ class Store:
         return self.root / "repositories" / f"{kind}s" / f"{repo_id}.json"
 
     def _write(self, repository: Repository) -> None:
-        """Save a repository in one step."""
         file = self._file(repository.kind, repository.id)
         self.write_text(str(file.relative_to(self.root)), repository.to_json())
 

@@ -1,6 +1,9 @@
-"""Answers as models really write them, one by one."""
+"""Answers as models really write them: `sloppy/TASK.jsonl` has one text a line, what kind it is and what it says."""
 
+import json
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -8,65 +11,59 @@ from hypothesis import strategies as st
 
 from rocket_hub.records import Example
 from rocket_hub.sandbox import Outcome, run_programs
-from rocket_hub.tasks import ARC_CHALLENGE, ARC_EASY, BOOLQ, GSM8K, MBPP, PIQA, Task
-from tests.tasks.sloppy import CODE, NUMBERS, YES_NO
-from tests.tasks.sloppy_choices import CHOICES, EASY, PLANETS, ROCKS, TWO, WAYS
+from rocket_hub.tasks import ARC_CHALLENGE, BOOLQ, GSM8K, MBPP, PIQA, get_task
 
-TABLES = {
-    GSM8K: (NUMBERS, ()),
-    ARC_CHALLENGE: (CHOICES, PLANETS),
-    ARC_EASY: (EASY, ROCKS),
-    PIQA: (TWO, WAYS),
-    BOOLQ: (YES_NO, ("no", "yes")),
+PLANETS = (
+    "Planetary density will decrease.",
+    "Planetary years will become longer.",
+    "Planetary days will become shorter.",
+    "Planetary gravity will become stronger.",
+)
+WAYS = ("pour it into a jar", "pour it into a sieve")
+OPTIONS = {  # of rows that bring none of their own
+    "gsm8k": (),
+    "arc_challenge": PLANETS,
+    "arc_easy": ("sand", "granite", "a diamond", "chalk"),
+    "piqa": WAYS,
+    "boolq": ("no", "yes"),
 }
-CASES = [
-    pytest.param(task, choices, *case, id=f"{task.name}-{name}")
-    for task, (table, choices) in TABLES.items()
-    for name, case in table.items()
-]
 
 
-@pytest.mark.parametrize(("task", "choices", "text", "answer"), CASES)
-def test_what_a_text_says(task: Task, choices: tuple[str, ...], text: str, answer: str) -> None:
-    assert task.read_answer(text, Example("", "", "", choices=choices)) == answer
+def table(name: str) -> list[dict[str, Any]]:
+    lines = (Path(__file__).parent / "sloppy" / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+CASES = [pytest.param(name, row, id=f"{name}-{row['kind']}") for name in OPTIONS for row in table(name)]
+
+
+@pytest.mark.parametrize(("name", "row"), CASES)
+def test_what_a_text_says(name: str, row: dict[str, Any]) -> None:
+    problem = Example("", "", "", choices=tuple(row.get("choices", OPTIONS[name])))
+    assert get_task(name).read_answer(row["text"], problem) == row["answer"]
 
 
 def test_every_task_has_twenty_kinds_and_answers_that_stay_unread() -> None:
-    for task, (table, _) in TABLES.items():
-        read = {text for text, answer in table.values() if answer}
-        assert len(read) >= 20 and len(table) - len(read) >= 3, task.name
-        assert len(set(table.values())) == len(table), task.name
+    for name in OPTIONS:
+        rows = table(name)
+        read = {row["text"] for row in rows if row["answer"]}
+        assert len(read) >= 20 and sum(row["answer"] == "" for row in rows) >= 3, name
+        assert len({json.dumps(row | {"kind": ""}) for row in rows}) == len({row["kind"] for row in rows}) == len(rows)
     assert len(CODE) >= 20
+
+
+CODE = {row["kind"]: row for row in table("mbpp")}  # what passes defines `add`
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
-    programs = [(MBPP.read_answer(text, Example("", "", "")), "assert add(1, 2) == 3") for text, _ in CODE.values()]
+    programs = [(MBPP.read_answer(row["text"], Example("", "", "")), "assert add(1, 2) == 3") for row in CODE.values()]
     return dict(zip(CODE, run_programs(programs, workers=2), strict=True))
 
 
-@pytest.mark.parametrize("name", CODE)
-def test_what_program_a_text_holds(name: str, outcomes: dict[str, Outcome]) -> None:
-    assert outcomes[name].passed == CODE[name][1], outcomes[name]
-
-
-LIKE_LETTERS = {
-    "an option that is a letter": (("C", "NO2", "O2", "CO"), "The answer is C", "C"),
-    "an option that is no option's letter": (("Ne", "Mg", "Ca", "K"), "K.", "D"),
-    "case that matters": (("R", "rr", "Rr", "RR"), "The answer is RR", "D"),
-    "an option in another": (("cell", "cell wall", "nucleus"), "It is the cell wall", "B"),
-    "the longest beginning": (("cell", "cell wall", "nucleus"), "cell wall.", "B"),
-    "numbers": (("1", "2", "4", "3"), "The answer is 3", "D"),
-    "number of an option by its letter": (("10", "20", "30", "40"), "The answer is 2", "B"),
-    "a number in a number": (("1", "10", "100"), "10", "B"),
-    "five options": (("a1", "b1", "c1", "d1", "e1"), "E", "E"),
-    "two mentioned": (("cell", "wall"), "Both cell and wall are there", ""),
-}
-
-
-@pytest.mark.parametrize(("choices", "text", "letter"), LIKE_LETTERS.values(), ids=LIKE_LETTERS)
-def test_options_that_look_like_letters_or_each_other(choices: tuple[str, ...], text: str, letter: str) -> None:
-    assert ARC_EASY.read_answer(text, Example("", "", "", choices=choices)) == letter
+@pytest.mark.parametrize("kind", CODE)
+def test_what_program_a_text_holds(kind: str, outcomes: dict[str, Outcome]) -> None:
+    assert outcomes[kind].passed == CODE[kind]["passes"], outcomes[kind]
 
 
 def test_numbered_options_of_a_shot() -> None:
