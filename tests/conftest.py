@@ -17,6 +17,8 @@ os.environ["WANDB_DISABLED"] = "true"
 
 import pytest
 
+collect_ignore = ["benchmarks"]
+
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 

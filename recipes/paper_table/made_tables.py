@@ -10,7 +10,7 @@ import numpy as np
 import specialise
 import teach
 from bootstrap import in_words, p_value, resampled
-from kept import unpacked
+from results_store import unpacked
 
 from rocket_hub.runs import KeptResults, write_text
 

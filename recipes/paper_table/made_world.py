@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from kept import packed
+from results_store import packed
 
 from rocket_hub.records import Example
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from cells import SHOTS, Cell
-from kept import packed
 from loss import losses
 from making import is_useless, problems_of, with_steps
+from results_store import packed
 from retention import accuracies, accuracies_alone, kept_share
 from shots import drawn_rows
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 from cells import DRAWS, TABLES, TASKS, TUNING_TASK, Cell, cells_of, points, tuned_as
-from kept import RESULTS, SETTINGS, Kept
 from measure import QUIET, World, device, job, start_worker
+from results_store import RESULTS, SETTINGS, ResultsStore
 
 from rocket_hub.localhub import connect
 from rocket_hub.runs import digest
@@ -43,12 +43,14 @@ class Job:
     needs: frozenset[str] = frozenset()
 
 
-def jobs_for(cells: Sequence[Cell], table: str, worlds: dict[str, World], kept: Kept, retry: bool) -> list[Job]:
+def jobs_for(
+    cells: Sequence[Cell], table: str, worlds: dict[str, World], store: ResultsStore, retry: bool
+) -> list[Job]:
     """List what is missing, in order, each cell after its preparation and the points that choose its setting."""
     jobs: dict[str, Job] = {}
 
     def missing(cell: Cell) -> bool:
-        found = kept.get(cell, worlds[cell.task].name)
+        found = store.get(cell, worlds[cell.task].name)
         return found is None or (retry and "error" in found)
 
     def add(cell: Cell, place: str, needs: Sequence[Cell] = ()) -> None:
@@ -65,10 +67,10 @@ def jobs_for(cells: Sequence[Cell], table: str, worlds: dict[str, World], kept: 
     return list(jobs.values())
 
 
-def same_device(cells: Sequence[Cell], worlds: dict[str, World], kept: Kept, here: str) -> list[Cell]:
+def same_device(cells: Sequence[Cell], worlds: dict[str, World], store: ResultsStore, here: str) -> list[Cell]:
     """Leave out the pairs of which something was measured on another device: a pair never mixes them."""
     names = {world.name for world in worlds.values()}
-    others = [key for key, found in kept.results.items() if found["device"] != here and found["world"] in names]
+    others = [key for key, found in store.results.items() if found["device"] != here and found["world"] in names]
     elsewhere = {"/".join(key.split("/")[:2]) for key in others}
     left = [cell for cell in cells if f"{cell.task}/{cell.draw}" not in elsewhere]
     if len(left) < len(cells):
@@ -76,10 +78,10 @@ def same_device(cells: Sequence[Cell], worlds: dict[str, World], kept: Kept, her
     return left
 
 
-def seconds_of(jobs: Sequence[Job], kept: Kept) -> float:
+def seconds_of(jobs: Sequence[Job], store: ResultsStore) -> float:
     """Guess how long jobs take, by the finished cells of the same method."""
     known: dict[tuple[str, bool], list[float]] = {}
-    for key, found in kept.results.items():
+    for key, found in store.results.items():
         known.setdefault((key.split("/")[2], "learning_rate" in key), []).append(found["seconds"])
     total = 0.0
     for each in jobs:
@@ -88,7 +90,9 @@ def seconds_of(jobs: Sequence[Job], kept: Kept) -> float:
     return total
 
 
-def work_off(jobs: list[Job], worlds: dict[str, World], kept: Kept, workers: int, minutes: float | None) -> None:
+def work_off(
+    jobs: list[Job], worlds: dict[str, World], store: ResultsStore, workers: int, minutes: float | None
+) -> None:
     """Run jobs as their needs are met, in order, and keep each result at once."""
     waiting, done, total = list(jobs), set[str](), len(jobs)
     running: dict[Future[Any], Job] = {}
@@ -101,7 +105,7 @@ def work_off(jobs: list[Job], worlds: dict[str, World], kept: Kept, workers: int
                 world = worlds[each.cell.task]
                 try:
                     chosen = each.cell.method and not each.cell.point
-                    setting = kept.setting(each.cell, worlds[TUNING_TASK].name) if chosen else None
+                    setting = store.setting(each.cell, worlds[TUNING_TASK].name) if chosen else None
                 except ValueError as error:
                     report(f"{each.cell.key}: {error}")
                     continue
@@ -112,7 +116,7 @@ def work_off(jobs: list[Job], worlds: dict[str, World], kept: Kept, workers: int
                 each, result = running.pop(future), future.result()
                 done.add(each.cell.key)
                 if each.table:
-                    kept.add(each.table, each.cell, result)
+                    store.add(each.table, each.cell, result)
                 elif "error" in result:  # not kept, so that the next run tries again
                     waiting = [other for other in waiting if each.cell.key not in other.needs]
                 report(f"{len(done)}/{total}  {each.cell.key or each.cell.folder}: {in_words(result)}")
@@ -190,7 +194,7 @@ def main() -> None:
     options = arguments()
     os.environ.update(QUIET)
     with connect(options.hub) as connection:
-        kept = Kept(options.results or own_folder(RESULTS, connection.name))
+        store = ResultsStore(options.results or own_folder(RESULTS, connection.name))
         options.work = options.work or own_folder(WORK, connection.name)
         content = content_of(options.hub)
         tasks = [task for task in options.tasks if task in connection.recipes]
@@ -201,13 +205,13 @@ def main() -> None:
         cells = cells_of(options.table, tasks, options.draws, options.methods, options.options)
         if not cells:
             raise SystemExit(f"table {options.table} has nothing for these tasks, draws, methods and options")
-        cells = same_device(cells, worlds, kept, device())
-        jobs = jobs_for(cells, options.table, worlds, kept, options.retry)
+        cells = same_device(cells, worlds, store, device())
+        jobs = jobs_for(cells, options.table, worlds, store, options.retry)
         measured = [each for each in jobs if each.table]
         points = sum(each.table == SETTINGS for each in measured)
         report(f"{options.table}: {len(cells)} cells, {len(measured) - points} of them to measure; {points} points of "
-               f"grids to try; about {seconds_of(jobs, kept) / 60 / options.workers:.0f} minutes")  # fmt: skip
-        work_off(jobs, worlds, kept, options.workers, options.minutes)
+               f"grids to try; about {seconds_of(jobs, store) / 60 / options.workers:.0f} minutes")  # fmt: skip
+        work_off(jobs, worlds, store, options.workers, options.minutes)
 
 
 if __name__ == "__main__":

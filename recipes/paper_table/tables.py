@@ -13,7 +13,7 @@ from bootstrap import LEVEL, averaged, in_words, p_value, resampled
 from cells import DRAWS, GRIDS, TABLES, TASKS, TUNING, TUNING_TASK, Cell, Table, Variant
 from choosing import EITHER_FORM, ON_THE_OTHER_HALF, PUBLISHES, Draws, Scores, either_form, published
 from curves import draw_curves
-from kept import RESULTS, Kept, unpacked
+from results_store import RESULTS, ResultsStore, unpacked
 
 from rocket_hub.runs import write_text
 
@@ -23,11 +23,11 @@ NOT_RUN = "not run"
 Write = Callable[..., str]  # `percent` or `nats`
 
 
-def draws_of(kept: Kept, worlds: Mapping[str, str], task: str, variant: Variant) -> Draws:
+def draws_of(store: ResultsStore, worlds: Mapping[str, str], task: str, variant: Variant) -> Draws:
     """Collect a variant's measurements on a task: one 0 or 1 or one loss a problem, or one share a draw."""
     found = {}
     for draw in DRAWS:
-        result = kept.get(Cell(task, draw, variant.method, variant.options), worlds.get(task, ""))
+        result = store.get(Cell(task, draw, variant.method, variant.options), worlds.get(task, ""))
         if result and "losses" in result:
             found[draw] = np.array(result["losses"])
         elif result and "accuracy" in result:
@@ -36,20 +36,20 @@ def draws_of(kept: Kept, worlds: Mapping[str, str], task: str, variant: Variant)
     return found
 
 
-def worlds_of(kept: Kept) -> dict[str, str]:
+def worlds_of(store: ResultsStore) -> dict[str, str]:
     """Name the world of each task's newest cell: in the core table, or where only losses are measured and settings."""
     marks = ("/loss=", "/learning_rate=")
-    return kept.worlds() or {
+    return store.worlds() or {
         key.partition("/")[0]: found["world"]
-        for key, found in kept.results.items()
+        for key, found in store.results.items()
         if any(mark in key for mark in marks)
     }
 
 
-def scores_of(kept: Kept, table: Table) -> Scores:
+def scores_of(store: ResultsStore, table: Table) -> Scores:
     """Collect all measurements of a table."""
-    worlds = worlds_of(kept)
-    return {v.label: {task: draws_of(kept, worlds, task, v) for task in table.tasks} for v in table.variants}
+    worlds = worlds_of(store)
+    return {v.label: {task: draws_of(store, worlds, task, v) for task in table.tasks} for v in table.variants}
 
 
 def stacked(draws: Draws, wanted: Any = None) -> np.ndarray:
@@ -127,25 +127,25 @@ def difference(ours: Draws, theirs: Draws, seed: int, write: Write = percent) ->
     return f"{text}, {in_words(p)}", 0 if p >= LEVEL else 1 if gap.mean() > 0 else -1
 
 
-def settings_table(kept: Kept, methods: Collection[str] = tuple(GRIDS)) -> list[str]:
+def settings_table(store: ResultsStore, methods: Collection[str] = tuple(GRIDS)) -> list[str]:
     """Write the settings that were chosen."""
     lines = ["| | learning rate | weight |", "|---|---|---|"]
     for method in (each for each in GRIDS if each in methods):
         try:
-            chosen = kept.setting(Cell(TUNING_TASK, TUNING, method), worlds_of(kept).get(TUNING_TASK, "")) or {}
+            chosen = store.setting(Cell(TUNING_TASK, TUNING, method), worlds_of(store).get(TUNING_TASK, "")) or {}
             lines.append(f"| {method} | {chosen['learning_rate']:g} | {chosen['weight']:g} |")
         except ValueError:
             lines.append(f"| {method} | {NOT_RUN} | |")
     return lines
 
 
-def section(kept: Kept, table: Table) -> list[str]:
+def section(store: ResultsStore, table: Table) -> list[str]:
     """Write one table with its heading."""
-    scores, worlds = scores_of(kept, table), worlds_of(kept)
+    scores, worlds = scores_of(store, table), worlds_of(store)
     devices = dict[str, str]()
     for variant in table.variants:
         cells = [Cell(task, draw, variant.method, variant.options) for task in table.tasks for draw in DRAWS]
-        found = [result for cell in cells if (result := kept.get(cell, worlds.get(cell.task, "")))]
+        found = [result for cell in cells if (result := store.get(cell, worlds.get(cell.task, "")))]
         devices[variant.label] = ", ".join(sorted({result["device"] for result in found}))
     pairs = {(task, draw) for by_task in scores.values() for task, draws in by_task.items() for draw in draws}
     lines = [f"### {table.title}", "", table.text, f"Pairs of task and draw with a measurement: {len(pairs)} of "
@@ -153,7 +153,7 @@ def section(kept: Kept, table: Table) -> list[str]:
     if table.name == "real":
         lines += [*score_table(scores, table.reference, devices, table.tasks, nats), ""]
         lines += [*difference_table(scores, table.reference, table.tasks, nats), ""]
-        return [*lines, *settings_table(kept, {variant.method for variant in table.variants}), ""]
+        return [*lines, *settings_table(store, {variant.method for variant in table.variants}), ""]
     if table.name == "core":
         scores = {**published(scores), **either_form(scores), **scores}
     lines += [*score_table(scores, table.reference, devices), ""]
@@ -175,20 +175,20 @@ def against_stack(scores: Scores, table: Table) -> list[str]:
     return lines
 
 
-def failures(kept: Kept) -> list[str]:
+def failures(store: ResultsStore) -> list[str]:
     """Name what failed, and why."""
-    worlds = worlds_of(kept)
-    failed = {key: found["error"] for key, found in kept.results.items()
+    worlds = worlds_of(store)
+    failed = {key: found["error"] for key, found in store.results.items()
               if "error" in found and found["world"] == worlds.get(key.partition("/")[0])}  # fmt: skip
     counts = Counter(failed.values())
     return [f"- {count} cells: {error}" for error, count in counts.most_common()]
 
 
-def page(kept: Kept, real: Kept) -> str:
+def page(store: ResultsStore, real: ResultsStore) -> str:
     """Write everything between the markers, of the demo Hub's cells and of the real bank's."""
-    lines = [line for table in TABLES.values() for line in section(real if table.name == "real" else kept, table)]
-    failed = [*failures(kept), *failures(real)] or ["None."]
-    lines += ["### Settings", "", *settings_table(kept), "", "### Cells that failed", "", *failed, ""]
+    lines = [line for table in TABLES.values() for line in section(real if table.name == "real" else store, table)]
+    failed = [*failures(store), *failures(real)] or ["None."]
+    lines += ["### Settings", "", *settings_table(store), "", "### Cells that failed", "", *failed, ""]
     return "\n".join(lines)
 
 
@@ -198,15 +198,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the finished cells")
     parser.add_argument("--page", type=Path, default=HERE / "README.md")
     options = parser.parse_args()
-    kept, real = Kept(options.results), Kept(options.results / "real")
+    store, real = ResultsStore(options.results), ResultsStore(options.results / "real")
     before, _, rest = options.page.read_text(encoding="utf-8").partition(BEGIN)
     pictures = "".join(
         f"![{TABLES[name].title}]({name}.svg)\n\n"
         for name in ("rows", "experts")
-        if draw_curves(scores_of(kept, TABLES[name]), TABLES[name], options.page.parent / f"{name}.svg")
+        if draw_curves(scores_of(store, TABLES[name]), TABLES[name], options.page.parent / f"{name}.svg")
     )
-    write_text(options.page, f"{before}{BEGIN}\n{page(kept, real)}\n{pictures}{END}{rest.partition(END)[2]}")
-    print(f"{options.page}: {len(kept.results) + len(real.results)} cells")
+    write_text(options.page, f"{before}{BEGIN}\n{page(store, real)}\n{pictures}{END}{rest.partition(END)[2]}")
+    print(f"{options.page}: {len(store.results) + len(real.results)} cells")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """The paper's table: what is measured, how it is kept, and that the page says what was measured."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "paper_table"
+from tests.recipes.conftest import FOLDER, table_rows
 
 
 def test_cells_are_in_balanced_order_and_measured_once(table):
@@ -39,22 +38,22 @@ def test_every_trained_method_has_a_setting(table):
 
 def test_results_are_small_and_survive_a_cut(table, tmp_path):
     right = np.random.default_rng(0).integers(0, 2, 999)
-    text = table.kept.packed(right.tolist())
-    assert len(text) == 250 and (table.kept.unpacked(text, 999) == right).all()
+    text = table.results_store.packed(right.tolist())
+    assert len(text) == 250 and (table.results_store.unpacked(text, 999) == right).all()
     cell = table.cells.Cell("gsm8k", 1, "base")
-    table.kept.Kept(tmp_path).add("core", cell, {"accuracy": 0.5, "world": "w"})
+    table.results_store.ResultsStore(tmp_path).add("core", cell, {"accuracy": 0.5, "world": "w"})
     with (tmp_path / "core.jsonl").open("a") as file:
         file.write('{"problem": "gsm8k/2/base", "resu')
-    kept = table.kept.Kept(tmp_path)
+    kept = table.results_store.ResultsStore(tmp_path)
     assert kept.get(cell, "w")["accuracy"] == 0.5 and kept.get(cell, "another world") is None
     other = table.cells.Cell("gsm8k", 2, "base")
     assert kept.get(other, "w") is None
     kept.add("core", other, {"accuracy": 0.25, "world": "w"})
-    assert set(table.kept.Kept(tmp_path).results) == {cell.key, other.key}
+    assert set(table.results_store.ResultsStore(tmp_path).results) == {cell.key, other.key}
 
 
 def test_the_likeliest_point_is_the_setting_and_forms_of_routed_take_it(table, tmp_path):
-    kept = table.kept.Kept(tmp_path)
+    kept = table.results_store.ResultsStore(tmp_path)
     cell = table.cells.Cell("boolq", 3, "two_stage")
     with pytest.raises(ValueError, match="no setting of 'routed'"):
         kept.setting(cell, "w")
@@ -96,7 +95,8 @@ def test_no_form_is_measured_on_the_problems_that_chose_it(table):
 
 def hand_made(table, folder: Path) -> None:
     """Results of one task and three draws: routed 80 %, the stack as good, the rest clearly worse; one cell failed."""
-    kept, rng = table.kept.Kept(folder), np.random.default_rng(2)
+    kept, packed = table.results_store.ResultsStore(folder), table.results_store.packed
+    rng = np.random.default_rng(2)
     hardness = rng.random(1000)
     for draw in (1, 2, 3):
         for method, share in {"routed": 0.8, "stack_trained": 0.8, "router_only": 0.3, "fresh_lora": 0.3,
@@ -106,25 +106,21 @@ def hand_made(table, folder: Path) -> None:
                 for value in (0, 1):  # other mistakes, as many
                     right[rng.choice(np.flatnonzero(right != value), 20, replace=False)] = value
             kept.add("core", table.cells.Cell("piqa", draw, method), {
-                "accuracy": float(right.mean()), "problems": 1000, "correct": table.kept.packed(right), "world": "w",
-                "device": "cpu", "seconds": 1.0})  # fmt: skip
+                "accuracy": float(right.mean()), "problems": 1000, "correct": packed(right), "world": "w", "device": "cpu",
+                "seconds": 1.0})  # fmt: skip
     told = {"world": "w", "device": "cpu", "seconds": 1.0}
     kept.add("core", table.cells.Cell("piqa", 1, "xlora"), {**told, "error": "KeyError: 'xlora'"})
     for n in (50, 100):
         cell = table.cells.Cell("piqa", 1, "routed", (("instructions.max_rows", n),))
-        right = table.kept.packed(hardness < n / 400)
+        right = packed(hardness < n / 400)
         kept.add("rows", cell, {**told, "accuracy": n / 400, "problems": 1000, "correct": right})
 
 
-def test_the_page_says_what_was_measured(table, tmp_path, monkeypatch):
+def test_the_page_says_what_was_measured(table, page, tmp_path):
     hand_made(table, tmp_path / "results")
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{table.tables.BEGIN}\nold\n{table.tables.END}\nafter\n")
-    monkeypatch.setattr(sys, "argv", ["tables.py", "--results", str(tmp_path / "results"), "--page", str(page)])
-    table.tables.main()
-    text = page.read_text()
+    text = page()
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
-    lines = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    lines = table_rows(text)
     named = lambda label: [line for line in lines if line[0] == label]  # noqa: E731
     assert "Pairs of task and draw with a measurement: 3 of 30." in text
     accuracy, against_published, against_routed = named("fresh_lora")[:3]
@@ -139,11 +135,18 @@ def test_the_page_says_what_was_measured(table, tmp_path, monkeypatch):
     assert "experts.svg" not in text
 
 
-def test_what_is_committed_belongs_to_the_tables(table):
-    page = (FOLDER / "README.md").read_text()
-    assert page.count(table.tables.BEGIN) == page.count(table.tables.END) == 1
-    known = {cell.key for name in table.cells.TABLES for cell in table.cells.cells_of(name)}
+def test_the_page_has_a_place_for_the_tables(table):
+    text = (FOLDER / "README.md").read_text()
+    assert text.count(table.tables.BEGIN) == text.count(table.tables.END) == 1
+
+
+@pytest.mark.parametrize(("folder", "longest"), [("", 1500), ("real", 3000)])
+def test_committed_results_belong_to_the_tables_and_stay_small(table, folder, longest):
+    names = [name for name in table.cells.TABLES if (name == "real") >= (folder == "real")]
+    known = {cell.key for name in names for cell in table.cells.cells_of(name)}
     known |= {point.key for each in table.cells.GRIDS for point in table.cells.points(each)}
-    for key, result in table.kept.Kept().results.items():
+    store = table.results_store.ResultsStore(table.results_store.RESULTS / folder)
+    assert store.results
+    for key, result in store.results.items():
         assert key in known and {"device", "seconds", "world"} <= set(result)
-        assert len(str(result)) < 1500, "results are committed: they stay small"
+        assert len(str(result)) < longest

@@ -1,7 +1,6 @@
 """The real bank's Hub and its table: what is laid out, and that the page says which losses were measured."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ import pytest
 from rocket_hub.localhub.connect import is_hub_folder
 from rocket_hub.recipe import Recipe
 from rocket_hub.tasks import get_task
+from tests.recipes.conftest import table_rows
 
 TASKS = ("arc_easy", "boolq")
 
@@ -76,7 +76,7 @@ def test_both_splits_are_read_by_the_task_and_share_nothing(hub, name):
 
 def hand_made(table: SimpleNamespace, folder: Path) -> None:
     """Losses of one task and three draws: routed 2.0 nats, the stack as good, a fresh LoRA at 2.5; one cell failed."""
-    kept, rng = table.kept.Kept(folder), np.random.default_rng(3)
+    kept, rng = table.results_store.ResultsStore(folder), np.random.default_rng(3)
     hardness, told = rng.normal(0, 0.5, 200), {"world": "real", "device": "cpu", "seconds": 1.0}
     for draw in (1, 2, 3):
         for method, mean in {"routed": 2.0, "stack_trained": 2.0, "fresh_lora": 2.5}.items():
@@ -88,22 +88,14 @@ def hand_made(table: SimpleNamespace, folder: Path) -> None:
         kept.add("settings", point, {**told, "nll": nll})
 
 
-def test_the_page_has_the_losses(table, tmp_path, monkeypatch):
+def test_the_page_has_the_losses(table, page, tmp_path):
     hand_made(table, tmp_path / "results" / "real")
-    page = tmp_path / "README.md"
-    page.write_text(f"{table.tables.BEGIN}\n{table.tables.END}\n")
-    monkeypatch.setattr(sys, "argv", ["tables.py", "--results", str(tmp_path / "results"), "--page", str(page)])
-    table.tables.main()
-    before, _, text = page.read_text().partition("### The real bank")
+    before, _, text = page().partition("### The real bank")
     assert "2.0" not in before, "losses are in no other table"
     text, _, after = text.partition("### Settings")
     assert "Pairs of task and draw with a measurement: 3 of 25." in text and "lower is better" in text
-    lines = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    rows, gaps = {}, {}
-    for line in lines[2:10]:
-        rows[line[0]] = line
-    for line in lines[12:19]:
-        gaps[line[0]] = line
+    lines = table_rows(text)
+    rows, gaps = ({line[0]: line for line in lines[part]} for part in (slice(2, 10), slice(12, 19)))
     assert lines[0][1:] == ["gsm8k", "arc_challenge", "arc_easy", "boolq", "piqa", "mean", "on"]
     assert rows["routed"][1].startswith(("2.0", "1.9")) and rows["routed"][1].endswith("(3)")
     assert rows["routed"][2] == "not run" and rows["routed"][-1] == "cpu" and rows["base"][1] == "not run"
@@ -113,11 +105,3 @@ def test_the_page_has_the_losses(table, tmp_path, monkeypatch):
     assert gaps["fresh_lora"][-1] == "0 / 1" and gaps["stack_trained"][-1] == "0 / 0"
     assert "| routed | 0.01 | 0.5 |" in text and "| routed | not run | |" in after, "settings are a Hub's own"
     assert "- 1 cells: OSError: full" in after
-
-
-def test_what_is_committed_belongs_to_the_table(table):
-    known = {cell.key for cell in table.cells.cells_of("real")}
-    known |= {point.key for each in table.cells.GRIDS for point in table.cells.points(each)}
-    for key, result in table.kept.Kept(table.kept.RESULTS / "real").results.items():
-        assert key in known and {"device", "seconds", "world"} <= set(result)
-        assert len(str(result)) < 3000, "results are committed: they stay small"

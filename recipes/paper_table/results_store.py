@@ -1,4 +1,4 @@
-"""What is measured so far: one JSON line a cell, appended as soon as the cell is finished."""
+"""Results of the finished cells on disk: one file a table, one JSON line a cell."""
 
 from __future__ import annotations
 
@@ -16,46 +16,53 @@ SETTINGS = "settings"
 
 
 def packed(correct: Sequence[int]) -> str:
-    """Write one 0 or 1 a problem as hexadecimal digits, four problems each."""
+    """Encode one 0 or 1 a problem as hexadecimal digits, four problems each."""
     return np.packbits(np.array(correct, dtype=np.uint8)).tobytes().hex()
 
 
 def unpacked(text: str, count: int) -> np.ndarray:
-    """Read what `packed` wrote: [count] of 0.0 and 1.0."""
+    """Decode what `packed` encoded: [count] of 0.0 and 1.0."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8), count=count).astype(float)
 
 
-class Kept:
-    """Finished cells by key, over all tables.
+class ResultsStore:
+    """Results of finished cells by key, over all tables.
 
-    A cell of another world (another Hub, other problems or steps) does not count: it is measured again.
+    A result from another world (another Hub, other problems or steps) does not count: the cell is measured again.
+
+    Attributes:
+        results: Key of a cell -> its result.
     """
 
     def __init__(self, folder: Path = RESULTS) -> None:
-        """Read what is there."""
+        """Read the results in a folder."""
         self._folder = folder
-        self._files = {path.stem: KeptResults(path) for path in sorted(folder.glob("*.jsonl"))}
+        self._tables = {path.stem: KeptResults(path) for path in sorted(folder.glob("*.jsonl"))}
         self.results: dict[str, Any] = {}
-        for file in self._files.values():
-            self.results.update(file.known)
+        for table in self._tables.values():
+            self.results.update(table.known)
 
     def get(self, cell: Cell, world: str) -> dict[str, Any] | None:
-        """Return a finished cell's result; also one that failed, which has an `error`."""
+        """Return the result of a finished cell; the result of a failed one has an `error`."""
         found = self.results.get(cell.key)
         return found if found and found["world"] == world else None
 
     def add(self, table: str, cell: Cell, result: dict[str, Any]) -> None:
-        """Keep a result; it is on disk when this returns."""
-        file = self._files.setdefault(table, KeptResults(self._folder / f"{table}.jsonl"))
-        file.add({cell.key: result})
+        """Append a result to a table's file; it is on disk when this returns."""
+        if table not in self._tables:
+            self._tables[table] = KeptResults(self._folder / f"{table}.jsonl")
+        self._tables[table].add({cell.key: result})
         self.results[cell.key] = result
 
     def setting(self, cell: Cell, world: str) -> dict[str, float] | None:
-        """Return the point of the method's grid under which held-out shots are likeliest; none = it is not trained.
+        """Choose a cell's learning rate and weight: the grid point with the lowest cross-fitted loss.
 
         Args:
-            cell: Whose setting.
-            world: World of the task that settings are chosen on.
+            cell: The cell; its method may share the grid of another one.
+            world: World of the task on which settings are chosen.
+
+        Returns:
+            The chosen point, or none where the method is not trained.
 
         Raises:
             ValueError: No point of the grid has a result.
@@ -70,6 +77,6 @@ class Kept:
         return min(tried, key=lambda each: each[0])[1]
 
     def worlds(self) -> dict[str, str]:
-        """Name the world of each task's newest cell in the core table, which the page is about."""
-        file = self._files.get("core")
-        return {key.partition("/")[0]: result["world"] for key, result in file.known.items()} if file else {}
+        """Return the world of each task's newest cell in the core table."""
+        core = self._tables.get("core")
+        return {key.partition("/")[0]: result["world"] for key, result in core.known.items()} if core else {}
