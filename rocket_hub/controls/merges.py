@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rocket_hub.lora.attach import write_fresh
+from rocket_hub.lora.attach import load_adapter, write_fresh
 from rocket_hub.lora.expert import Expert
 from rocket_hub.lora.write import write_lora
 from rocket_hub.records import Example
@@ -43,16 +43,14 @@ def peft_merge(
     Returns:
         The folder.
     """
-    from peft import PeftModel
-
     ranks = total_ranks(experts)
-    names = [str(number) for number in range(len(experts))]
+    names = [f"expert-{number}" for number in range(len(experts))]
     with TemporaryDirectory(prefix="rocket-hub-") as place, torch.random.fork_rng():
         paths = write_experts(experts, Path(place), **pin)
-        model: Any = PeftModel.from_pretrained(base, str(paths[0]), adapter_name=names[0])
+        model = load_adapter(base, paths[0], name=names[0])
         try:
             for path, name in zip(paths[1:], names[1:], strict=True):
-                model.load_adapter(str(path), adapter_name=name)
+                load_adapter(model, path, name=name)
             torch.manual_seed(seed)
             model.base_model.add_weighted_adapter(
                 names, [weight] * len(names), "merged", f"{kind}_svd", svd_rank=max(ranks.values()),

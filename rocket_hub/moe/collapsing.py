@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 
 from rocket_hub.errors import AdapterError, InputError
+from rocket_hub.lora.attach import load_adapter
 from rocket_hub.lora.write import truncate, write_lora
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import collect_gates
@@ -184,8 +185,7 @@ def _stock(model: PeftModel, folder: Path) -> Iterator[PeftModel]:
     for name, layer in routed:
         base.set_submodule(name, layer.base_layer)
     try:
-        plain = PeftModel.from_pretrained(base, str(folder))
-        yield plain.eval()
+        yield load_adapter(base, folder).eval()
     finally:
         for name, layer in routed:
             base.set_submodule(name, layer)  # in place of the LoRA layers, which are in no other places

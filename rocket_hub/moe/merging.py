@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from rocket_hub.errors import AdapterError, NothingLeftError, RecipeError
-from rocket_hub.lora.expert import Expert, read_expert
-from rocket_hub.lora.tensors import BaseWeights
+from rocket_hub.lora.expert import BaseWeights, Expert, read_expert
 from rocket_hub.lora.write import compact, write_adapter, write_lora
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.router import init_router

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rocket_hub.errors import AdapterError, InputError
 from rocket_hub.inference import completion_nll, encode
+from rocket_hub.lora.attach import load_adapter
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import fixed_gates, layers
 from rocket_hub.moe.router import init_router
@@ -201,7 +202,7 @@ def kshot_routers(
         )
     if owners is not None and not all(0 <= owner < experts for owner in owners):
         raise InputError(f"owners: expected experts from 0 to {experts - 1}, found {sorted(set(owners))}")
-    model = PeftModel.from_pretrained(base, str(folder)).eval()
+    model = load_adapter(base, folder).eval()
     try:
         chosen = likeliest_experts(model, tokenizer, rows, experts) if owners is None else tuple(owners)
         shared = config.router == "shared"
