@@ -211,7 +211,7 @@ def test_a_sharded_base_has_the_same_shapes(hub, api, planted, tiny_model, tmp_p
     whole = read_shapes(api, describe(api, BASE))
     sharded = read_shapes(api, describe(api, "base/sharded"))
     assert sharded.shapes == whole.shapes
-    assert (whole.num_layers, whole.linear("model.layers.0.mlp.up_proj")) == (2, (32, 16))
+    assert (whole.num_layers, whole.shape("model.layers.0.mlp.up_proj.weight")) == (2, (32, 16))
 
 
 @pytest.mark.parametrize(
