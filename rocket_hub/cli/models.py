@@ -277,6 +277,9 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
         f"perplexity {done.collapsed_perplexity:.4f} against {done.routed_perplexity:.4f} of the routed adapter "
         f"({done.loss:+.4f} nats per token), over {done.tokens} tokens"
     )
+    names = routed.active_peft_config.expert_names or range(len(done.expert_means))
+    for name, mean, share in zip(names, done.expert_means, done.expert_shares, strict=True):
+        click.echo(f"expert {name}: mean gate {mean:.3f}, weighs most for {share:.1%} of the tokens")
 
 
 def _folder(adapter: str) -> Path:
