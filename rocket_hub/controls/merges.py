@@ -39,9 +39,6 @@ def peft_merge(
         folder: Folder to write.
         seed: Seeds what DARE drops.
         **pin: The base model's id and commit, for `write_lora`.
-
-    Returns:
-        The folder.
     """
     ranks = total_ranks(experts)
     names = [f"expert-{number}" for number in range(len(experts))]
@@ -74,17 +71,7 @@ def write_experts(experts: Sequence[Expert], folder: Path, **pin: Any) -> list[P
 def kshot_weights(
     base_model: Any, tokenizer: Any, experts: Sequence[Expert], shots: Sequence[Example]
 ) -> tuple[float, ...]:
-    """Find the experts' weights on the K-shot as LoRAHub does; see `lorahub_weights`.
-
-    Args:
-        base_model: The base model; it is given back as it was.
-        tokenizer: Its tokenizer.
-        experts: The experts.
-        shots: The K-shot in the task's form.
-
-    Returns:
-        One weight an expert.
-    """
+    """Find one weight an expert on the K-shot as LoRAHub does; see `lorahub_weights`."""
     factors = {str(number): expert.modules for number, expert in enumerate(experts)}
     loss = mixture_loss(base_model, tokenizer, factors, shots, batch_size=BATCH)
     return tuple(lorahub_weights(loss, list(factors)).values())
@@ -95,14 +82,12 @@ def fresh_lora(base_model: Any, experts: Sequence[Expert], folder: Path, seed: i
     from peft import LoraConfig
 
     ranks = total_ranks(experts)
+    largest, pattern = max(ranks.values()), {name.replace(".", r"\."): rank for name, rank in ranks.items()}
     config = LoraConfig(
-        r=max(ranks.values()),
-        lora_alpha=2 * max(ranks.values()),
-        rank_pattern={name.replace(".", r"\."): rank for name, rank in ranks.items()},
-        alpha_pattern={name.replace(".", r"\."): 2 * rank for name, rank in ranks.items()},
-        target_modules=sorted(ranks),
+        r=largest, rank_pattern=pattern, lora_alpha=2 * largest,
+        alpha_pattern={name: 2 * rank for name, rank in pattern.items()}, target_modules=sorted(ranks),
         task_type="CAUSAL_LM",
-    )
+    )  # fmt: skip
     return write_fresh(base_model, config, folder, seed)
 
 

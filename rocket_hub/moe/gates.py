@@ -109,7 +109,6 @@ def routers(model: nn.Module, adapter_name: str | None = None) -> dict[str, Rout
 
 
 def _places(model: nn.Module, adapter_name: str | None) -> dict[str, tuple[Any, str]]:
-    """Map module names to layers and the name of the adapter to look at."""
     found: dict[str, tuple[Any, str]] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, RocketMoeLayer):
@@ -123,10 +122,9 @@ def _places(model: nn.Module, adapter_name: str | None) -> dict[str, tuple[Any, 
 def collect_gates(
     model: nn.Module, adapter_name: str | None = None, *, special_ids: Collection[int] = ()
 ) -> Iterator[GateRecorder]:
-    """Record the gate weights of every forward pass inside the block.
+    """Record the gate weights of every forward pass inside the block, by class of tokens, without padding.
 
-    Tokens are classed by what the model is given by keyword: `attention_mask` tells the padding, which is left out;
-    tokens with a label, or generated after a cache, are `completion`; all others are `prompt`.
+    Tokens with a label, or generated after a cache, are `completion`; all others are `prompt`.
 
     Args:
         model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
@@ -154,9 +152,6 @@ def fixed_gates(model: nn.Module, gates: Mapping[str, torch.Tensor], adapter_nam
         model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
         gates: Module name, as in the base model -> weights [E]. Modules that are not named keep their router.
         adapter_name: Name of the adapter; None = the first active one.
-
-    Yields:
-        Nothing.
     """
 
     def hold(weights: torch.Tensor, gate: nn.Module, args: tuple[Any, ...], found: torch.Tensor) -> torch.Tensor:

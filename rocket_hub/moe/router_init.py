@@ -190,7 +190,7 @@ def likeliest_experts(model: Any, tokenizer: Any, rows: Rows, num_experts: int) 
 def _run_rows(
     model: Any, tokenizer: Any, rows: Rows, owners: Sequence[int], places: dict[str, str], experts: int, see: See
 ) -> None:
-    """Run every row through its own expert and show the inputs of every layer to `see`."""
+    """Run every row through its own expert, and call `see` with the inputs of every layer."""
     found = layers(model)
     alone = torch.eye(experts) / model.active_peft_config.expert_weight
     for row, owner in zip(rows, owners, strict=True):
