@@ -122,8 +122,9 @@ def verify_reload(
         HubError: The fresh process failed, or computed something else; the message holds the end of its output.
     """
     import torch
-    from peft import PeftModel
     from safetensors.torch import load_file
+
+    from rocket_hub.lora.attach import load_adapter
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prompts.json").write_text(json.dumps(list(prompts)))
@@ -136,7 +137,7 @@ def verify_reload(
     if done.returncode:
         raise HubError(f"{repo_id}: published, but a fresh process cannot load it: {done.stderr[-800:]}")
     theirs, generated = load_file(folder / "logits.safetensors"), json.loads((folder / "generated.json").read_text())
-    model = PeftModel.from_pretrained(base_model, str(local)).eval()
+    model = load_adapter(base_model, local).eval()
     difference, texts = 0.0, []
     for number, prompt in enumerate(prompts):
         batch = tokenizer(prompt, return_tensors="pt").to(model.device)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rocket_hub.errors import RecipeError, StorageError
+from rocket_hub.lora.attach import load_adapter
 from rocket_hub.moe import RocketMoeConfig, router_parameters
 from rocket_hub.moe.callback import AuxiliaryLossCallback
 from rocket_hub.moe.gates import layers
@@ -90,10 +91,8 @@ def train_expert(
 @contextmanager
 def _adapted(base: Any, adapter: Path, trained: bool) -> Iterator[Any]:
     """Put an adapter on the base for as long as it is trained."""
-    from peft import PeftModel
-
     mode, use_cache, own = base.training, base.config.use_cache, vars(base).get("forward")
-    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=trained)
+    model = load_adapter(base, adapter, trained=trained)
     try:
         yield model
     finally:

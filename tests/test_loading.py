@@ -1,5 +1,7 @@
 """Adapters of a build: read with the base's weights, and loaded by stock PEFT without harm to the base."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +10,13 @@ import torch
 from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.config import KasaConfig
+from safetensors.torch import load_file, save_file
 
 from rocket_hub.errors import AdapterError
 from rocket_hub.inference.models import load_base
 from rocket_hub.localhub import LocalHub
-from rocket_hub.lora.attach import adapted
-from rocket_hub.pipeline.adapters import adapter_folder, read_adapter, stock_folder
+from rocket_hub.lora.attach import adapted, load_adapter
+from rocket_hub.pipeline.adapters import read_adapter, stock_folder
 from rocket_hub.pipeline.context import Context
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Pinned
@@ -80,10 +83,50 @@ def test_adapters_that_change_the_base_are_folded(
     assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == written
 
 
-def test_a_plain_lora_is_used_as_it_is(context: Context, lora_bank: list[Path]) -> None:
-    pin = push(context.api, lora_bank[0], "plain")
-    assert stock_folder(context, pin) == adapter_folder(context, pin)
-    assert len(read_adapter(context, pin).modules) == 4
+WRAPPERS = {
+    "compiled": lambda key: "_orig_mod." + key,
+    "parallel": lambda key: "module." + key,
+    "checkpointed": lambda key: key.replace(".self_attn.", "._checkpoint_wrapped_module.self_attn."),
+}
+
+
+@pytest.mark.parametrize("name", ["plain", *WRAPPERS])
+def test_peft_is_given_nothing_but_what_is_written_here(
+    name: str, context: Context, lora_bank: list[Path], tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    shutil.copytree(lora_bank[1], made)
+    tensors = load_file(made / "adapter_model.safetensors")
+    change = WRAPPERS.get(name, str)
+    save_file({change(key): tensor for key, tensor in tensors.items()}, made / "adapter_model.safetensors")
+    config = json.loads((made / "adapter_config.json").read_text()) | {"lora_dropout": 0.5, "revision": "elsewhere"}
+    (made / "adapter_config.json").write_text(json.dumps(config))
+    pin = push(context.api, made, name)
+    folder, ids = stock_folder(context, pin), torch.arange(4, 20)[None]
+    written = json.loads((folder / "adapter_config.json").read_text())
+    assert folder.is_relative_to(context.run.path)
+    assert (written["lora_dropout"], written["revision"]) == (0.0, "")
+    assert written["lora_alpha"] / written["r"] == pytest.approx(config["lora_alpha"] / config["r"] ** 0.5)
+    base, _ = context.base
+    with torch.no_grad():
+        with adapted(base, lora_bank[1]) as tuned:
+            expected = tuned(input_ids=ids).logits
+        with adapted(base, folder) as tuned:
+            torch.testing.assert_close(tuned(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
+    assert len(read_adapter(context, pin).modules) == len(tensors) / 2
+
+
+@pytest.mark.parametrize("fault", ["missing", "unexpected"])
+def test_peft_loads_all_or_nothing(fault: str, tiny_model: Path, lora_bank: list[Path], tmp_path: Path) -> None:
+    tensors = load_file(lora_bank[0] / "adapter_model.safetensors")
+    first = next(iter(tensors))
+    changed = {"missing": {first: None}, "unexpected": {first.replace("proj", "proje"): tensors[first].clone()}}[fault]
+    kept = {key: tensor for key, tensor in (tensors | changed).items() if tensor is not None}
+    shutil.copy(lora_bank[0] / "adapter_config.json", tmp_path)
+    save_file(kept, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match=f"does not load on this model: 1 {fault} weights, such as") as caught:
+        load_adapter(load_base(str(tiny_model), None, "float32")[0], tmp_path)
+    assert caught.value.reason == "does_not_load"
 
 
 def test_an_adapter_of_another_base(context: Context, tmp_path: Path) -> None:

@@ -261,21 +261,25 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
     texts = [example.prompt + example.completion for example in map(found.example, load_kshot(kshot))]
     with connect(hub):
         quiet_libraries()
-        from peft import PeftConfig, PeftModel
+        from peft import PeftConfig
 
         from rocket_hub.inference.models import load_base
+        from rocket_hub.lora.attach import load_adapter
         from rocket_hub.moe.collapsing import collapse_to_lora
 
         adapter = str(_folder(adapter))
         config = PeftConfig.from_pretrained(adapter)
         model, tokenizer = load_base(str(config.base_model_name_or_path), config.revision, "float32")
-        routed = PeftModel.from_pretrained(model, adapter)
+        routed = load_adapter(model, adapter)
         done = collapse_to_lora(routed, tokenizer, texts[::2], out, rank=rank, held_out=texts[1::2] or None)
     click.echo(
         f"{done.path}: rank {done.rank}, {done.energy:.2%} of the energy kept; "
         f"perplexity {done.collapsed_perplexity:.4f} against {done.routed_perplexity:.4f} of the routed adapter "
         f"({done.loss:+.4f} nats per token), over {done.tokens} tokens"
     )
+    names = routed.active_peft_config.expert_names or range(len(done.expert_means))
+    for name, mean, share in zip(names, done.expert_means, done.expert_shares, strict=True):
+        click.echo(f"expert {name}: mean gate {mean:.3f}, weighs most for {share:.1%} of the tokens")
 
 
 def _folder(adapter: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rocket_hub.lora.attach import write_fresh
+from rocket_hub.lora.attach import load_adapter, write_fresh
 from rocket_hub.lora.expert import Expert
 from rocket_hub.lora.write import write_lora
 from rocket_hub.records import Example
@@ -39,20 +39,15 @@ def peft_merge(
         folder: Folder to write.
         seed: Seeds what DARE drops.
         **pin: The base model's id and commit, for `write_lora`.
-
-    Returns:
-        The folder.
     """
-    from peft import PeftModel
-
     ranks = total_ranks(experts)
-    names = [str(number) for number in range(len(experts))]
+    names = [f"expert-{number}" for number in range(len(experts))]
     with TemporaryDirectory(prefix="rocket-hub-") as place, torch.random.fork_rng():
         paths = write_experts(experts, Path(place), **pin)
-        model: Any = PeftModel.from_pretrained(base, str(paths[0]), adapter_name=names[0])
+        model = load_adapter(base, paths[0], name=names[0])
         try:
             for path, name in zip(paths[1:], names[1:], strict=True):
-                model.load_adapter(str(path), adapter_name=name)
+                load_adapter(model, path, name=name)
             torch.manual_seed(seed)
             model.base_model.add_weighted_adapter(
                 names, [weight] * len(names), "merged", f"{kind}_svd", svd_rank=max(ranks.values()),
@@ -76,17 +71,7 @@ def write_experts(experts: Sequence[Expert], folder: Path, **pin: Any) -> list[P
 def kshot_weights(
     base_model: Any, tokenizer: Any, experts: Sequence[Expert], shots: Sequence[Example]
 ) -> tuple[float, ...]:
-    """Find the experts' weights on the K-shot as LoRAHub does; see `lorahub_weights`.
-
-    Args:
-        base_model: The base model; it is given back as it was.
-        tokenizer: Its tokenizer.
-        experts: The experts.
-        shots: The K-shot in the task's form.
-
-    Returns:
-        One weight an expert.
-    """
+    """Find one weight an expert on the K-shot as LoRAHub does; see `lorahub_weights`."""
     factors = {str(number): expert.modules for number, expert in enumerate(experts)}
     loss = mixture_loss(base_model, tokenizer, factors, shots, batch_size=BATCH)
     return tuple(lorahub_weights(loss, list(factors)).values())
@@ -97,14 +82,12 @@ def fresh_lora(base_model: Any, experts: Sequence[Expert], folder: Path, seed: i
     from peft import LoraConfig
 
     ranks = total_ranks(experts)
+    largest, pattern = max(ranks.values()), {name.replace(".", r"\."): rank for name, rank in ranks.items()}
     config = LoraConfig(
-        r=max(ranks.values()),
-        lora_alpha=2 * max(ranks.values()),
-        rank_pattern={name.replace(".", r"\."): rank for name, rank in ranks.items()},
-        alpha_pattern={name.replace(".", r"\."): 2 * rank for name, rank in ranks.items()},
-        target_modules=sorted(ranks),
+        r=largest, rank_pattern=pattern, lora_alpha=2 * largest,
+        alpha_pattern={name: 2 * rank for name, rank in pattern.items()}, target_modules=sorted(ranks),
         task_type="CAUSAL_LM",
-    )
+    )  # fmt: skip
     return write_fresh(base_model, config, folder, seed)
 
 

@@ -1,7 +1,4 @@
-"""The result of a build and its controls, in the order of what they cost to keep and to serve.
-
-Each is a folder to start from, trained or not, and a way to open it.
-"""
+"""The result of a build and its controls: each a folder to start from, trained or not, and a way to open it."""
 
 from __future__ import annotations
 
@@ -41,8 +38,7 @@ class Method:
         rows: What it is trained on beside the K-shot: the `selected` rows, as many `random` ones of the pool, or
             `none`.
         experts: Repository ids of its experts, where they are not the chosen ones.
-        open: Puts what is in a folder on the base model, which is the same as before when the block ends; none = PEFT's
-            road for one adapter, plain or routed.
+        open: Puts what is in a folder on the base model for a block; none = as one adapter, by PEFT.
     """
 
     name: str
@@ -132,7 +128,6 @@ def all_methods(parts: Parts) -> dict[str, Method]:
 
 
 def _untrained(parts: Parts) -> tuple[Method, ...]:
-    """List what sees no rows."""
     return (
         Method("base", "base model"),
         Method("best_single", "best single expert", lambda weight, folder: parts.best()),
@@ -146,20 +141,14 @@ def _untrained(parts: Parts) -> tuple[Method, ...]:
 
 
 def _trained(parts: Parts) -> tuple[Method, ...]:
-    """List what is trained on the same rows, beside the routed adapter."""
     return (
         Method("best_single_trained", "single expert, trained", lambda weight, folder: parts.best(), trained=True),
         Method(FRESH, "fresh LoRA, trained", partial(_fresh, parts), trained=True),
-        Method(
-            "stack_trained",
-            "stacked experts, trained",
-            partial(_stack, parts),
-            trained=True,
-            weighted=_has_weight(parts),
-        ),
+        Method("stack_trained", "stacked experts, trained", partial(_stack, parts), trained=True,
+               weighted=_has_weight(parts)),
         Method("xlora", "X-LoRA, trained", partial(_xlora, parts), trained=True, open=_xlora_open(parts)),
         Method("full_finetune", "all parameters, trained", _nothing, trained=True, open=full_model),
-    )
+    )  # fmt: skip
 
 
 def _ablations(parts: Parts) -> tuple[Method, ...]:
@@ -181,13 +170,12 @@ def _ablations(parts: Parts) -> tuple[Method, ...]:
 
 
 def _has_weight(parts: Parts) -> bool:
-    """Tell whether there is a sum of experts to weigh; one expert alone is best at the strength it was trained at."""
+    """Return whether there is a sum of experts to weigh; one alone is best at the strength it was trained at."""
     return len(parts.chosen.pins) > 1
 
 
 def _nothing(weight: float, folder: Path) -> Path:
-    """Write nothing: what is opened is a copy of the base."""
-    return folder
+    return folder  # what is opened is a copy of the base
 
 
 def _stack(parts: Parts, weight: float | None, folder: Path) -> Path:
@@ -204,23 +192,19 @@ def _peft_merge(parts: Parts, kind: str, weight: float | None, _: float, folder:
 
 
 def _lorahub(parts: Parts, _: float, folder: Path) -> Path:
-    """Write the stack of the chosen experts at LoRAHub's weights."""
     weights = kshot_weights(*parts.model(), parts.chosen.experts, parts.shots)
     return stack_experts(parts.chosen.experts, weights, folder, **parts.pin)
 
 
 def _arrow(parts: Parts, _: float, folder: Path) -> Path:
-    """Write the chosen experts as Arrow takes them."""
     return padded_experts(parts.model()[0], parts.chosen.experts, folder, **parts.pin)
 
 
 def _fresh(parts: Parts, _: float, folder: Path) -> Path:
-    """Write a new LoRA of the chosen experts' shape."""
     return fresh_lora(parts.model()[0], parts.chosen.experts, folder, parts.seed)
 
 
 def _xlora(parts: Parts, _: float, folder: Path) -> Path:
-    """Write a new classifier over the chosen experts."""
     return new_classifier(parts.model()[0], parts.chosen.experts, folder, **parts.pin)
 
 
@@ -234,7 +218,6 @@ def _xlora_open(parts: Parts) -> Open:
 
 
 def _routed(parts: Parts, group: Group) -> Start:
-    """Return what merges a group of experts into one routed adapter."""
     return lambda weight, folder: _merge(parts, group.experts, group.pins, weight, folder)
 
 

@@ -1,4 +1,4 @@
-"""X-LoRA (Buehler and Buehler 2024), by PEFT: a classifier over the base's last hidden states weighs the experts."""
+"""Controls that other code makes: PEFT's X-LoRA and Arrow, and a base trained whole."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ PREFIX = "base_model.internal_xlora_classifier."
 
 
 def new_classifier(base: Any, experts: Sequence[Expert], folder: Path, **pin: Any) -> Path:
-    """Write an X-LoRA with a new classifier: one weight for each token, module and expert, by softmax.
+    """Write an X-LoRA with a new classifier, and nothing but that (Buehler and Buehler 2024).
+
+    From the base's last hidden states it gives one weight to each token, module and expert, by softmax.
 
     Args:
         base: The base model; it is not touched.
         experts: The experts.
-        folder: Folder to write; it holds the classifier alone.
+        folder: Folder to write.
         **pin: The base model's id and commit, for `write_lora`.
-
-    Returns:
-        The folder.
     """
     model = _xlora(base, experts, pin)
     model.save_pretrained(folder)
@@ -86,10 +85,9 @@ def _xlora(base: Any, experts: Sequence[Expert], pin: dict[str, Any]) -> Any:
 
 
 def _save_the_classifier(model: Any) -> None:
-    """Save and load the classifier and nothing else, in PEFT's names.
+    """Make the model save and load the classifier and nothing else, in PEFT's names.
 
-    PEFT 0.21 saves none: it leaves out what belongs to other adapters, the first expert is called `0`, and so it takes
-    the classifier's `layers.0` for that expert's. A training that goes on would load it into that expert.
+    PEFT 0.21 takes the classifier's `layers.0` for a part of the first expert, which is called `0`, and leaves it out.
     """
     classifier, config = model.base_model.internal_xlora_classifier, model.peft_config["default"]
 
@@ -129,8 +127,8 @@ def _remember_hidden_states(model: Any) -> None:
 def _keep_two_caches(model: Any) -> None:
     """Let X-LoRA use a KV cache, which PEFT itself turns off.
 
-    Each forward pass is two, the bare base's for the classifier and then the real one, and both would write to the
-    same cache. So the base's layers of the cache are kept behind the others: whoever selects rows selects them, too.
+    Each forward pass is two, the bare base's for the classifier and then the real one. The base's layers of the cache
+    are kept behind the others, so that whoever selects rows of the cache selects theirs, too.
     """
     from transformers import DynamicCache
 
@@ -171,9 +169,6 @@ def padded_experts(base: Any, experts: Sequence[Expert], folder: Path, **pin: An
         experts: The experts.
         folder: Folder to write; gets one folder an expert.
         **pin: The base model's id and commit, for `write_lora`.
-
-    Returns:
-        The folder.
     """
     sizes = {name: (a.shape[1], b.shape[0]) for expert in experts for name, (a, b) in expert.modules.items()}
     endings = {name.rpartition(".")[2]: size for name, size in sizes.items()}

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rocket_hub.discovery.hub.answers import Tensor, files_of, load, model_record, read_header, save
+from rocket_hub.discovery.hub.answers import files_of, load, model_record, read_header, save
 from rocket_hub.discovery.hub.client import reason_of
 from rocket_hub.discovery.hub.download import fetch, is_plain_path
 from rocket_hub.discovery.licences import declared
 from rocket_hub.discovery.listing import COMMIT, HUB_ID
 from rocket_hub.errors import AdapterError, HubError, HubUnreachableError, InputError
+from rocket_hub.lora.tensors import Tensor
 from rocket_hub.records import Pinned
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d{1,5})\.")
 """The number of a layer in the name of a module, with a dot after it."""
+INNER = ("model.", "transformer.", "gpt_neox.")
+"""How causal language models name the model inside them; checkpoints of that alone (GPT-2) leave it out."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,20 @@ class BaseShapes:
     copies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
 
-    def linear(self, module: str) -> tuple[int, int] | None:
-        """Return (out, in) of a linear module of the base model, None if there is none of this name."""
-        # Some checkpoints (GPT-2) leave out the first part of the name that the loaded model has.
-        for name in (module, module.partition(".")[2]):
-            shape = self.shapes.get(f"{name}.weight", ())
-            if len(shape) == 2:
-                out, wide = shape
-                return (wide, out) if name.rpartition(".")[2] in ("c_attn", "c_proj", "c_fc") else (out, wide)
-        return None
+    def shape(self, parameter: str) -> tuple[int, ...] | None:
+        """Return the shape of a parameter of the loaded model; None if there is none of this name.
+
+        Raises:
+            AdapterError: `depth_mismatch`: it is of a layer that the model does not have.
+        """
+        layer = LAYER.search(parameter)
+        if layer and int(layer[1]) >= self.num_layers:
+            module = parameter.removesuffix(".weight")
+            raise AdapterError("depth_mismatch", f"adapts {module}, {self.repo_id} has {self.num_layers} layers")
+        found = self.shapes.get(parameter)
+        if found is None and parameter.startswith(INNER) and not any(name.startswith(INNER) for name in self.shapes):
+            return self.shapes.get(parameter.partition(".")[2])
+        return found
 
 
 @dataclass(frozen=True)
@@ -93,31 +101,20 @@ def describe(api: HfApi, repo_id: str) -> Described:
     return Described(Pinned(name, sha, "model", licence), files_of(record), asked)
 
 
-def read_base(api: HfApi, base: str) -> tuple[Pinned, BaseShapes]:
-    """Pin a base model and read its shapes from `config.json` and the headers of its weights.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        base: Repository id.
-
-    Returns:
-        The base model at its present commit, and its shapes.
+def read_shapes(api: HfApi, model: Described) -> BaseShapes:
+    """Read the shapes of a model that adapters can be merged for, from `config.json` and the headers of its weights.
 
     Raises:
         InputError: It has no safetensors weights, is quantised, or its files cannot be understood.
-        HubError: It does not exist, is gated, or the Hub does not answer.
+        HubError: They cannot be read.
     """
-    model = describe(api, base)
-    return model.pinned, read_shapes(api, model)
-
-
-def read_shapes(api: HfApi, model: Described) -> BaseShapes:
-    """Read the shapes of a model that adapters can be merged for; raises as `read_base`."""
     config = read_json(api, model, "config.json")
     if config.get("quantization_config"):
         found = f"base model {model.pinned.repo_id}: its weights are quantised"
         raise InputError(f"{found}; name the model it was made from")
     shapes = {name: tensor.shape for name, tensor in read_tensors(api, model).items()}
+    if "model.embed_tokens.weight" in shapes:  # saved once where the head shares it
+        shapes.setdefault("lm_head.weight", shapes["model.embed_tokens.weight"])
     return BaseShapes(model.pinned.repo_id, _depth(model.pinned.repo_id, config, shapes), shapes)
 
 

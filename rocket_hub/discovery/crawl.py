@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-from rocket_hub.discovery.bases import BaseShapes, Described, with_copies
-from rocket_hub.discovery.compatibility import LoraFacts, check_header
-from rocket_hub.discovery.configs import MAX_CONFIG_BYTES, check_config, check_kind, claimed_base, parse_config
+from rocket_hub.discovery.bases import LAYER, BaseShapes, Described, with_copies
 from rocket_hub.discovery.hub.answers import Header, load, read_header, recall, remember, save
 from rocket_hub.discovery.hub.download import fetch
-from rocket_hub.discovery.listing import CONFIG, WEIGHTS, Listed
+from rocket_hub.discovery.listing import CONFIG, HUB_ID, WEIGHTS, Listed
 from rocket_hub.discovery.verdicts import Verdicts
 from rocket_hub.errors import AdapterError, HubError
+from rocket_hub.lora.config import MAX_CONFIG_BYTES, MUTATING, check_config, parse_config, short
+from rocket_hub.lora.tensors import Tensor, check_tensors
 from rocket_hub.records import AdapterCandidate
 
 if TYPE_CHECKING:
@@ -84,6 +85,97 @@ def _refusal(api: HfApi, item: Listed) -> tuple[str, ...]:
     return ("refusal", hashlib.sha256(who.encode()).hexdigest(), item.repo_id, item.revision)
 
 
+# Flags of adapters that fit.
+FOLDED = "folded_with_base"
+"""It changes the base weights, which has to be folded into it first."""
+WHOLE = "whole_tensors"
+"""It holds whole tensors, or biases, of the base's shapes: only their values tell whether they are the base's own."""
+_CACHED = re.compile(r"(?:.*/)?models--([^/]+)--([^/]+)(?:/snapshots/[^/]+)?")
+_ADDRESS = re.compile(r"https?://[^/]+/([^/]+/[^/?#]+).*")
+
+
+def check_kind(config: Mapping[str, Any]) -> str:
+    """Check a configuration without regard to the base model; returns and raises as `lora.config.check_config`."""
+    kind = check_config(config)
+    if kind == "mlx":
+        raise AdapterError("not_lora", "saved by mlx-lm under names that are not downloaded; convert it to PEFT's form")
+    return kind
+
+
+def claimed_base(config: Mapping[str, Any]) -> str:
+    """Return the id of the base model that a configuration names; empty if it names none on the Hub."""
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str):
+        return ""
+    name = _ADDRESS.sub(r"\1", _CACHED.sub(r"\1/\2", name.rstrip("/")))
+    return name if HUB_ID.fullmatch(name) else ""
+
+
+def check_base(config: Mapping[str, Any], base: BaseShapes) -> tuple[str, ...]:
+    """Compare the base model that a configuration names with the one at hand.
+
+    Args:
+        config: A configuration that `check_kind` has passed.
+        base: The base model, with what is known of copies of it.
+
+    Returns:
+        Flags: `base_unverified` if the configuration does not name a base model on the Hub, `mirror_base` if it names
+        a copy that was proven to be one, `quantized_base` if that copy is quantised, `folded_with_base` if PEFT changes
+        the base weights when it loads the adapter.
+
+    Raises:
+        AdapterError: `wrong_base`: it names another one.
+    """
+    folded = (FOLDED,) if check_kind(config) in MUTATING else ()
+    told, name = config.get("base_model_name_or_path"), claimed_base(config).lower()
+    if not name and (told is None or isinstance(told, str)):
+        return ("base_unverified", *folded)
+    if name != base.repo_id.lower() and name not in base.copies:
+        why = f" ({base.others[name]})" if base.others.get(name) else ""
+        raise AdapterError("wrong_base", f"made for {short(told)}, not for {base.repo_id}{why}")
+    return (*base.copies.get(name, ()), *folded)
+
+
+@dataclass(frozen=True)
+class LoraFacts:
+    """What the header says about an adapter that fits.
+
+    Attributes:
+        rank: The largest rank of any module.
+        target_modules: Last names of the adapted modules, sorted.
+        flags: What is odd about it.
+    """
+
+    rank: int
+    target_modules: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+
+
+def check_header(
+    header: Mapping[str, Tensor], config: Mapping[str, Any], base: BaseShapes, *, verified: bool = True
+) -> LoraFacts:
+    """Check the names and shapes of an adapter's tensors.
+
+    Args:
+        header: Tensor name -> type and shape.
+        config: Its configuration, which `check_kind` has passed.
+        base: The base model.
+        verified: Whether the configuration names this base model; if not, an adapter of fewer layers is refused too.
+
+    Raises:
+        AdapterError: A tensor does not fit, or is not of a plain LoRA; `reason` names the fault.
+    """
+    layout = check_tensors(header, config, check_kind(config), base.shape)
+    layers = {int(number) for module in layout.modules for number in LAYER.findall(f"{module}.")}
+    depth = max(layers, default=-1) + 1
+    if not verified and not config.get("layers_to_transform") and depth < base.num_layers:
+        detail = f"adapts {depth} of {base.num_layers} layers and does not say for which base model"
+        raise AdapterError("depth_mismatch", detail)
+    targets = tuple(sorted({module.rpartition(".")[2] for module in layout.ranks}))
+    flags = (WHOLE,) if layout.whole or layout.biases else ()
+    return LoraFacts(max(layout.ranks.values()), targets, flags)
+
+
 SMALLEST_WAVE, LARGEST_WAVE = 8, 64
 """Headers that are read at once before they are judged in order."""
 # What, beside the weights, decides what an adapter adds to the base.
@@ -141,7 +233,7 @@ def by_configuration(
     shapes = with_copies(api, model, shapes, [name for name in names if name], likely)
     flags, survivors = dict(alive), []
     for item in sound:
-        more = verdicts.attempt(item.repo_id, partial(check_config, told[item], shapes))
+        more = verdicts.attempt(item.repo_id, partial(check_base, told[item], shapes))
         if more is not None:
             survivors.append(Survivor(item, told[item], (*more, *flags[item])))
     return survivors, shapes
@@ -233,7 +325,7 @@ def _candidate(survivor: Survivor, header: Header, facts: LoraFacts, score: floa
         size=header.size,
         downloads=item.downloads,
         datasets=item.datasets,
-        flags=survivor.flags,
+        flags=(*facts.flags, *survivor.flags),
         description=item.text,
         prior=round(score, 4),
     )

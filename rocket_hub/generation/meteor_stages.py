@@ -23,7 +23,7 @@ from rocket_hub.generation.questions import Question
 from rocket_hub.generation.student import Weak, once, read_completion, steps, tune, write
 from rocket_hub.generation.teachers import AGAIN, Decoding, Reply
 from rocket_hub.inference import Search
-from rocket_hub.lora.attach import fingerprint
+from rocket_hub.lora.attach import fingerprint, load_adapter
 from rocket_hub.records import Rejection, reasons_in_words
 from rocket_hub.runs import RunFolder, digest
 
@@ -289,10 +289,10 @@ def prefer(weak: Weak, pairs: Sequence[Pair], adapter: Path, output: Path) -> st
     Raises:
         AdapterError: The adapter is no plain LoRA.
     """
-    from peft import PeftModel, PeftType
+    from peft import PeftType
 
     mode, use_cache = weak.base.training, weak.base.config.use_cache
-    model: Any = PeftModel.from_pretrained(weak.base, str(adapter), is_trainable=True)
+    model: Any = load_adapter(weak.base, adapter, trained=True)
     try:
         if model.peft_config["default"].peft_type != PeftType.LORA:
             raise AdapterError("not_lora", f"{adapter}: 'evolved' tunes a plain LoRA; collapse this one first")

@@ -1,8 +1,4 @@
-"""Many adapters, one base: what an adapter adds is computed beside the base's own linear layers.
-
-PEFT wraps every layer of the base for each adapter; here a hook is put on each layer once, and another adapter is
-another pair of references.
-"""
+"""Put adapters on a base model: by PEFT, or, to compare many of them, by hooks beside the base's own linear layers."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rocket_hub.errors import InputError, StorageError
+from rocket_hub.errors import AdapterError, InputError, StorageError
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -79,14 +75,49 @@ def adapted(base: Any, adapter: Path | None) -> Iterator[Any]:
     if adapter is None:
         yield base
         return
-    from peft import PeftModel
-
-    model = PeftModel.from_pretrained(base, str(adapter))
-    model.eval()
+    model = load_adapter(base, adapter).eval()
     try:
         yield model
     finally:
         model.unload()
+
+
+# What PEFT lists as missing although other names hold it, or it is not saved.
+_NOT_SAVED = ("vblora_vector_bank", "prompt_encoder", ".tinylora_v.", ".unilora_theta_d.")
+
+
+def load_adapter(base: Any, folder: Path | str, *, trained: bool = False, name: str = "default") -> Any:
+    """Put an adapter of any PEFT type on the base model; PEFT itself only warns of missing weights, and ignores others.
+
+    Args:
+        base: The base model, or a PeftModel, which gets one more adapter.
+        folder: Folder of the adapter.
+        trained: Whether it is to be trained.
+        name: Name of the adapter in the model.
+
+    Returns:
+        The PeftModel.
+
+    Raises:
+        AdapterError: `does_not_load`: a weight is missing, or one in the file belongs to no module of the model.
+    """
+    from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
+
+    model, mapping = base, None
+    if not isinstance(base, PeftModel):
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = not trained
+        if not config.is_prompt_learning:
+            mapping = getattr(base, "_checkpoint_conversion_mapping", None)  # older names of the base's modules
+        model = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type or "", PeftModel)(base, config, name)
+    found = model.load_adapter(str(folder), name, is_trainable=trained, key_mapping=mapping)
+    own = [key for key in found.missing_keys if f".{name}." in f"{key}."]  # PEFT finds `1` in `layers.1`, too
+    missing = [key for key in own if not any(part in key for part in _NOT_SAVED)]
+    for fault, keys in (("missing", missing), ("unexpected", found.unexpected_keys)):
+        if keys:
+            some = f"{len(keys)} {fault} weights, such as {keys[0]:.200}"
+            raise AdapterError("does_not_load", f"{folder}: does not load on this model: {some}")
+    return model
 
 
 def fingerprint(adapter: Path) -> str:

@@ -1,22 +1,30 @@
 """Read a LoRA adapter folder as an expert: what it adds to each module, or why it cannot be used.
 
 The tensors decide: modules and ranks come from their names and shapes, and scaling, singular values and changes of the
-base are folded into A and B. Whatever would not be exactly `ΔW = B A` is refused. Folders come from the Hub and are
-treated as hostile.
+base are folded into A and B. Whatever would not be exactly `ΔW = B A` is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from rocket_hub.errors import AdapterError
-from rocket_hub.lora.config import MUTATING, check_config, expected_rank, read_config, scaling
-from rocket_hub.lora.tensors import BaseWeights, Factors, linear_weight, read_factors
+from rocket_hub.lora.config import MUTATING, check_config, read_config, scaling
+from rocket_hub.lora.tensors import PARTS, Layout, Tensor, check_tensors
+
+BaseWeights = Callable[[str], torch.Tensor]
+"""Name of a parameter of the base model -> its value; `KeyError` or `AttributeError` if there is none.
+
+`model.get_parameter` of a model that carries no adapter is one.
+"""
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,11 +35,28 @@ class Expert:
         name: What to call it.
         modules: Module name, as in the base model -> (A [r, in], B [out, r]) in fp32, scaling folded into B.
         config: Its `adapter_config.json`.
+        scalings: Module name -> the scaling that was folded into B; empty where more than that was folded.
     """
 
     name: str
-    modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    modules: Mapping[str, Pair]
     config: Mapping[str, Any]
+    scalings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What an adapter holds for one module.
+
+    Attributes:
+        a: [r, in] in fp32.
+        b: [out, r] in fp32.
+        diagonal: [r], what stands between them; None = nothing.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    diagonal: torch.Tensor | None
 
 
 def read_expert(folder: Path | str, name: str | None = None, base_weights: BaseWeights | None = None) -> Expert:
@@ -60,64 +85,114 @@ def read_expert(folder: Path | str, name: str | None = None, base_weights: BaseW
     """
     folder = Path(folder)
     config = read_config(folder)
-    kind = check_config(config, folder)
+    try:
+        kind = check_config(config)
+        modules = _read_modules(folder, kind, config, base_weights)
+    except AdapterError as error:
+        raise AdapterError(error.reason, f"{folder}: {error}") from error
+    scalings = {module: scaling(config, kind, module, len(a)) for module, (a, _) in modules.items() if kind == "lora"}
+    return Expert(name or folder.name, modules, config, scalings)
+
+
+def _read_modules(
+    folder: Path, kind: str, config: Mapping[str, Any], base_weights: BaseWeights | None
+) -> dict[str, Pair]:
+    """Return A and B of every module, with everything folded into them."""
     if kind in MUTATING and base_weights is None:
         raise AdapterError(
             "needs_base_weights",
-            f"{folder}: {kind} changes the base weights when it is loaded, so it can be folded only with them; give "
+            f"{kind} changes the base weights when it is loaded, so it can be folded only with them; give "
             "base_weights, or save it again as a plain LoRA with `path_initial_model_for_weight_conversion`",
         )
-    found = read_factors(folder, kind, config, base_weights)
+    found = _read_factors(folder, kind, config, base_weights)
     modules = {}
     for module, factors in sorted(found.items()):
-        _check_rank(config, kind, module, len(factors.a), folder)
-        weight = _weight(base_weights, kind, module, factors, config, folder)
-        factor = scaling(config, kind, module, len(factors.a))
-        modules[module] = fold(kind, factors, factor, weight, f"{folder}: '{module}'")
+        weight = _whole_weight(base_weights, module, kind) if base_weights and kind in MUTATING else None
+        modules[module] = fold(kind, factors, scaling(config, kind, module, len(factors.a)), weight)
     if not any(factors.b.any() for factors in found.values()) or all(does_nothing(*pair) for pair in modules.values()):
-        raise AdapterError("untrained", f"{folder}: B A is zero, the adapter does nothing; take another one")
-    return Expert(name or folder.name, modules, config)
+        raise AdapterError("untrained", "B A is zero, the adapter does nothing; take another one")
+    return modules
 
 
-def _check_rank(config: Mapping[str, Any], kind: str, module: str, rank: int, folder: Path) -> None:
-    """Refuse a rank that is not the configured one: PEFT could not load it, and the scaling would be a guess."""
-    if kind == "adalora":
-        expected, fits = config.get("init_r", 12), rank <= config.get("init_r", 12)
-    else:
-        expected = expected_rank(config, module)
-        fits = rank == expected
-    if not fits:
+def _read_factors(
+    folder: Path, kind: str, config: Mapping[str, Any], base_weights: BaseWeights | None
+) -> dict[str, Factors]:
+    """Check the tensors of a folder, and load A and B of every module, unscaled."""
+    path = folder / ("adapters.safetensors" if kind == "mlx" else "adapter_model.safetensors")
+    if not path.is_file() and (folder / "adapter_model.bin").is_file():
         raise AdapterError(
-            "rank_mismatch", f"{folder}: '{module}' has rank {rank}, adapter_config.json says {expected}; A and B may "
-            "be transposed, or the configuration is of another adapter"
-        )  # fmt: skip
+            "pickle_only",
+            f"there is no {path.name}, and pickled weights can run code, so they are never opened; "
+            "ask for a safetensors copy",
+        )
+    if not path.is_file():
+        raise AdapterError("no_weights", f"there is no {path.name}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            header = {name: Tensor(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+            layout = check_tensors(header, config, kind, partial(_shape, base_weights) if base_weights else None)
+            _check_values(file, layout, base_weights)
+            return {module: _load(file, layout.modules[module], kind) for module in layout.ranks}
+    except SafetensorError as error:
+        raise AdapterError(
+            "broken_weights", f"{path.name}: not a safetensors file ({error}); download it again"
+        ) from error
 
 
-def _weight(
-    base_weights: BaseWeights | None, kind: str, module: str, factors: Factors, config: Mapping[str, Any], folder: Path
-) -> torch.Tensor | None:
-    """Check a module's size against the base; return the base's weight for kinds that need it."""
-    if base_weights is None:
+def _find(base_weights: BaseWeights, name: str) -> torch.Tensor | None:
+    """Return a parameter of the base, None if there is none of this name."""
+    try:
+        return base_weights(name).detach()
+    except (KeyError, AttributeError):
         return None
-    shape, transposed = (factors.b.shape[0], factors.a.shape[1]), bool(config.get("fan_in_fan_out"))
-    weight = linear_weight(base_weights, module, shape, transposed=transposed, folder=folder)
-    if kind not in MUTATING:
-        return None
-    if weight is None:
+
+
+def _shape(base_weights: BaseWeights, name: str) -> tuple[int, ...] | None:
+    """Return the shape of a parameter of the base; see `Shapes`."""
+    weight = _find(base_weights, name)
+    return None if weight is None else tuple(weight.shape) if weight.is_floating_point() else ()
+
+
+def _whole_weight(base_weights: BaseWeights, module: str, kind: str) -> torch.Tensor:
+    """Return a weight of the base in fp32."""
+    weight = _find(base_weights, f"{module}.weight")
+    if weight is None or not weight.is_floating_point() or weight.is_meta:
         raise AdapterError(
             "needs_base_weights",
-            f"{folder}: {kind} can be folded only with the base weights, and those of '{module}' are quantised or not "
+            f"{kind} can be folded only with the base weights, and those of '{module}' are quantised or not "
             "loaded; give those of the original base",
         )
     return weight.float()
 
 
+def _check_values(file: Any, layout: Layout, base_weights: BaseWeights | None) -> None:
+    """Refuse whole tensors that are not the base's own, and biases beside B A that add something."""
+    for name, (parameter, reason) in layout.whole.items():
+        own = _find(base_weights, parameter) if base_weights else None
+        if own is None or own.is_meta or not torch.equal(file.get_tensor(name).float(), own.float().cpu()):
+            where = f"holds the whole tensor '{name}'"
+            raise AdapterError(reason, f"{where}: differs from the base model's, and no plain LoRA can hold that")
+    for name in layout.biases:
+        if file.get_tensor(name).any():
+            raise AdapterError("lora_bias", f"'{name}' is a bias beside B A, which no plain LoRA has")
+
+
+def _load(file: Any, names: Mapping[str, str], kind: str) -> Factors:
+    """Load the factors of one module."""
+    parts = []
+    for part in PARTS.get(kind, ("A", "B")):
+        tensor = file.get_tensor(names[part]).float()
+        if not torch.isfinite(tensor).all():
+            raise AdapterError("nan_weights", f"'{names[part]}' is not all finite numbers; the training diverged")
+        parts.append(tensor.T.contiguous() if kind == "mlx" else tensor)
+    return Factors(parts[0], parts[1], parts[2].flatten() if len(parts) == 3 else None)
+
+
 NOTHING = 1e-6  # of the product of the norms of A and B; what rounding leaves in fp32 is smaller
 
 
-def fold(
-    kind: str, factors: Factors, scaling: float, weight: torch.Tensor | None, where: str
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fold(kind: str, factors: Factors, scaling: float, weight: torch.Tensor | None) -> Pair:
     """Fold scaling, singular values and changes of the base into A and B.
 
     Args:
@@ -125,24 +200,15 @@ def fold(
         factors: What the adapter holds for one module, of rank r.
         scaling: What the product is multiplied by.
         weight: The base model's weight [out, in] in fp32, for kinds that change it; None for the others.
-        where: Adapter and module, for messages.
 
     Returns:
         A [r', in] and B [out, r'] in fp32 with `ΔW = B A`; r' is 2r for kinds that change the base.
-
-    Raises:
-        AdapterError: The rank is more than the weight has (`bad_shape`), or PEFT would compute NaN (`broken_config`).
     """
     down = factors.a if factors.diagonal is None else factors.diagonal[:, None] * factors.a
     up = scaling * factors.b
     if weight is None:
         return down, up
-    if not scaling > 0:
-        raise AdapterError("broken_config", f"{where}: {kind} with a scaling of {scaling:g}, which must be above 0")
-    rank = len(down)
-    if rank > min(weight.shape) - (kind == "kasa"):
-        raise AdapterError("bad_shape", f"{where}: {kind} of rank {rank} in a weight of shape {list(weight.shape)}")
-    removed_down, removed_up = (part.cpu() for part in _removed(kind, weight, rank, scaling))
+    removed_down, removed_up = (part.cpu() for part in _removed(kind, weight, len(down), scaling))
     return torch.cat([down, removed_down]), torch.cat([up, -removed_up], dim=1)
 
 

@@ -65,15 +65,18 @@ def write_lora(
     modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     output: Path | str,
     *,
+    scalings: Mapping[str, float] | None = None,
     everywhere: Collection[str] = (),
     base_model: str | None,
     base_revision: str | None,
 ) -> Path:
-    """Write a plain LoRA folder with scaling 1.
+    """Write a plain LoRA folder.
 
     Args:
-        modules: Module name, as in the base model -> (A [r, in], B [out, r]).
+        modules: Module name, as in the base model -> (A [r, in], B [out, r]), scaling folded into B.
         output: Folder to write.
+        scalings: Module name -> part of B that becomes PEFT's scaling, which training multiplies steps of A and B by;
+            none = 1.
         everywhere: Endings of names of which the base has no module beyond `modules`, for a shorter configuration.
         base_model: Repository id or folder of the base model.
         base_revision: Commit of the base model.
@@ -81,7 +84,10 @@ def write_lora(
     Returns:
         The folder.
     """
-    targets, rank, pattern = compact({name: a.shape[0] for name, (a, _) in modules.items()}, everywhere)
+    ranks = {name: a.shape[0] for name, (a, _) in modules.items()}
+    factors = {name: (scalings or {}).get(name) or 1 for name in modules}
+    targets, rank, pattern = compact(ranks, everywhere)
+    _, alpha, alphas = compact({name: factors[name] * rank for name, rank in ranks.items()}, everywhere)
     config = LoraConfig(
         base_model_name_or_path=base_model,
         revision=base_revision,
@@ -89,14 +95,14 @@ def write_lora(
         inference_mode=True,
         target_modules=targets,
         r=rank,
-        lora_alpha=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT takes any number
         rank_pattern=pattern,
-        alpha_pattern=dict(pattern),
+        alpha_pattern=alphas,
     )
     config.target_modules = targets  # LoraConfig makes it a set, which would be saved in random order
     tensors = {}
-    for name, pair in modules.items():
-        for part, tensor in zip("AB", pair, strict=True):
+    for name, (a, b) in modules.items():
+        for part, tensor in (("A", a), ("B", b if factors[name] == 1 else b / factors[name])):
             tensors[f"base_model.model.{name}.lora_{part}.weight"] = tensor
     return write_adapter(tensors, config, output)
 

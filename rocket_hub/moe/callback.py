@@ -1,5 +1,3 @@
-"""What a trainer has to be told when an adapter has auxiliary losses."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -15,9 +13,8 @@ from rocket_hub.moe.router import Gate
 class AuxiliaryLossCallback(TrainerCallback):
     """Scales the gradient of the auxiliary losses as the trainer scales its own, and logs their values.
 
-    Give it to any `Trainer` of transformers or TRL, `callbacks=[AuxiliaryLossCallback()]`. The trainer's own loss does
-    not contain the auxiliary ones; they appear beside it as `load_balance_loss`, `entropy_loss` and `z_loss`, without
-    their factors, as means over layers and batches since the last log.
+    Give it to any `Trainer` of transformers or TRL, `callbacks=[AuxiliaryLossCallback()]`. Beside the trainer's own
+    loss appear `load_balance_loss`, `entropy_loss` and `z_loss`, without factors, as means since the last log.
     """
 
     def on_step_begin(
@@ -54,13 +51,6 @@ class AuxiliaryLossCallback(TrainerCallback):
 
 
 def auxiliary_losses(model: nn.Module) -> list[AuxiliaryLosses]:
-    """List the auxiliary losses of a model's adapters.
-
-    Args:
-        model: A model with ROCKET_MOE layers, wrapped in whatever way.
-
-    Returns:
-        One entry per adapter that has any.
-    """
+    """List the auxiliary losses of a model's adapters, one entry for each that has any."""
     found = [gate.losses for gate in model.modules() if isinstance(gate, Gate) and gate.losses is not None]
     return list({id(losses): losses for losses in found}.values())

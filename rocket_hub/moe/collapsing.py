@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 from peft import PeftModel
 
 from rocket_hub.errors import AdapterError, InputError
+from rocket_hub.lora.attach import load_adapter
 from rocket_hub.lora.write import truncate, write_lora
 from rocket_hub.moe.config import RocketMoeConfig
-from rocket_hub.moe.gates import collect_gates
+from rocket_hub.moe.gates import GateStatistics, collect_gates
 from rocket_hub.moe.layer import RocketMoeLayer
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -27,6 +28,7 @@ class Collapse:
 
     Attributes:
         path: Folder of the plain LoRA.
+        gates: Module name -> class of tokens -> what the gates did, over the given texts.
         gate_means: Module name, as in the base model -> mean gate weight of each expert, over the given texts.
         expert_means: Mean gate weight of each expert over the modules.
         routed_nll: Mean negative log-likelihood per token of the routed adapter, in nats, on the held-out texts.
@@ -45,6 +47,15 @@ class Collapse:
     tokens: int
     rank: int = 0
     energy: float = 1.0
+    gates: dict[str, dict[str, GateStatistics]] = field(default_factory=dict)
+
+    @property
+    def expert_shares(self) -> tuple[float, ...]:
+        """Share of the tokens for which each expert weighs most, over all modules."""
+        seen = [one for classes in self.gates.values() for one in classes.values()]
+        total = sum(one.tokens for one in seen)
+        columns = zip(*([one.tokens * share for share in one.largest] for one in seen), strict=True)
+        return tuple(sum(column) / total for column in columns)
 
     @property
     def loss(self) -> float:
@@ -74,8 +85,8 @@ def collapse_to_lora(
 ) -> Collapse:
     """Write the active routed adapter as one plain LoRA whose experts weigh what their gates weigh on average.
 
-    Concatenating the experts is exact; replacing the gates by their means is not, and a lower rank is not. What both
-    cost together is measured on the LoRA as it is on disk.
+    Replacing the gates by their means is not exact, and a lower rank is not; the loss is measured on the LoRA as it is
+    on disk.
 
     Args:
         model: Model with one active ROCKET_MOE adapter; it is the same afterwards.
@@ -100,7 +111,7 @@ def collapse_to_lora(
     was_training = model.training
     model.eval()
     try:
-        with collect_gates(model, name) as recorder:
+        with collect_gates(model, name, special_ids=tokenizer.all_special_ids) as recorder:
             routed, _ = _mean_nll(model, tokenizer, texts, max_length)
         means = recorder.means()
         if held_out is not None:
@@ -120,11 +131,11 @@ def collapse_to_lora(
         tokens=tokens,
         rank=max(len(a) for a, _ in modules.values()),
         energy=energy,
+        gates=recorder.statistics(),
     )
 
 
 def _active(model: PeftModel) -> tuple[str, RocketMoeConfig]:
-    """Return name and configuration of the one active adapter."""
     active = list(model.active_adapters)
     config = model.peft_config.get(active[0]) if len(active) == 1 else None
     if not isinstance(config, RocketMoeConfig):
@@ -153,7 +164,7 @@ def _weighed(model: PeftModel, means: Mapping[str, torch.Tensor], adapter_name: 
 
 
 def _cut(modules: Mapping[str, Pair], rank: int | None) -> tuple[Mapping[str, Pair], float]:
-    """Cut every module to a rank; returns the share of the squared norm that is kept, too."""
+    """Cut every module to a rank; also returns the share of the squared norm that is kept."""
     if rank is None:
         return modules, 1.0
     cut = {name: truncate(a, b, rank) for name, (a, b) in modules.items()}
@@ -163,7 +174,6 @@ def _cut(modules: Mapping[str, Pair], rank: int | None) -> tuple[Mapping[str, Pa
 
 
 def _write(modules: Mapping[str, Pair], config: RocketMoeConfig, output: Path | str) -> Path:
-    """Write the plain LoRA."""
     restricted = config.layers_to_transform not in (None, []) or config.exclude_modules
     return write_lora(
         modules,
@@ -184,8 +194,7 @@ def _stock(model: PeftModel, folder: Path) -> Iterator[PeftModel]:
     for name, layer in routed:
         base.set_submodule(name, layer.base_layer)
     try:
-        plain = PeftModel.from_pretrained(base, str(folder))
-        yield plain.eval()
+        yield load_adapter(base, folder).eval()
     finally:
         for name, layer in routed:
             base.set_submodule(name, layer)  # in place of the LoRA layers, which are in no other places

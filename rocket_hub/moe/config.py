@@ -31,22 +31,19 @@ class RocketMoeConfig(PeftConfig):
         target_modules: Module names (or endings of names), or one regular expression, or `"all-linear"`.
         exclude_modules: Module names, or one regular expression, that stay unadapted.
         expert_ranks: Rank of each expert, for modules that `rank_pattern` does not name.
-        rank_pattern: Regular expression for the end of a module's name -> rank of each expert there. Rank 0 means
-            that the expert is absent from the module; it keeps its gate, which then weighs nothing.
+        rank_pattern: Regular expression for the end of a module's name -> rank of each expert there; 0 = absent.
         expert_names: One name per expert.
         top_k: Experts active per token; None = all of them (dense).
         gate: `sigmoid`: independent gates `w = 2 * gate_start * sigmoid(W x)`. `softmax`: softmax over the `top_k`
-            largest logits (Eq. 7-9 of the paper). Dense gates of unit scale start with W = 0, hence the adapter starts
-            equal to a static stack: every expert at weight `gate_start` (sigmoid) or 1 (softmax). All other gates start
-            with W random: equal logits would send every token to the same experts.
-        gate_scale: What softmax weights sum to. `renormalised`: 1, as in the paper; every expert then runs at 1/k of
-            the strength it was trained at. `unit`: the number of active experts; with `top_k` 1 the likeliest expert
-            has weight 1 and the router learns straight-through. None = `renormalised`; sigmoid gates always are `unit`.
+            largest logits (Eq. 7-9 of the paper). Dense gates of unit scale start with W = 0, as a static stack of
+            experts at weight `gate_start` (sigmoid) or 1 (softmax); the others with W random, see `init_router`.
+        gate_scale: What softmax weights sum to. `renormalised` (and None): 1, as in the paper, which weakens every
+            expert to 1/k. `unit`, as sigmoid gates always: the number of active experts; with `top_k` 1 the likeliest
+            expert has weight 1 and the router learns straight-through.
         gate_start: Weight of every expert at the start; `sigmoid` only.
         expert_weight: Weight that is folded into B; a gate of `1 / expert_weight` gives back an expert as it was.
-        router: `layer`: a router for each adapted layer. `shared`: one for all layers of the same input width
-            (Self-MoE); each layer asks it about its own input, so it knows the context and nothing passes between
-            layers. It needs the layers it serves on one device, and with DDP non-reentrant gradient checkpointing.
+        router: `layer`: a router for each adapted layer. `shared`: one for all layers of the same input width, each
+            on its own input (Self-MoE); they must be on one device, with DDP's gradient checkpointing non-reentrant.
         router_logits: `linear`: W x. `absolute`: |W x|, for prototypes whose sign means nothing (Arrow).
         load_balance_coef: Factor of the load-balance loss (`losses.load_balance`); 0 = off.
         entropy_coef: Factor of the entropy loss (`losses.entropy`): makes tokens choose; 0 = off.

@@ -45,11 +45,7 @@ class GateRecorder:
         self._classes: torch.Tensor | None = None  # of the running batch, flat; padding is -1
 
     def means(self) -> dict[str, torch.Tensor]:
-        """Return the mean weights over all classes of tokens.
-
-        Returns:
-            Module name, as in the base model -> [E] in fp64 on the CPU. Modules that saw no token are absent.
-        """
+        """Return each module's mean weights over all tokens, [E] in fp64 on the CPU; absent where none were seen."""
         return {
             name: sums.sum(0)[0] / self._tokens[name].sum()
             for name, sums in self._sums.items()
@@ -57,12 +53,7 @@ class GateRecorder:
         }
 
     def statistics(self) -> dict[str, dict[str, GateStatistics]]:
-        """Return what the gates did, class by class.
-
-        Returns:
-            Module name, as in the base model -> class of tokens (`prompt`, `completion`, `special`) -> statistics.
-            Classes that a module saw no token of are absent.
-        """
+        """Return statistics by module and class of tokens (`prompt`, `completion`, `special`), where any were seen."""
         found: dict[str, dict[str, GateStatistics]] = {}
         for name, sums in self._sums.items():
             counts = self._tokens[name].tolist()
@@ -108,27 +99,16 @@ class GateRecorder:
 
 
 def layers(model: nn.Module, adapter_name: str | None = None) -> dict[str, Any]:
-    """Map module names, as in the base model, to the ROCKET_MOE layers that hold an adapter.
-
-    Args:
-        model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
-        adapter_name: Name of the adapter; None = the first active one.
-    """
+    """Map module names, as in the base model, to the ROCKET_MOE layers of an adapter; None = the first active one."""
     return {name: layer for name, (layer, _) in _places(model, adapter_name).items()}
 
 
 def routers(model: nn.Module, adapter_name: str | None = None) -> dict[str, Router]:
-    """Map module names, as in the base model, to their routers; a shared router comes under every name.
-
-    Args:
-        model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
-        adapter_name: Name of the adapter; None = the first active one.
-    """
+    """Map module names, as in the base model, to their routers; a shared router comes under every name."""
     return {name: layer.rocket_moe_router[held] for name, (layer, held) in _places(model, adapter_name).items()}
 
 
 def _places(model: nn.Module, adapter_name: str | None) -> dict[str, tuple[Any, str]]:
-    """Map module names to layers and the name of the adapter to look at."""
     found: dict[str, tuple[Any, str]] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, RocketMoeLayer):
@@ -142,10 +122,9 @@ def _places(model: nn.Module, adapter_name: str | None) -> dict[str, tuple[Any, 
 def collect_gates(
     model: nn.Module, adapter_name: str | None = None, *, special_ids: Collection[int] = ()
 ) -> Iterator[GateRecorder]:
-    """Record the gate weights of every forward pass inside the block.
+    """Record the gate weights of every forward pass inside the block, by class of tokens, without padding.
 
-    Tokens are classed by what the model is given by keyword: `attention_mask` tells the padding, which is left out;
-    tokens with a label, or generated after a cache, are `completion`; all others are `prompt`.
+    Tokens with a label, or generated after a cache, are `completion`; all others are `prompt`.
 
     Args:
         model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
@@ -173,9 +152,6 @@ def fixed_gates(model: nn.Module, gates: Mapping[str, torch.Tensor], adapter_nam
         model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
         gates: Module name, as in the base model -> weights [E]. Modules that are not named keep their router.
         adapter_name: Name of the adapter; None = the first active one.
-
-    Yields:
-        Nothing.
     """
 
     def hold(weights: torch.Tensor, gate: nn.Module, args: tuple[Any, ...], found: torch.Tensor) -> torch.Tensor:

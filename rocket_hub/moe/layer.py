@@ -1,5 +1,3 @@
-"""A linear layer with stacked LoRA experts and a gate for each."""
-
 from __future__ import annotations
 
 import math
@@ -69,15 +67,12 @@ class _AddExperts(torch.autograd.Function):
 
 
 def project(x: torch.Tensor, a: torch.Tensor, r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute hidden values and router logits in one product; all of one dtype, outside autocast.
+    """Compute hidden values `x a^T` [tokens, ΣR] and router logits `x r^T` [tokens, E] in one product.
 
     Args:
-        x: Input of the layer, [tokens, in].
+        x: Input of the layer, [tokens, in]; all of one dtype, outside autocast.
         a: Stacked experts A, [ΣR, in].
         r: Router, [E, in].
-
-    Returns:
-        (`x a^T` [tokens, ΣR], `x r^T` [tokens, E]).
     """
     both = x @ torch.cat([a, r]).t() if torch.compiler.is_compiling() else _Project.apply(x, a, r)
     hidden, logits = both.split([len(a), len(r)], dim=1)
@@ -87,7 +82,7 @@ def project(x: torch.Tensor, a: torch.Tensor, r: torch.Tensor) -> tuple[torch.Te
 def add_experts(
     base: torch.Tensor, hidden: torch.Tensor, gates: torch.Tensor, expand: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
-    """Weigh the hidden values by their experts' gates and add what B makes of them to the base layer's output.
+    """Compute `base + (hidden ∘ (gates expand)) weight^T`, [tokens, out] in the dtype of `base`.
 
     Args:
         base: Output of the base layer, [tokens, out], any dtype.
@@ -95,9 +90,6 @@ def add_experts(
         gates: Gate weights, [tokens, E] in fp32.
         expand: Which expert each column of `hidden` belongs to, one-hot [E, ΣR].
         weight: Stacked experts B, [out, ΣR].
-
-    Returns:
-        [tokens, out] in the dtype of `base`.
     """
     weight = weight.to(hidden.dtype)  # under autocast the hidden values come in its dtype
     if torch.compiler.is_compiling():
@@ -112,7 +104,7 @@ MANY_TOKENS = 256
 
 
 def refuse_merge() -> NoReturn:
-    """Say why routed experts cannot be merged into the base, and what can be done."""
+    """Raise: routed experts cannot be merged into the base."""
     raise AdapterError(
         "routed",
         "a ROCKET_MOE adapter weighs its experts anew for every token, so it cannot be merged into the base weights; "
@@ -121,10 +113,9 @@ def refuse_merge() -> NoReturn:
 
 
 class RocketMoeLayer(BaseTunerLayer):
-    """Experts of all adapters of one layer.
+    """Experts of all adapters of one layer, each adapter's stacked: A = cat(A_e), B = cat(s_e * B_e).
 
-    The experts of an adapter are stacked, A = cat(A_e) and B = cat(s_e * B_e), so that any number of experts of any
-    ranks costs two matrix products, and no expert is skipped or looped over.
+    So any number of experts of any ranks costs two matrix products, and no expert is skipped or looped over.
     """
 
     adapter_layer_names: tuple[str, ...] = ("rocket_moe_A", "rocket_moe_B", "rocket_moe_router")
@@ -190,16 +181,7 @@ class RocketMoeLayer(BaseTunerLayer):
         self._freeze_non_trainable_peft_weights(adapter_name)
 
     def add_delta(self, result: torch.Tensor, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        """Add an adapter to the output of the base layer: `result + B((A x) * (w M))`.
-
-        Args:
-            result: Output of the base layer, [..., out].
-            x: Input of the layer, [..., in].
-            adapter_name: Name of the adapter.
-
-        Returns:
-            [..., out] in the dtype of `result`.
-        """
+        """Add an adapter to the output of the base layer: `result + B((A x) * (w M))`, [..., out] from x [..., in]."""
         # Through `_modules`: with one token nn.Module's attribute look-ups cost as much as a product does.
         held = self._modules
         down = held["rocket_moe_A"]._modules[adapter_name]
@@ -268,8 +250,5 @@ class Linear(nn.Module, RocketMoeLayer):
 
 
 def _bare(module: nn.Module) -> bool:
-    """Tell whether a module's weight may be used without calling the module.
-
-    FSDP wraps it or changes its class; DeepSpeed and accelerate fetch the weight when it is called.
-    """
+    """Return whether a module's weight may be read without calling it; FSDP, DeepSpeed, accelerate need the call."""
     return type(module) in (nn.Linear, Router) and not module._forward_pre_hooks and "_hf_hook" not in module.__dict__

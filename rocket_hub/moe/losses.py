@@ -1,9 +1,7 @@
-"""Auxiliary losses of the gates, which reach every trainer because they enter as gradients.
+"""Auxiliary losses of the gates, added as gradients because a trainer such as TRL's builds its own loss.
 
-A trainer that builds its own loss (TRL does) never sees what a layer would like to add to it. So a layer adds nothing:
-it passes its gates through a function that is the identity forwards and adds the gradient of the losses backwards. This
-also holds with gradient checkpointing of both kinds and with DDP. The losses do not show in the trainer's loss; their
-values are collected for the log. Whoever multiplies the loss (by the share of a micro-batch, by the scale of fp16
+A layer passes its gates through a function that is the identity forwards and adds the losses' gradient backwards, also
+with gradient checkpointing and DDP. Whoever multiplies the loss (by the share of a micro-batch, by the scale of fp16
 training) must set `scale` to the same; for trainers of transformers and TRL `AuxiliaryLossCallback` does.
 """
 
@@ -59,8 +57,8 @@ class AuxiliaryLosses:
     Attributes:
         coefficients: Name of the loss -> factor.
         scale: Factor of all gradients; the trainer's share of one micro-batch in a step, times its loss scale.
-        mask: Attention mask of the running batch, [batch, length], None where it is not known. It stays until the next
-            forward pass, because gradient checkpointing runs the layers again during the backward pass.
+        mask: Attention mask of the running batch, [batch, length]; None = not known. Kept until the next forward pass
+            for gradient checkpointing, which runs the layers again.
     """
 
     def __init__(self, config: RocketMoeConfig) -> None:
@@ -79,12 +77,7 @@ class AuxiliaryLosses:
         self.mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
 
     def inject(self, gates: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Return the gates, whose backward pass then also brings the gradient of the losses to the router.
-
-        Args:
-            gates: Gate weights of one layer, [..., E].
-            logits: Its logits, [..., E].
-        """
+        """Return one layer's gates [..., E], whose backward pass also sends the losses' gradient to the router."""
         values = self.values(gates, logits)
         self._calls += 1
         for name, value in values.items():
@@ -93,11 +86,7 @@ class AuxiliaryLosses:
         return _AddGradient.apply(gates, total, self.scale)
 
     def values(self, gates: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compute the losses, without their factors, over the tokens that are not padding.
-
-        Args:
-            gates: Gate weights of one layer, [..., E].
-            logits: Its logits, [..., E].
+        """Compute the losses of one layer's gates and logits, [..., E], without factors and without padding.
 
         Returns:
             Name of the loss -> scalar.

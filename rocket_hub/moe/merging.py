@@ -1,9 +1,4 @@
-"""Put LoRA experts together: one routed adapter, or one plain LoRA that holds them all at fixed weights.
-
-Both are exact: A_e are stacked as rows, B_e as columns, whatever ranks, scalings and modules the experts have. The
-base model is needed only for experts whose initialisation changes it (PiSSA, OLoRA, KaSA). With its routers at 0, the
-routed adapter equals the stack at weight `gate_start`, and learns like it.
-"""
+"""Put LoRA experts together, exactly: A_e stacked as rows, B_e as columns, whatever their ranks and modules."""
 
 from __future__ import annotations
 
@@ -14,8 +9,7 @@ from typing import Any
 import torch
 
 from rocket_hub.errors import AdapterError, NothingLeftError, RecipeError
-from rocket_hub.lora.expert import Expert, read_expert
-from rocket_hub.lora.tensors import BaseWeights
+from rocket_hub.lora.expert import BaseWeights, Expert, read_expert
 from rocket_hub.lora.write import compact, write_adapter, write_lora
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.router import init_router
@@ -36,6 +30,8 @@ def merge_experts(
     **routing: Any,
 ) -> Path:
     """Merge LoRA experts into one routed adapter (Section 3.3 of the paper).
+
+    With its routers at 0 it equals the stack at weight `gate_start`, and learns like it.
 
     Args:
         experts: Experts, or LoRA folders to read them from. Ranks, scalings and modules may differ; an expert that
@@ -61,24 +57,15 @@ def merge_experts(
     stacks = {name: _stack(loaded, name) for name in _module_names(loaded)}
     weight = gate_start if gate == "sigmoid" else 1.0
     config = RocketMoeConfig(
-        base_model_name_or_path=base_model,
-        revision=base_revision,
-        task_type="CAUSAL_LM",
-        inference_mode=True,
-        **_coverage(stacks, loaded),
-        expert_names=[expert.name for expert in loaded],
-        gate=gate,
-        gate_start=1.0,
-        expert_weight=weight,
-        experts=[dict(entry) for entry in provenance],
-        **routing,
-    )
+        base_model_name_or_path=base_model, revision=base_revision, task_type="CAUSAL_LM", inference_mode=True,
+        **_coverage(stacks, loaded), expert_names=[expert.name for expert in loaded], gate=gate, gate_start=1.0,
+        expert_weight=weight, experts=[dict(entry) for entry in provenance], **routing,
+    )  # fmt: skip
     weighed = {name: (a, weight * b, ranks) for name, (a, b, ranks) in stacks.items()}
     return write_adapter(_routed_tensors(weighed, config), config, output)
 
 
 def _coverage(stacks: Mapping[str, Stack], experts: Sequence[Expert]) -> dict[str, Any]:
-    """Say which modules are adapted, and at which ranks, in the configuration's terms."""
     targets, ranks, pattern = compact({name: stack[2] for name, stack in stacks.items()}, _named_everywhere(experts))
     return {
         "target_modules": targets,
@@ -142,7 +129,6 @@ def stack_experts(
 
 
 def _load(experts: Sequence[Expert | Path | str], base_weights: BaseWeights | None) -> list[Expert]:
-    """Read the experts that are given as folders."""
     if not experts:
         raise NothingLeftError("experts: there are none to merge; give at least one LoRA adapter")
     return [
@@ -151,7 +137,6 @@ def _load(experts: Sequence[Expert | Path | str], base_weights: BaseWeights | No
 
 
 def _module_names(experts: Sequence[Expert]) -> list[str]:
-    """Name every module that any expert adapts, sorted."""
     return sorted({name for expert in experts for name in expert.modules})
 
 

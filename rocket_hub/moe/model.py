@@ -1,5 +1,3 @@
-"""The tuner: puts ROCKET_MOE layers into a model."""
-
 from __future__ import annotations
 
 import warnings
@@ -21,11 +19,7 @@ from rocket_hub.moe.router import Router
 
 
 class RocketMoeModel(BaseTuner):
-    """A model whose target layers carry routed LoRA experts.
-
-    Made by `get_peft_model` or `PeftModel.from_pretrained`, never by hand. Adapters can be added, switched, disabled,
-    deleted and unloaded as with LoRA; they cannot be merged, see `rocket_hub.collapse_to_lora`.
-    """
+    """PEFT's tuner for routed LoRA experts, which cannot be merged into the base; see `rocket_hub.collapse_to_lora`."""
 
     prefix: str = "rocket_moe_"
     tuner_layer_cls = RocketMoeLayer
@@ -100,11 +94,10 @@ class RocketMoeModel(BaseTuner):
     # BaseTuner injects from its constructor, before a subclass could set attributes; and what is not in __dict__ would
     # be looked up in the base model.
     def _losses(self) -> dict[str, tuple[AuxiliaryLosses, RemovableHandle]]:
-        """Auxiliary losses by adapter, and the hook by which they see the model's inputs."""
         return self.__dict__.setdefault("_auxiliary_losses", {})
 
     def _shared_routers(self) -> dict[tuple[str, int], Router]:
-        """Shared routers by adapter and input width; a plain dict, because they belong to the layers."""
+        # A plain dict: they belong to the layers.
         return self.__dict__.setdefault("_routers_by_width", {})
 
     def _forget_losses(self, adapter_name: str) -> None:
@@ -118,14 +111,7 @@ class RocketMoeModel(BaseTuner):
 
 
 def quantization_of(model: nn.Module) -> str | None:
-    """Name how a model's weights are quantised.
-
-    Args:
-        model: A transformers model.
-
-    Returns:
-        For example `bitsandbytes-4bit-nf4`; None if they are not.
-    """
+    """Return how a model's weights are quantised, for example `bitsandbytes-4bit-nf4`; None if they are not."""
     found: Any = getattr(getattr(model, "config", None), "quantization_config", None)
     if found is None:
         return None
@@ -137,12 +123,7 @@ def quantization_of(model: nn.Module) -> str | None:
 
 
 def warn_other_quantization(model: nn.Module, config: PeftConfig) -> None:
-    """Warn if an adapter was trained on a base that was quantised in another way than this one.
-
-    Args:
-        model: The base model.
-        config: Configuration of the adapter.
-    """
+    """Warn if an adapter was trained on a base that was quantised in another way than this one."""
     recorded, actual = getattr(config, "base_quantization", None), quantization_of(model)
     # A new adapter records nothing yet, and is about to be trained on the base as it is.
     if recorded != actual and (recorded is not None or config.inference_mode):

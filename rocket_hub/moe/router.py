@@ -1,5 +1,3 @@
-"""Routers, which give every expert a logit for each token, and gates, which turn logits into weights."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -13,10 +11,9 @@ from rocket_hub.moe.losses import AuxiliaryLosses
 
 
 def init_router(weight: torch.Tensor, gate: str, top_k: int | None, gate_scale: str | None = None) -> None:
-    """Fill a router's weight in place with its start values.
+    """Fill a router's weight in place: 0 for dense gates of unit scale, so that they start as a static stack.
 
-    Dense gates of unit scale start at 0, so that the adapter starts exactly at a static stack of its experts. The
-    others start random: equal logits would send every token to the same experts, and the rest would never be trained.
+    The others start random: equal logits would send every token to the same experts, and the rest would never learn.
 
     Args:
         weight: [E, in].
@@ -44,12 +41,7 @@ class _KeepsFp32(nn.Module):
 
 
 class Router(_KeepsFp32):
-    """Linear map from a layer's input to one logit per expert; of one layer, or shared by layers of one width.
-
-    Args:
-        in_features: Width of the layer's input.
-        config: Configuration of the adapter.
-    """
+    """Linear map from a layer's input to one logit per expert; of one layer, or shared by layers of one width."""
 
     def __init__(self, in_features: int, config: RocketMoeConfig) -> None:
         super().__init__()
@@ -66,13 +58,7 @@ class Router(_KeepsFp32):
 
 
 class Gate(_KeepsFp32):
-    """Gate weights of one layer from its router's logits.
-
-    Args:
-        ranks: Rank of each expert in this layer; 0 = absent.
-        config: Configuration of the adapter.
-        losses: Auxiliary losses of the adapter; None = there are none.
-    """
+    """Gate weights of one layer from its router's logits; a rank of 0 = that expert is absent from the layer."""
 
     expand: torch.Tensor
     scale: torch.Tensor
@@ -98,14 +84,10 @@ class Gate(_KeepsFp32):
         self.register_buffer("scale", torch.tensor(scale, device="cpu"), persistent=False)
 
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
-        """Compute the gate weights.
+        """Compute gate weights from logits, both [..., E] in fp32.
 
-        Args:
-            logits: [..., E] in fp32.
-
-        Returns:
-            [..., E] in fp32. Softmax weights sum to 1 (`renormalised`, Eq. 7-9) or to the number of active experts
-            (`unit`); sigmoid weights lie between 0 and `2 * gate_start`.
+        Softmax weights sum to 1 (`renormalised`, Eq. 7-9) or to the number of active experts (`unit`); sigmoid weights
+        lie between 0 and `2 * gate_start`.
         """
         if self.absolute:
             logits = logits.abs()
@@ -122,7 +104,6 @@ class Gate(_KeepsFp32):
         return gates
 
     def _weigh(self, logits: torch.Tensor) -> torch.Tensor:
-        """Turn logits into weights of the same shape."""
         weights = logits.softmax(-1) if self.softmax else logits.sigmoid()
         return weights * self.scale if self.scaled else weights
 
@@ -136,12 +117,5 @@ class Gate(_KeepsFp32):
 
 
 def router_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """List the routers' parameters, so that training can give them their own learning rate.
-
-    Args:
-        model: A model with ROCKET_MOE layers, inside a `PeftModel` or not.
-
-    Returns:
-        Pairs of full name and parameter, in the model's order; a shared router comes once.
-    """
+    """List name and value of the routers' parameters in the model's order; a shared router comes once."""
     return [(name, parameter) for name, parameter in model.named_parameters() if ".rocket_moe_router." in name]

@@ -1,7 +1,4 @@
-"""Start values for routers, so that a merge routes sensibly before any training.
-
-Each function takes the folder of a ROCKET_MOE adapter and writes its routers anew; everything else stays as it is.
-"""
+"""Start values for the routers of a ROCKET_MOE adapter, so that a merge routes sensibly before any training."""
 
 from __future__ import annotations
 
@@ -13,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from peft.utils.other import get_pattern_key
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rocket_hub.errors import AdapterError, InputError
 from rocket_hub.inference import completion_nll, encode
+from rocket_hub.lora.attach import load_adapter
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import fixed_gates, layers
-from rocket_hub.moe.router import init_router
 
 _PREFIX, _DOWN, _UP, _ROUTER = (
     "base_model.model.",
@@ -33,36 +29,11 @@ _PREFIX, _DOWN, _UP, _ROUTER = (
 Stack = tuple[torch.Tensor, torch.Tensor, Sequence[int]]
 
 
-def random_routers(folder: Path | str, seed: int = 0) -> None:
-    """Write the start values that `init_router` gives: 0 for dense gates of unit scale, small random numbers otherwise.
-
-    Args:
-        folder: Folder of the adapter.
-        seed: Seeds the numbers.
-
-    Raises:
-        AdapterError: The folder holds no ROCKET_MOE adapter (`not_rocket_moe`).
-    """
-    config, stacks = read_stacks(folder)
-    fresh: dict[Any, torch.Tensor] = {}
-    weights = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module, (a, _, _) in stacks.items():
-            key = a.shape[1] if config.router == "shared" else module
-            if key not in fresh:
-                fresh[key] = torch.empty(config.num_experts, a.shape[1])
-                init_router(fresh[key], config.gate, config.top_k, config.gate_scale)
-            weights[module] = fresh[key]
-    write_routers(folder, weights, router_logits="linear")
-
-
 def arrow_routers(folder: Path | str, *, scale: float = 1.0) -> None:
-    """Route by the experts' own weights: each token to the experts that react to its direction most (Arrow).
+    """Write Arrow's routers: the direction of input that each expert amplifies most (Ostapenko et al. 2024, 4.1).
 
-    A router's row is the direction of input that the expert amplifies most, of length `scale` whatever the expert's
-    size. Its sign means nothing, so the adapter's `router_logits` becomes `absolute`. With `softmax`, `top_k` and
-    `scale` 1 this is PEFT's Arrow at temperature 1 (Ostapenko et al. 2024, Section 4.1).
+    The sign of a direction means nothing, so the adapter's `router_logits` becomes `absolute`. With `softmax`, `top_k`
+    and `scale` 1 this is PEFT's Arrow at temperature 1.
 
     Args:
         folder: Folder of the adapter.
@@ -83,10 +54,9 @@ def arrow_routers(folder: Path | str, *, scale: float = 1.0) -> None:
 
 
 def arrow_prototypes(a: torch.Tensor, b: torch.Tensor, ranks: Sequence[int]) -> torch.Tensor:
-    """Compute the top right singular vector of `B_e A_e` for each expert, without forming the product.
+    """Compute the top right singular vector of `B_e A_e` for each expert, exactly and without forming the product.
 
-    With `A^T = Q R` and `B = P S`, `B A = P (S R^T) Q^T`: the singular values of the small matrix, and its right
-    singular vectors turned by Q, are those of the product. Exact where power iteration only comes close.
+    With `A^T = Q R` and `B = P S`, `B A = P (S R^T) Q^T`: Q turns the right singular vectors of the small matrix.
 
     Args:
         a: Stacked experts A, [ΣR, in].
@@ -108,15 +78,9 @@ def arrow_prototypes(a: torch.Tensor, b: torch.Tensor, ranks: Sequence[int]) -> 
 
 
 def write_routers(folder: Path | str, weights: Mapping[str, torch.Tensor], **settings: Any) -> None:
-    """Replace routers in an adapter folder.
-
-    Args:
-        folder: Folder of the adapter.
-        weights: Module name, as in the base model -> router [E, in].
-        settings: Fields of `adapter_config.json` to set.
-    """
+    """Replace routers (module name -> [E, in]) and fields of `adapter_config.json` in an adapter folder."""
     path = Path(folder) / "adapter_model.safetensors"
-    tensors = _tensors(path)
+    tensors = load_file(path)
     for module, weight in weights.items():
         tensors[f"{_PREFIX}{module}{_ROUTER}"] = weight.detach().float().cpu().clone().contiguous()
     written = path.with_suffix(".new")
@@ -129,10 +93,7 @@ def write_routers(folder: Path | str, weights: Mapping[str, torch.Tensor], **set
 
 
 def read_stacks(folder: Path | str) -> tuple[RocketMoeConfig, dict[str, Stack]]:
-    """Read an adapter folder.
-
-    Args:
-        folder: Folder of the adapter.
+    """Read the folder of a routed adapter.
 
     Returns:
         (configuration, module name as in the base model -> (A [ΣR, in], B [out, ΣR], rank of each expert)).
@@ -143,7 +104,7 @@ def read_stacks(folder: Path | str) -> tuple[RocketMoeConfig, dict[str, Stack]]:
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, RocketMoeConfig):
         raise AdapterError("not_rocket_moe", f"{folder}: a {config.peft_type} adapter; merge experts into one first")
-    tensors = _tensors(Path(folder) / "adapter_model.safetensors")
+    tensors = load_file(Path(folder) / "adapter_model.safetensors")
     stacks: dict[str, Stack] = {}
     for key in sorted(tensors):
         if key.endswith(_DOWN):
@@ -152,12 +113,6 @@ def read_stacks(folder: Path | str) -> tuple[RocketMoeConfig, dict[str, Stack]]:
             ranks = config.rank_pattern.get(pattern, config.expert_ranks)
             stacks[module] = (tensors[key], tensors[key.removesuffix(_DOWN) + _UP], ranks)
     return config, stacks
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a whole file of tensors."""
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
 
 
 Rows = Sequence[tuple[str, str]]
@@ -175,8 +130,8 @@ def kshot_routers(
 ) -> tuple[int, ...]:
     """Write routers whose rows are the centroids of the experts' examples, in each layer's own input space.
 
-    Every row is run through its own expert. A router has no bias, so what all inputs have in common would decide: the
-    centroids' differences from the mean input are taken orthogonal to it, which makes the mean input's logits 0.
+    Every row is run through its own expert. The centroids' differences from the mean input are taken orthogonal to it:
+    a router has no bias, and so the mean input's logits are 0.
 
     Args:
         folder: Folder of the ROCKET_MOE adapter; only its routers are changed.
@@ -201,7 +156,7 @@ def kshot_routers(
         )
     if owners is not None and not all(0 <= owner < experts for owner in owners):
         raise InputError(f"owners: expected experts from 0 to {experts - 1}, found {sorted(set(owners))}")
-    model = PeftModel.from_pretrained(base, str(folder)).eval()
+    model = load_adapter(base, folder).eval()
     try:
         chosen = likeliest_experts(model, tokenizer, rows, experts) if owners is None else tuple(owners)
         shared = config.router == "shared"
@@ -223,9 +178,6 @@ def likeliest_experts(model: Any, tokenizer: Any, rows: Rows, num_experts: int) 
         tokenizer: Its tokenizer.
         rows: (prompt, completion).
         num_experts: E.
-
-    Returns:
-        One expert per row.
     """
     losses = []
     for gates in torch.eye(num_experts) / model.active_peft_config.expert_weight:
@@ -238,7 +190,7 @@ def likeliest_experts(model: Any, tokenizer: Any, rows: Rows, num_experts: int) 
 def _run_rows(
     model: Any, tokenizer: Any, rows: Rows, owners: Sequence[int], places: dict[str, str], experts: int, see: See
 ) -> None:
-    """Run every row through its own expert and show the inputs of every layer to `see`."""
+    """Run every row through its own expert, and call `see` with the inputs of every layer."""
     found = layers(model)
     alone = torch.eye(experts) / model.active_peft_config.expert_weight
     for row, owner in zip(rows, owners, strict=True):

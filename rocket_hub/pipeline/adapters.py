@@ -9,7 +9,7 @@ import rocket_hub.moe  # noqa: F401  registers the routed adapter type with PEFT
 from rocket_hub.discovery.adapters import MAX_ADAPTER_BYTES
 from rocket_hub.discovery.hub.download import download
 from rocket_hub.lora.attach import ADAPTER
-from rocket_hub.lora.config import check_config, read_config
+from rocket_hub.lora.config import CONFIG, changes_base, read_config
 from rocket_hub.lora.expert import Expert, read_expert
 from rocket_hub.lora.write import write_lora
 from rocket_hub.pipeline.context import Context
@@ -32,36 +32,36 @@ def adapter_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Pa
 
 
 def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:
-    """Return a folder from which stock PEFT loads an adapter without changing the base model.
+    """Return a folder from which stock PEFT loads an adapter.
 
-    PEFT subtracts from the base's weights when it loads a PiSSA, OLoRA or KaSA adapter, and every later adapter would
-    stand on what is left. Such an adapter is folded once and kept in the run folder as a plain LoRA of twice the rank.
+    No stranger's configuration or file is given to PEFT: the adapter is written anew in the run folder, once, as a
+    plain LoRA. That also spares the base, whose weights PEFT changes when it loads PiSSA, OLoRA or KaSA.
 
     Args:
         context: The build; its base model must carry no adapter.
         candidate: Which adapter, at its commit.
 
     Returns:
-        The adapter's own folder, or that of the plain LoRA.
+        The folder of the plain LoRA.
 
     Raises:
         AdapterError: It cannot be written as a plain LoRA; see `read_expert`.
         HubError: It cannot be downloaded.
         StorageError: The run folder cannot be written.
     """
-    folder = adapter_folder(context, candidate)
-    config = read_config(folder)
-    if check_config(config, folder) == "lora" and config.get("bias", "none") == "none":
-        return folder
     base = context.pinned
     key = digest([candidate.revision, base.repo_id, base.revision, context.recipe.train.dtype])
     plain = context.run.path / "folded" / f"{candidate.repo_id.replace('/', '--')}-{key}"
-    if not (plain / "adapter_config.json").is_file():  # written last
-        expert = read_expert(folder, candidate.repo_id, context.base[0].get_parameter)
-        write_lora(expert.modules, plain, base_model=base.repo_id, base_revision=base.revision)
+    if not (plain / CONFIG).is_file():  # written last
+        expert = read_expert(adapter_folder(context, candidate), candidate.repo_id, context.base[0].get_parameter)
+        pin = {"base_model": base.repo_id, "base_revision": base.revision}
+        write_lora(expert.modules, plain, scalings=expert.scalings, **pin)
     return plain
 
 
 def read_adapter(context: Context, candidate: AdapterCandidate | Pinned) -> Expert:
     """Download an adapter and read it as an expert, checked against the base model's weights; see `stock_folder`."""
-    return read_expert(stock_folder(context, candidate), candidate.repo_id, context.base[0].get_parameter)
+    folder = adapter_folder(context, candidate)
+    if changes_base(read_config(folder)):
+        folder = stock_folder(context, candidate)  # what is slow to compute is kept there
+    return read_expert(folder, candidate.repo_id, context.base[0].get_parameter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from rocket_hub.discovery.pins import pin_model
 from rocket_hub.errors import AdapterError, DatasetError, InputError, NothingLeftError, StorageError
 from rocket_hub.evaluation import bootstrap_difference, evaluate, paired_difference
 from rocket_hub.inference.models import load_base
-from rocket_hub.lora.attach import ADAPTER, fresh_lora
+from rocket_hub.lora.attach import ADAPTER, fresh_lora, load_adapter
 from rocket_hub.lora.config import read_config
 from rocket_hub.options import DiscoverOptions, EvaluateOptions
 from rocket_hub.pipeline.adapters import fetch_adapter  # and, by that, the routed adapter type for PEFT
@@ -161,25 +160,13 @@ def _adapted(base: Any, folder: Path) -> Any:
     """Put an adapter of any PEFT type on the base model.
 
     Raises:
-        AdapterError: It does not fit, or some of its weights are missing.
+        AdapterError: It does not fit, or weights are missing or left over.
     """
-    from peft import PeftModel
-
     try:
-        with warnings.catch_warnings():
-            # PEFT only warns, and goes on with random numbers
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(base, str(folder)).eval()
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        OSError,
-        AttributeError,
-        UserWarning,
-        SafetensorError,
-    ) as error:
+        return load_adapter(base, folder).eval()
+    except AdapterError:
+        raise
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError, AttributeError, SafetensorError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise AdapterError("does_not_load", f"{folder}: does not load on this model: {' '.join(said)[:400]}") from error
 

@@ -7,7 +7,7 @@ from huggingface_hub import HfApi, constants
 from safetensors.numpy import load_file, save_file
 
 from rocket_hub.discovery import discover_adapters, plan_adapters
-from rocket_hub.discovery.bases import read_base
+from rocket_hub.discovery.bases import describe, read_shapes
 from rocket_hub.errors import HubError, HubUnreachableError, InputError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
@@ -208,10 +208,10 @@ def test_a_sharded_base_has_the_same_shapes(hub, api, planted, tiny_model, tmp_p
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": table}))
     shutil.copy(tiny_model / "config.json", tmp_path)
     hub.import_folder("model", "base/sharded", tmp_path)
-    _, whole = read_base(api, BASE)
-    _, sharded = read_base(api, "base/sharded")
+    whole = read_shapes(api, describe(api, BASE))
+    sharded = read_shapes(api, describe(api, "base/sharded"))
     assert sharded.shapes == whole.shapes
-    assert (whole.num_layers, whole.linear("model.layers.0.mlp.up_proj")) == (2, (32, 16))
+    assert (whole.num_layers, whole.shape("model.layers.0.mlp.up_proj.weight")) == (2, (32, 16))
 
 
 @pytest.mark.parametrize(
@@ -227,14 +227,14 @@ def test_a_base_that_cannot_be_used_says_why(hub, api, tiny_model, tmp_path, cha
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     hub.import_folder("model", f"base/{next(iter(change))}", tmp_path)
     with pytest.raises(InputError, match=message):
-        read_base(api, f"base/{next(iter(change))}")
+        read_shapes(api, describe(api, f"base/{next(iter(change))}"))
 
 
 def test_a_base_without_safetensors_says_so(hub, api, tiny_model, tmp_path):
     shutil.copy(tiny_model / "config.json", tmp_path)
     hub.import_folder("model", "base/pickled", tmp_path)
     with pytest.raises(InputError, match=r"has no model\.safetensors"):
-        read_base(api, "base/pickled")
+        read_shapes(api, describe(api, "base/pickled"))
 
 
 def test_a_base_with_broken_weights_says_which_file(hub, api, tiny_model, tmp_path):
@@ -242,4 +242,4 @@ def test_a_base_with_broken_weights_says_which_file(hub, api, tiny_model, tmp_pa
     (tmp_path / "model.safetensors").write_bytes(b"x" * 50)
     hub.import_folder("model", "base/broken", tmp_path)
     with pytest.raises(InputError, match=r"base/broken: model\.safetensors: not a safetensors file"):
-        read_base(api, "base/broken")
+        read_shapes(api, describe(api, "base/broken"))

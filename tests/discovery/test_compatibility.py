@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rocket_hub.discovery.bases import BaseShapes
-from rocket_hub.discovery.compatibility import check_header
-from rocket_hub.discovery.configs import MAX_CONFIG_BYTES, check_config, parse_config
-from rocket_hub.discovery.hub.answers import Tensor, header_end, parse_header
+from rocket_hub.discovery.crawl import check_base, check_header
+from rocket_hub.discovery.hub.answers import header_end, parse_header
 from rocket_hub.errors import AdapterError
+from rocket_hub.lora.config import MAX_CONFIG_BYTES, parse_config
+from rocket_hub.lora.tensors import Tensor
 
 BASE = BaseShapes(
     "base/Tiny",
@@ -46,7 +47,7 @@ def reason(function, *args, **kwargs):
 
 
 def test_a_plain_configuration_fits():
-    assert check_config(CONFIG, BASE) == ()
+    assert check_base(CONFIG, BASE) == ()
 
 
 @pytest.mark.parametrize(
@@ -57,11 +58,16 @@ def test_a_plain_configuration_fits():
         ("/home/me/llama", ("base_unverified",)),
         ("./checkpoints/llama/last", ("base_unverified",)),
         ("llama", ("base_unverified",)),
+        ("base/Tiny/", ()),
+        ("https://huggingface.co/base/tiny", ()),
+        ("https://huggingface.co/base/tiny/tree/main", ()),
+        ("/root/.cache/huggingface/hub/models--base--Tiny/snapshots/0123456789abcdef", ()),
+        ("https://huggingface.co/copies/tiny", ("mirror_base",)),
         ("copies/TINY", ("mirror_base",)),
     ],
 )
 def test_the_base_that_a_configuration_names(name, flags):
-    assert check_config(CONFIG | {"base_model_name_or_path": name}, BASE) == flags
+    assert check_base(CONFIG | {"base_model_name_or_path": name}, BASE) == flags
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,8 @@ def test_the_base_that_a_configuration_names(name, flags):
         ({"task_type": "SEQ_CLS"}, "wrong_task"),
         ({"base_model_name_or_path": "other/Model"}, "wrong_base"),
         ({"base_model_name_or_path": "someone/Tiny"}, "wrong_base"),
+        ({"base_model_name_or_path": "https://huggingface.co/someone/Tiny"}, "wrong_base"),
+        ({"base_model_name_or_path": "/x/models--someone--Tiny/snapshots/0123456789abcdef"}, "wrong_base"),
         ({"base_model_name_or_path": "unsloth/tiny-bnb-4bit"}, "wrong_base"),
         ({"base_model_name_or_path": "base/tiny-residual"}, "wrong_base"),
         ({"base_model_name_or_path": 7}, "wrong_base"),
@@ -81,8 +89,6 @@ def test_the_base_that_a_configuration_names(name, flags):
         ({"init_lora_weights": "loftq"}, "unsupported_init"),
         ({"init_lora_weights": ["gaussian"]}, "unsupported_init"),
         ({"use_dora": True}, "dora"),
-        ({"lora_bias": True}, "lora_bias"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"trainable_token_indices": [3]}, "trainable_tokens"),
         ({"target_parameters": ["experts"]}, "unsupported_config"),
         ({"layer_replication": [[0, 2]]}, "unsupported_config"),
@@ -103,12 +109,12 @@ def test_the_base_that_a_configuration_names(name, flags):
     ],
 )
 def test_a_configuration_that_does_not_fit(change, expected):
-    assert reason(check_config, CONFIG | change, BASE) == expected
+    assert reason(check_base, CONFIG | change, BASE) == expected
 
 
 def test_a_copy_that_is_none_is_refused_with_the_reason():
     with pytest.raises(AdapterError, match=r"made for 'copies/huge', not for base/Tiny \(it has 7 layers\)"):
-        check_config(CONFIG | {"base_model_name_or_path": "copies/huge"}, BASE)
+        check_base(CONFIG | {"base_model_name_or_path": "copies/huge"}, BASE)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +127,11 @@ def test_a_copy_that_is_none_is_refused_with_the_reason():
     ],
 )
 def test_what_changes_the_base_is_accepted_with_a_flag(change):
-    assert check_config(CONFIG | change, BASE) == ("folded_with_base",)
+    assert check_base(CONFIG | change, BASE) == ("folded_with_base",)
 
 
 def test_a_configuration_without_a_rank_is_broken():
-    assert reason(check_config, {key: CONFIG[key] for key in CONFIG if key != "r"}, BASE) == "broken_config"
+    assert reason(check_base, {key: CONFIG[key] for key in CONFIG if key != "r"}, BASE) == "broken_config"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +144,7 @@ def test_a_configuration_without_a_rank_is_broken():
     ],
 )
 def test_options_at_their_defaults_do_no_harm(change):
-    assert check_config(CONFIG | change, BASE) == ()
+    assert check_base(CONFIG | change, BASE) == ()
 
 
 def test_every_default_of_pefts_own_configuration_fits():
@@ -147,11 +153,19 @@ def test_every_default_of_pefts_own_configuration_fits():
     written = LoraConfig(
         base_model_name_or_path="base/Tiny", task_type="CAUSAL_LM", target_modules=["q_proj"]
     ).to_dict()
-    assert check_config(parse_config(json.dumps(written, default=list).encode()), BASE) == ()
+    assert check_base(parse_config(json.dumps(written, default=list).encode()), BASE) == ()
 
 
 @pytest.mark.parametrize(
-    "prefix", ["base_model.model.", "", "module.base_model.model.", "base_model.model.base_model.model.", "_orig_mod."]
+    "prefix",
+    [
+        "base_model.model.",
+        "",
+        "module.base_model.model.",
+        "base_model.model.base_model.model.",
+        "_orig_mod.",
+        "_fsdp_wrapped_module._checkpoint_wrapped_module.",
+    ],
 )
 def test_tensor_names_are_read_whichever_way_they_were_saved(prefix):
     facts = check_header(lora(prefix=prefix) | lora("model.layers.1.mlp.up_proj", out=32, prefix=prefix), CONFIG, BASE)
@@ -186,7 +200,6 @@ def test_the_largest_rank_counts():
         (lora() | {"base_model.model.model.embed_tokens.lora_embedding_A": Tensor("F32", (2, 28))}, "embedding_lora"),
         (lora() | {"base_model.model.model.norm.weight": Tensor("F32", (16,))}, "modules_to_save"),
         (lora() | {"x.q_proj.lora_magnitude_vector": Tensor("F32", (16,))}, "dora"),
-        (lora() | {"x.q_proj.lora_B.bias": Tensor("F32", (16,))}, "lora_bias"),
         (lora() | {"x.q_proj.base_layer.bias": Tensor("F32", (16,))}, "bias_trained"),
         (lora() | {"x.token_adapter.trainable_tokens_delta": Tensor("F32", (1, 16))}, "trainable_tokens"),
         (lora() | {"x.q_proj.lora_E": Tensor("F32", (2, 1))}, "unknown_keys"),
@@ -198,6 +211,35 @@ def test_the_largest_rank_counts():
 )
 def test_a_header_that_does_not_fit(header, expected):
     assert reason(check_header, header, CONFIG, BASE) == expected
+
+
+@pytest.mark.parametrize(("option", "expected"), [("lora_bias", "lora_bias"), ("modules_to_save", "modules_to_save")])
+def test_what_was_promised_and_is_missing(option, expected):
+    assert reason(check_header, lora(), CONFIG | {option: ["lm_head"]}, BASE) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "promise"),
+    [
+        ("model.embed_tokens.weight", (28, 16), {"modules_to_save": ["embed_tokens"]}),
+        ("model.layers.0.input_layernorm.modules_to_save.weight", (16,), {"modules_to_save": "input_layernorm"}),
+        ("model.layers.0.self_attn.q_proj.lora_B.bias", (16,), {"lora_bias": True}),
+    ],
+)
+def test_whole_tensors_that_may_be_the_base_s_own_are_flagged(name, shape, promise):
+    header = lora() | {f"base_model.model.{name}": Tensor("F32", shape)}
+    for config in (CONFIG, CONFIG | promise):
+        assert check_header(header, config, BASE).flags == ("whole_tensors",)
+
+
+def test_only_a_checkpoint_of_the_inner_model_leaves_out_its_name():
+    """GPT-2's; on any other base a module of another prefix is another module."""
+    inner = BaseShapes("base/gpt2", 1, {"h.0.attn.c_attn.weight": (16, 48), "wte.weight": (9, 16)})
+    assert check_header(lora("transformer.h.0.attn.c_attn", out=48), CONFIG, inner).rank == 2
+    for module in ("foreign.h.0.attn.c_attn", "transformer.transformer.h.0.attn.c_attn"):
+        assert reason(check_header, lora(module, out=48), CONFIG, inner) == "shape_mismatch"
+    foreign = lora("language_model.model.layers.0.self_attn.q_proj")
+    assert reason(check_header, foreign, CONFIG, BASE) == "shape_mismatch"
 
 
 def test_an_unverified_adapter_of_fewer_layers_is_refused_and_a_verified_one_is_not():
@@ -263,7 +305,7 @@ keys = st.sampled_from([*CONFIG, "rank_pattern", "alpha_pattern", "init_lora_wei
 @given(st.dictionaries(keys, anything, max_size=5), st.booleans())
 def test_no_configuration_crashes(change, replace):
     try:
-        check_config(change if replace else CONFIG | change, BASE)
+        check_base(change if replace else CONFIG | change, BASE)
     except AdapterError as error:
         assert error.reason
 

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.discovery.bases import BaseShapes
-from rocket_hub.discovery.compatibility import check_header
-from rocket_hub.discovery.configs import ADALORA, HARMLESS, UNSUPPORTED, check_config, claimed_base, parse_config
-from rocket_hub.discovery.hub.answers import MAX_HEADER, Tensor, header_end, parse_header
+from rocket_hub.discovery.crawl import check_base, check_header, claimed_base
+from rocket_hub.discovery.hub.answers import MAX_HEADER, header_end, parse_header
 from rocket_hub.discovery.listing import check_listed, read_item
 from rocket_hub.errors import AdapterError
+from rocket_hub.lora.config import ADALORA, HARMLESS, UNSUPPORTED, parse_config
+from rocket_hub.lora.tensors import Tensor
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.serialization import to_dict
 
@@ -58,7 +59,7 @@ def judge(data: bytes, header: dict[str, Tensor]) -> str:
     try:
         config = parse_config(data)
         claimed_base(config)
-        flags = check_config(config, BASE)
+        flags = check_base(config, BASE)
         check_header(header, config, BASE, verified="base_unverified" not in flags)
     except AdapterError as error:
         text = str(error)

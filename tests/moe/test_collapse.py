@@ -147,5 +147,7 @@ def test_the_command_says_what_was_kept_and_what_it_costs(routed, tmp_path):
     numbers = r"rank 2, (\d\d\.\d\d)% of the energy kept; perplexity (\d+\.\d+) against (\d+\.\d+) of the routed"
     found = re.search(numbers, result.output)
     assert found and 10 < float(found[1]) < 100 and float(found[2]) != float(found[3])
+    shares = re.findall(r"expert \S+: mean gate \d\.\d{3}, weighs most for (\d+\.\d)% of the tokens", result.output)
+    assert len(shares) == 4 and sum(map(float, shares)) == pytest.approx(100, abs=0.2)
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
     assert CliRunner().invoke(collapse_command, [str(routed), *options[:-1], "0"]).exit_code == 2

@@ -14,7 +14,7 @@ from rocket_hub.errors import AdapterError, InputError
 from rocket_hub.inference import completion_nll
 from rocket_hub.moe.gates import fixed_gates, layers, routers
 from rocket_hub.moe.merging import merge_experts
-from rocket_hub.moe.router_init import arrow_prototypes, arrow_routers, kshot_routers, likeliest_experts, random_routers
+from rocket_hub.moe.router_init import arrow_prototypes, arrow_routers, kshot_routers, likeliest_experts
 
 ROWS = [
     ("what is 1 plus 2 ?", " the answer is 3 ."),
@@ -77,25 +77,16 @@ def test_arrow_start_equals_pefts_arrow(tiny_model, fresh_base, ids, tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_random_start_is_seeded_and_knows_the_gates(tiny_model, lora_bank, tmp_path):
-    dense = merge_experts(lora_bank, tmp_path / "dense", base_model=str(tiny_model))
-    arrow_routers(dense, scale=2.0)
-    assert all(weight.norm(dim=1).max() == pytest.approx(2) for weight in routers_in(dense).values())
-    random_routers(dense)
-    assert not any(weight.any() for weight in routers_in(dense).values())
-    assert json.loads((dense / "adapter_config.json").read_text())["router_logits"] == "linear"
+def test_arrow_s_rows_have_the_length_asked_for(tiny_model, lora_bank, tmp_path):
+    merged = merge_experts(lora_bank, tmp_path / "dense", base_model=str(tiny_model))
+    arrow_routers(merged, scale=2.0)
+    assert all(weight.norm(dim=1).max() == pytest.approx(2) for weight in routers_in(merged).values())
+    assert json.loads((merged / "adapter_config.json").read_text())["router_logits"] == "absolute"
     sparse = merge_experts(lora_bank, tmp_path / "sparse", base_model=str(tiny_model), top_k=2, router="shared")
-    random_routers(sparse, seed=1)
-    first = routers_in(sparse)
-    random_routers(sparse, seed=1)
-    assert all(torch.equal(weight, first[key]) and weight.any() for key, weight in routers_in(sparse).items())
-    assert len({weight.numpy().tobytes() for weight in first.values()}) == 2  # one for each width
-    with pytest.raises(AdapterError, match="router: layer") as caught:
-        arrow_routers(sparse)
-    assert caught.value.reason == "shared_router"
-    with pytest.raises(AdapterError) as caught:
-        random_routers(lora_bank[0])
-    assert caught.value.reason == "not_rocket_moe"
+    for folder, reason in ((sparse, "shared_router"), (lora_bank[0], "not_rocket_moe")):
+        with pytest.raises(AdapterError) as caught:
+            arrow_routers(folder)
+        assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("router", ["layer", "shared"])

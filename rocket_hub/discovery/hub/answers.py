@@ -21,6 +21,7 @@ from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ig
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.hub.download import TIMEOUT, Part, fetch, read_answer
 from rocket_hub.errors import AdapterError
+from rocket_hub.lora.tensors import Tensor
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -204,19 +205,6 @@ FIRST_READ = 100_000
 MAX_HEADER = 10_000_000
 
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a safetensors file.
-
-    Attributes:
-        dtype: As the format names it, for example `BF16`.
-        shape: Its sizes.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
