@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check hub paper-table clean
+.PHONY: demo test check tree hub paper-table clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,9 @@ check: .venv/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+tree: .venv/installed  ## how large each room of the package is
+	$(BIN)/python -m tests.house
 
 hub: .venv/installed  ## make the demo Hub anew (about an hour on two cores, resumable)
 	$(BIN)/python recipes/demo/make_hub.py

@@ -1,13 +1,12 @@
 """Imports go down a floor, never up and never sideways between rooms. FLOORS is the architecture."""
 
 import ast
-from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import rocket_hub
+from tests.house import ROOT, crowded_names, files, functions, header_share, lines, rooms
 
-ROOT = Path(rocket_hub.__file__).parent
+MOST_FILES, MOST_LINES, MOST_HEADERS = 150, 28_500, 0.11
 FLOORS = [  # ground floor first; rooms on one floor do not know each other
     {"errors", "autoload", "records"},
     {"options", "results", "serialization"},
@@ -75,28 +74,10 @@ def test_no_circles_inside_a_room() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-def test_no_file_outgrows_its_room() -> None:
-    long = {
-        str(path.relative_to(ROOT)): count
-        for path in ROOT.rglob("*.py")
-        if (count := len(path.read_text().splitlines())) > 450
-    }
-    assert long == {}
-
-
-def test_no_room_is_crowded() -> None:
-    files = [path for path in ROOT.rglob("*.py") if not path.is_relative_to(ROOT / "localhub" / "demo")]
-    rooms = Counter(path.parent.relative_to(ROOT) for path in files)
-    assert {str(folder): count for folder, count in rooms.items() if count > 18} == {}
-    names = Counter(path.name for path in files if path.name != "__init__.py")
-    assert {name: count for name, count in names.items() if count > 2} == {}
-
-
-def test_no_function_is_longer_than_a_page() -> None:
-    long = [
-        f"{path.relative_to(ROOT)}: {node.name}"
-        for path in ROOT.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno - node.lineno >= 60
-    ]
-    assert long == []
+def test_the_house_is_no_larger_than_it_may_be() -> None:
+    assert {str(path): lines(path) for path in files() if lines(path) > 450} == {}
+    assert {room: len(paths) for room, paths in rooms().items() if len(paths) > 18} == {}
+    assert [name for name, count in functions() if count > 60] == []
+    assert crowded_names() == {}
+    assert len(files()) <= MOST_FILES and sum(map(lines, files())) <= MOST_LINES
+    assert header_share() < MOST_HEADERS

@@ -106,8 +106,8 @@ def hand_made(table, folder: Path) -> None:
                 for value in (0, 1):  # other mistakes, as many
                     right[rng.choice(np.flatnonzero(right != value), 20, replace=False)] = value
             kept.add("core", table.cells.Cell("piqa", draw, method), {
-                "accuracy": float(right.mean()), "problems": 1000, "correct": packed(right), "world": "w", "device": "cpu",
-                "seconds": 1.0})  # fmt: skip
+                "accuracy": float(right.mean()), "problems": 1000, "correct": packed(right), "world": "w",
+                "device": "cpu", "seconds": 1.0})  # fmt: skip
     told = {"world": "w", "device": "cpu", "seconds": 1.0}
     kept.add("core", table.cells.Cell("piqa", 1, "xlora"), {**told, "error": "KeyError: 'xlora'"})
     for n in (50, 100):
