@@ -86,6 +86,18 @@ def digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=asdict).encode()).hexdigest()[:16]
 
 
+def once(path: Path, compute: Callable[[], Any]) -> Any:
+    """Return the plain data in a JSON file; where there is none, compute it and write it there.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    if (known := read_json(path)) is None:
+        known = plain(compute())
+        write_json(path, known)
+    return known
+
+
 class KeptResults:
     """Results by name in one file, a JSON line each, appended; a line that a kill cut short is not read.
 

@@ -17,7 +17,7 @@ from rocket_hub.errors import InputError, NothingLeftError, StorageError
 from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.options import NOVELTIES, RETRIEVALS, MeteorOptions, SelfSpecializationOptions
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import Pinned, reasons_in_words
+from rocket_hub.records import Example, Pinned, reasons_in_words
 from rocket_hub.results import Generation
 from rocket_hub.runs import write_json
 from rocket_hub.serialization import to_dict
@@ -185,14 +185,13 @@ def _questions(
 ) -> tuple[list[str], list[Pinned]]:
     """Read the questions; those of the evaluation set are left out."""
     from rocket_hub.generation.retrieval import questions_of
-    from rocket_hub.pipeline.context import as_example
     from rocket_hub.pipeline.standalone import without_problems
     from rocket_hub.rows.kshot import load_kshot
 
     shots = [task.question_of(task.example(shot)) for shot in load_kshot(given["kshot"])] if given["kshot"] else []
     texts = questions_of(api, given["questions"]) if given["questions"] else None
     asked = list(dict.fromkeys([*shots, *(texts.texts if texts else ())]))[: given["max_questions"]]
-    kept, held = without_problems([task.example(as_example(text, "")) for text in asked], task, recipe.evaluate.split)
+    kept, held = without_problems([task.example(Example(text, "")) for text in asked], task, recipe.evaluate.split)
     if held:
         screen.say(f"{held:,} questions left out that hold problems of {task.dataset}")
     return [task.question_of(example) for example in kept], [texts.origin] if texts else []

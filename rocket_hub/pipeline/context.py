@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rocket_hub.discovery.hub.client import call
-from rocket_hub.errors import HubError, TaskError
+from rocket_hub.errors import HubError, InputError, KShotError, RecipeError, SandboxError, TaskError
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Pinned
@@ -62,11 +62,6 @@ def read_problems(task: Task, split: str | None, revision: str | None, *, max_ro
 def questions(task: Task, examples: Sequence[Example]) -> list[str]:
     """Return the bare questions of problems in the task's form, for comparison with rows of data."""
     return [task.question_of(example) for example in examples]
-
-
-def as_example(prompt: str, completion: str) -> Example:
-    """Wrap a row of data so that a task can bring it into its form."""
-    return Example(prompt=prompt, completion=completion, answer="")
 
 
 @dataclass
@@ -166,7 +161,6 @@ def check_measurable(task: Task, options: EvaluateOptions) -> None:
     """
     if task.metric != "pass_at_1":
         return
-    from rocket_hub.errors import SandboxError
     from rocket_hub.sandbox import check_isolation
 
     if not options.allow_code_execution:
@@ -183,8 +177,6 @@ def check_alone() -> None:
     Raises:
         InputError: torchrun or `accelerate launch` started several processes.
     """
-    from rocket_hub.errors import InputError
-
     world = os.environ.get("WORLD_SIZE", "1")
     if world.isdecimal() and int(world) > 1:
         raise InputError(
@@ -197,16 +189,12 @@ def check_alone() -> None:
 
 def _check_few_shot(wanted: int, shots: int, kshot: Path) -> None:
     """Refuse more examples before every problem than there are."""
-    from rocket_hub.errors import RecipeError
-
     if not 0 <= wanted <= shots:
         raise RecipeError(f"evaluate.few_shot: expected 0 to {shots}, the examples of {kshot}; found {wanted}")
 
 
 def _check(task: Task, kshot: Path, shots: tuple[Example, ...], examples: tuple[Example, ...]) -> None:
     """Refuse a K-shot whose answers the task cannot read: every later number would be wrong."""
-    from rocket_hub.errors import KShotError
-
     for number, (shot, example) in enumerate(zip(shots, examples, strict=True), 1):
         if not example.answer:
             raise KShotError(

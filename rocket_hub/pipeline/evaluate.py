@@ -13,8 +13,8 @@ from rocket_hub.pipeline.train import described, opened, prepared
 from rocket_hub.recipe import controls_of
 from rocket_hub.records import Evaluation, Example
 from rocket_hub.results import Chosen, Difference, Evaluations, Trained
-from rocket_hub.runs import read_json, write_json
-from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.runs import once
+from rocket_hub.serialization import from_dict
 from rocket_hub.tuning import grid
 
 
@@ -52,19 +52,18 @@ def _measured(
     """Train a control where it is one, and measure; a method that an interrupted run finished is kept."""
     from rocket_hub.evaluation import evaluate as measure
 
+    def make() -> Evaluation:
+        adapter, details = _adapter(context, chosen, trained, method, folder / method.name)
+        with opened(context, method, adapter) as tuned:
+            found = measure(
+                tuned, context.base[1], context.measured, problems, context.recipe.evaluate, method=method.name,
+                kept=folder / f"{method.name}.answers.jsonl",
+                progress=lambda done, total: context.reporter.advance(f"measuring {method.name}", done, total),
+            )  # fmt: skip
+        return replace(found, details={**found.details, **details})
+
     kept = folder / f"{method.name}.json"
-    if (known := read_json(kept)) is not None:
-        return from_dict(Evaluation, known, str(kept))
-    adapter, details = _adapter(context, chosen, trained, method, folder / method.name)
-    with opened(context, method, adapter) as tuned:
-        found = measure(
-            tuned, context.base[1], context.measured, problems, context.recipe.evaluate, method=method.name,
-            kept=folder / f"{method.name}.answers.jsonl",
-            progress=lambda done, total: context.reporter.advance(f"measuring {method.name}", done, total),
-        )  # fmt: skip
-    found = replace(found, details={**found.details, **details})
-    write_json(kept, to_dict(found))
-    return found
+    return from_dict(Evaluation, once(kept, make), str(kept))
 
 
 def _adapter(

@@ -21,7 +21,7 @@ from rocket_hub.generation.self_specialization import lora_specialiser, needs_en
 from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.inference.models import DeferredEncoder
 from rocket_hub.options import GenerationOptions, MeteorOptions
-from rocket_hub.pipeline.context import Context, as_example, open_context
+from rocket_hub.pipeline.context import Context, open_context
 from rocket_hub.pipeline.generated import REJECTED, ROWS, in_words, write_generated
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import DatasetDiscovery, Example, Generated, Pinned
@@ -244,7 +244,7 @@ def rows_with_answers(context: Context, found: DatasetDiscovery, enough: int) ->
     for candidate in found.selected:
         rows = iter_instructions(context.api, candidate, max_rows=limits.max_rows_per_dataset,
                                  max_bytes=limits.max_bytes_per_dataset)  # fmt: skip
-        answered = (row for row in rows if context.task.example(as_example(row.prompt, row.completion)).answer)
+        answered = (row for row in rows if context.task.example(row).answer)
         try:
             count += sum(1 for _ in islice(answered, enough - count))
         except HubUnreachableError:

@@ -13,7 +13,7 @@ from rocket_hub.discovery import load_instructions
 from rocket_hub.discovery.hub.client import reason_of
 from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, KShotError
 from rocket_hub.inference.models import DeferredEncoder, encoder_key
-from rocket_hub.pipeline.context import Context, as_example, evaluation_set, questions
+from rocket_hub.pipeline.context import Context, evaluation_set, questions
 from rocket_hub.pipeline.generated import read_generated
 from rocket_hub.records import DatasetDiscovery, Example, InstructionSelection, Pinned, Rejection, count_reasons
 from rocket_hub.results import Chosen, DataSelection, Discovery, Generation
@@ -164,7 +164,7 @@ def _choose(context: Context, rows: _Rows, pinned: Pinned, problems: list[Exampl
     from rocket_hub.selection.instructions import select_instructions as choose_rows
 
     def without_answer(row: Example) -> str:
-        return "" if context.task.example(as_example(row.prompt, row.completion)).answer else "without_answer"
+        return "" if context.task.example(row).answer else "without_answer"
 
     return choose_rows(
         DeferredEncoder(pinned.repo_id, pinned.revision),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +17,7 @@ from rocket_hub.pipeline.adapters import read_adapter
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Example, ExpertScore, ExpertSelection, Rejection
 from rocket_hub.results import Discovery
-from rocket_hub.runs import digest, read_json, write_json
+from rocket_hub.runs import digest, once
 from rocket_hub.selection.rationales import Rationales, Teacher, from_model, with_rationales
 from rocket_hub.selection.statistics import Cost, ShotScores
 from rocket_hub.serialization import from_dict
@@ -42,11 +41,7 @@ def shot_scores(context: Context, experts: Mapping[str, Expert], adapters: Any) 
     if options.selector not in ("rocket", "best_single"):
         options = replace(options, shortlist=len(experts), budget="all")
     path = context.run.path / "scores" / f"{digest(_inputs(context, options, adapters))}.json"
-    if (known := read_json(path)) is not None:
-        return _from_plain(known)
-    scores = _score(context, experts, options)
-    write_json(path, _plain(scores))
-    return scores
+    return _from_plain(once(path, lambda: _plain(_score(context, experts, options))))
 
 
 def reasoned_shots(context: Context) -> Rationales:
@@ -56,13 +51,14 @@ def reasoned_shots(context: Context) -> Rationales:
     if context.recipe.experts.rationales == "given" or "none" not in sources:
         return Rationales(shots, sources)
     path = context.run.path / "scores" / f"rationales-{digest(context.inputs(dtype=context.recipe.train.dtype))}.json"
-    if (known := read_json(path)) is None:
+
+    def write() -> Rationales:
         context.reporter.say(f"the base model writes the reasoning of {sources.count('none')} examples")
         made = with_rationales(context.plain or shots, _writer(context), completion=context.task.completion,
                                extract=context.task.extract)  # fmt: skip
-        made = replace(made, examples=tuple(map(partial(_asked, context.task), made.examples, shots)))
-        known = json.loads(json.dumps(asdict(made)))
-        write_json(path, known)
+        return replace(made, examples=tuple(map(partial(_asked, context.task), made.examples, shots)))
+
+    known = once(path, write)
     return Rationales(
         tuple(from_dict(Example, each, str(path)) for each in known["examples"]),
         tuple(known["sources"]),

@@ -22,7 +22,7 @@ from rocket_hub.lora.attach import ADAPTER, fresh_lora, load_adapter
 from rocket_hub.lora.config import read_config
 from rocket_hub.options import DiscoverOptions, EvaluateOptions
 from rocket_hub.pipeline.adapters import fetch_adapter  # and, by that, the routed adapter type for PEFT
-from rocket_hub.pipeline.context import as_example, check_alone, questions, read_problems
+from rocket_hub.pipeline.context import check_alone, questions, read_problems
 from rocket_hub.publishing import create_model_card, push_to_hub
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Evaluation, Example, Pinned
@@ -261,8 +261,7 @@ def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], 
             lost = found.rejected[0]
             raise DatasetError(lost.reason, f"{lost.item}: {lost.reason}: {lost.detail}; give another --dataset")
         candidate = found.selected[0]
-        read = load_instructions(api, candidate, max_rows=plan.max_rows)
-        raw = [as_example(row.prompt, row.completion) for row in read]
+        raw = load_instructions(api, candidate, max_rows=plan.max_rows)
         data = Pinned(candidate.repo_id, candidate.revision, "dataset", candidate.licence)
     return raw, data
 

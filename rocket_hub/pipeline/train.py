@@ -10,13 +10,13 @@ import numpy as np
 
 from rocket_hub.controls import Method
 from rocket_hub.lora.attach import adapted
-from rocket_hub.pipeline.context import Context, as_example
+from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import made
 from rocket_hub.pipeline.merge import commits_of, methods, seed_everything, weighed
 from rocket_hub.pipeline.select_data import random_rows
 from rocket_hub.records import Example, Setting
 from rocket_hub.results import Chosen, Trained, Training
-from rocket_hub.runs import plain, read_json, write_json
+from rocket_hub.runs import once, plain
 from rocket_hub.tuning import choose, grid
 
 
@@ -62,17 +62,17 @@ def prepared(
     Returns:
         The folder to open, none for the bare base, and what a table says about it.
     """
-    if method.start is None:
+    if (start := method.start) is None:
         return None, {}
     experts = {"experts": list(method.experts)} if method.experts else {}
-    kept = folder / "made.json"  # a run that was stopped while it measured does not make it again
-    if (details := read_json(kept)) is None:
+
+    def make() -> dict[str, Any]:
         if method.trained:
-            details = described(fit_method(context, chosen, method, points, folder))
-        else:
-            seed_everything(context.recipe.seed)
-            details = {"adapter": context.run.relative(method.start(1.0, folder / "adapter"))}
-        write_json(kept, details)
+            return described(fit_method(context, chosen, method, points, folder))
+        seed_everything(context.recipe.seed)
+        return {"adapter": context.run.relative(start(1.0, folder / "adapter"))}
+
+    details = once(folder / "made.json", make)  # a run that was stopped while it measured does not make it again
     return context.run.absolute(details["adapter"]), {**details, **experts}
 
 
@@ -100,7 +100,7 @@ def training_rows(context: Context, chosen: Chosen, which: str = "selected") -> 
     rows: Sequence[Example] = chosen.rows.selected if which == "selected" else ()
     if which == "random":
         rows = random_rows(context, chosen, len(chosen.rows.selected))
-    return [context.task.example(as_example(row.prompt, row.completion)) for row in rows]
+    return [context.task.example(row) for row in rows]
 
 
 def fit_method(context: Context, chosen: Chosen, method: Method, points: Sequence[Setting], folder: Path) -> Trained:
@@ -117,15 +117,16 @@ def cross_fit(context: Context, method: Method, folder: Path) -> Callable[..., n
     def run(setting: Setting, examples: Sequence[Example], judges: Sequence[Example], label: str) -> np.ndarray:
         from rocket_hub.inference import completion_nll
 
-        kept = folder / "tuning" / f"{method.name}-{label}.json"
-        if (known := read_json(kept)) is None:
-            training = fit(context, method, setting, examples, folder / "tuning" / f"{method.name}-{label}")
+        place = folder / "tuning" / f"{method.name}-{label}"
+
+        def score() -> list[float]:
+            training = fit(context, method, setting, examples, place)
             with opened(context, method, context.run.absolute(training.adapter)) as tuned:
                 pairs = [(shot.prompt, shot.completion) for shot in judges]
                 sums, tokens = completion_nll(tuned, context.base[1], pairs)
-            known = (sums / tokens).tolist()
-            write_json(kept, known)
-        return np.array(known)
+            return (sums / tokens).tolist()
+
+        return np.array(once(place.with_name(f"{place.name}.json"), score))
 
     return run
 
