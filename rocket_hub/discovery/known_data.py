@@ -1,4 +1,4 @@
-"""Registered benchmarks: what is measured on must not be trained on. A table of plain data."""
+"""Benchmarks and a task's own data: what is measured on must not be trained on."""
 
 from __future__ import annotations
 
@@ -35,14 +35,11 @@ _NAMES = re.compile(
     r"(?:easy|challenge|e|c|main|full|test|eval|official|plus|platinum|sanitized|diamond|hard|verified|lite|pro|hf|"
     r"mirror|copy|20\d\d|\d\d)*"
 )
+_EXTRAS = frozenset({"main", "train", "full", "hf", "mirror", "dataset", "data"})  # words of a name that say nothing
 
 
 def benchmark_of(repo_id: str) -> str:
-    """Return the name of the benchmark that a repository is; empty if it is none that is known here.
-
-    Args:
-        repo_id: `namespace/name`, in any case.
-    """
+    """Return the name of the benchmark that a repository is; empty if it is none that is known here."""
     name = repo_id.lower()
     known = next((benchmark for benchmark, ids in BENCHMARKS.items() if name in ids), "")
     called = _NAMES.fullmatch(re.sub(r"[^a-z0-9]", "", name.rpartition("/")[2]))
@@ -53,9 +50,6 @@ def mirrors_of(repo_id: str) -> set[str]:
     """Return the ids, in lower case, under which the same benchmark is known; with the given one."""
     name = repo_id.lower()
     return {name, *(other for ids in BENCHMARKS.values() if name in ids for other in ids)}
-
-
-_EXTRAS = frozenset({"main", "train", "full", "hf", "mirror", "dataset", "data"})
 
 
 def own_data(names: Iterable[str], closed: Collection[str], *, copies: bool = False) -> dict[str, str]:
@@ -85,7 +79,6 @@ def own_data(names: Iterable[str], closed: Collection[str], *, copies: bool = Fa
 
 
 def _last(dataset: str) -> str:
-    """Return an id without its namespace, in lower case."""
     return dataset.rpartition("/")[2].lower()
 
 

@@ -1,7 +1,4 @@
-"""What the licences of the ingredients allow the result to be.
-
-A table of plain data and two functions. This is not legal advice: it is careful, and it says why.
-"""
+"""What the licences of the ingredients allow the result to be. This is not legal advice."""
 
 from __future__ import annotations
 
@@ -11,16 +8,10 @@ from typing import Any
 
 from rocket_hub.records import Pinned, Rejection
 
-# Beginnings of licence identifiers, in lower case, as cards write them; the first kind that matches counts.
+# Beginnings of licence identifiers, in lower case, as cards write them.
 NON_COMMERCIAL = (
-    "cc-by-nc",
-    "fair-noncommercial",
-    "intel-research",
-    "apple-amlr",
-    "mistral-ai-research",
-    "mnpl",
-    "mrl",
-)
+    "cc-by-nc", "fair-noncommercial", "intel-research", "apple-amlr", "mistral-ai-research", "mnpl", "mrl",
+)  # fmt: skip
 NO_DERIVATIVES = ("cc-by-nd", "cc-by-nc-nd")
 SHARE_ALIKE = (
     "cc-by-sa", "gpl", "agpl", "lgpl", "gfdl", "odbl", "osl-", "eupl", "cdla-sharing", "epl-", "mpl-", "c-uda",
@@ -34,7 +25,13 @@ PERMISSIVE = (
     "ecl-2.0", "unlicense", "wtfpl", "cc0", "cc-by-2", "cc-by-3", "cc-by-4", "odc-by", "pddl", "cdla-permissive",
     "etalab-2.0",
 )  # fmt: skip
-
+_KINDS = {  # the first kind that matches counts
+    "no_derivatives": NO_DERIVATIVES,
+    "non_commercial": NON_COMMERCIAL,
+    "share_alike": SHARE_ALIKE,
+    "model": MODEL,
+    "permissive": PERMISSIVE,
+}
 MEANINGS = {
     "non_commercial": "may not be used commercially",
     "no_derivatives": "may not be changed",
@@ -63,14 +60,7 @@ class LicenceLedger:
 
 
 def declared(card: Any) -> str:
-    """Return the licence that a card declares.
-
-    Args:
-        card: Card data of huggingface_hub, or None.
-
-    Returns:
-        The identifier in lower case; several joined by commas; empty when there is none.
-    """
+    """Return the licence that card data declare: in lower case, several joined by commas, empty when there is none."""
     value = card.get("license") if card else None
     names = [item.strip().lower() for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
     name = card.get("license_name") if card else None
@@ -87,26 +77,15 @@ def kind_of(licence: str) -> str:
 
 
 def _kind_of_one(name: str) -> str:
-    """Name the kind of one licence."""
-    tables = {
-        "no_derivatives": NO_DERIVATIVES,
-        "non_commercial": NON_COMMERCIAL,
-        "share_alike": SHARE_ALIKE,
-        "model": MODEL,
-        "permissive": PERMISSIVE,
-    }
-    return next((kind for kind, starts in tables.items() if name.strip().lower().startswith(starts)), "unknown")
+    return next((kind for kind, starts in _KINDS.items() if name.strip().lower().startswith(starts)), "unknown")
 
 
 def judge(licence: str, allow: Collection[str]) -> str | None:
-    """Decide whether an adapter or data set may be an ingredient.
+    """Return `licence` if an adapter or data set must be left out, else None.
 
     Args:
         licence: What its card declares; empty when nothing.
         allow: Licences that the user accepts although they restrict the result.
-
-    Returns:
-        `licence` if it must be left out, else None.
     """
     accepted = {name.lower() for name in allow}
     names = [name for name in licence.split(",") if name not in accepted]
@@ -120,9 +99,6 @@ def combine(ingredients: Sequence[Pinned], allow: Collection[str]) -> LicenceLed
         ingredients: The base model first, which the user chose and whose licence is always inherited; then the adapters
             and data sets.
         allow: Licences that the user accepts although they restrict the result.
-
-    Returns:
-        The ledger.
     """
     rejected, unknown, restrictions, binding = [], [], [], []
     for position, item in enumerate(ingredients):

@@ -1,8 +1,7 @@
-"""The list pass: everything on the Hub that says it is an adapter of a base model, each once."""
+"""What the Hub lists: the adapters of a base model, and data sets. What a list says is checked and bounded."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from huggingface_hub import get_session
-from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.data_files import train_files, why_no_files
-from rocket_hub.discovery.hub.answers import MAX_ANSWER, or_last, pages
+from rocket_hub.discovery.hub.answers import get, or_last, pages
 from rocket_hub.discovery.hub.client import call, collect, reason_of
-from rocket_hub.discovery.hub.download import TIMEOUT, raise_for_status, read_bounded
 from rocket_hub.discovery.known_data import own_data
 from rocket_hub.discovery.licences import declared, judge
 from rocket_hub.errors import AdapterError, DatasetError, HubError
@@ -35,10 +32,12 @@ PICKLE = "adapter_model.bin"
 MLX = "adapters.safetensors"
 TOKENIZER = ("chat_template.jinja", "chat_template.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 EXPAND = ("sha", "siblings", "cardData", "downloads", "lastModified", "disabled", "tags")
+DATASET_EXPAND = ("sha", "siblings", "cardData", "tags", "downloads", "description", "disabled", "gated", "mainSize")
 DESCRIPTION = 500
 """Characters of what a card says that are kept."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w.-]{1,96}", re.ASCII)
+DATASET_ID = re.compile(r"([\w-][\w.-]{0,95}/)?[\w.-]{1,96}", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Tags that say nothing about what an adapter is good for.
 _PLAIN_TAGS = frozenset((
@@ -46,11 +45,19 @@ _PLAIN_TAGS = frozenset((
     "lora", "peft", "pytorch", "safetensors", "sft", "text-generation", "text-generation-inference", "transformers",
     "trl", "unsloth",
 ))  # fmt: skip
+_MANY = ("multilingual", "multi", "mul", "translation")
+_NO_LANGUAGES = ("code", "und", "zxx", "unknown", "other", "python")
+_LANGUAGES = {"english": "en", "eng": "en", "chinese": "zh", "german": "de", "french": "fr", "spanish": "es"}
+_MOST = 200
+"""Texts of a list, and characters of each, that are read."""
+
+Query = tuple[tuple[str, str], ...]
+"""Conditions of one list, for example `(("filter", "language:en"), ("search", "math"))`."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One adapter as a list shows it; what a list says is checked for its type and bounded.
+    """One adapter as a list shows it.
 
     Attributes:
         repo_id: `namespace/name`, or what stands in its place.
@@ -110,63 +117,34 @@ def list_adapters(api: HfApi, bases: Sequence[str], workers: int) -> tuple[tuple
 def _list(api: HfApi, filters: Sequence[str]) -> list[Listed]:
     """Read all pages for one filter."""
     # By date, new ones first: what is uploaded meanwhile cannot push another one past the end of a page.
-    query = [*(("filter", tag) for tag in filters), ("sort", "createdAt"), *(("expand", name) for name in EXPAND)]
+    query = [*(("filter", tag) for tag in filters), ("sort", "createdAt"), *_expanded(EXPAND)]
     found = pages(api, f"adapters with the tag {filters[0]}", "/api/models", query)
     return [read_item(item) for page in found for item in page]
 
 
 def read_item(item: Any) -> Listed:
-    """Read one item of a list, whatever it holds."""
+    """Read one item of a list of adapters, whatever it holds."""
     if not isinstance(item, dict):
         return Listed(repr(item)[:200])
-    card = item.get("cardData")
-    card = card if isinstance(card, dict) else {}
-    name = item.get("id")
+    card, name, modified, files = _card(item), item.get("id"), item.get("lastModified"), _paths(item)
     repo_id = _printable(name) if isinstance(name, str) else repr(name)[:200]
-    sha, modified, downloads = item.get("sha"), item.get("lastModified"), item.get("downloads")
-    siblings = item.get("siblings")
-    entries = [entry for entry in siblings if isinstance(entry, dict)] if isinstance(siblings, list) else []
-    files = [entry.get("rfilename") for entry in entries]
-    datasets = _strings(card.get("datasets"))
+    datasets = _printables(card.get("datasets"))
+    tags = [tag for tag in _printables(item.get("tags")) if ":" not in tag and tag.lower() not in _PLAIN_TAGS]
     return Listed(
         repo_id=repo_id,
-        revision=sha if isinstance(sha, str) and COMMIT.fullmatch(sha) else "",
+        revision=_revision(item),
         files=tuple(file for file in (CONFIG, WEIGHTS, PICKLE, MLX, *TOKENIZER) if file in files),
         licence=declared(card),
         datasets=datasets,
-        text=_text(repo_id, card, _strings(item.get("tags")), datasets),
-        downloads=downloads if type(downloads) is int and 0 <= downloads < 1 << 50 else 0,
+        text=_about(repo_id, *_printables(card.get("model_name")), ", ".join(dict.fromkeys(tags)), ", ".join(datasets)),
+        downloads=_count(item.get("downloads")),
         modified=_printable(modified) if isinstance(modified, str) else "",
         disabled=item.get("disabled") is True,
     )
 
 
-def _strings(value: Any) -> tuple[str, ...]:
-    """Return the texts in a card's value, one or a list, bounded."""
-    values = value if isinstance(value, list) else [value]
-    return tuple(_printable(entry) for entry in values[:100] if isinstance(entry, str))
-
-
-def _printable(text: str) -> str:
-    """Return a text of somebody else's, bounded, as it may be shown on a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
-
-
-def _text(repo_id: str, card: Mapping[str, Any], tags: Sequence[str], datasets: Sequence[str]) -> str:
-    """Say what an adapter is about, by its name, the name and tags in its card, and its data."""
-    name = re.sub(r"[-_./]+", " ", repo_id.rpartition("/")[2])
-    told = [tag for tag in dict.fromkeys(tags) if ":" not in tag and tag.lower() not in _PLAIN_TAGS]
-    parts = [name, *_strings(card.get("model_name")), ", ".join(told), ", ".join(datasets)]
-    return " ".join("; ".join(dict.fromkeys(part for part in parts if part)).split())[:DESCRIPTION]
-
-
 def check_listed(item: Listed, options: DiscoverOptions, closed: Collection[str]) -> tuple[str, ...]:
-    """Refuse what the list alone shows to be no safe LoRA adapter, or not to be used.
-
-    Args:
-        item: The adapter.
-        options: Which licences are accepted, and whether the task's own data are left out.
-        closed: Ids of the task's own data.
+    """Refuse what the list alone shows to be no safe LoRA adapter, or not to be used; `closed` is the task's own data.
 
     Returns:
         Flags: `own_tokenizer` if it brings a tokenizer or chat template, `task_data` if it was trained on the task's
@@ -196,7 +174,7 @@ def check_listed(item: Listed, options: DiscoverOptions, closed: Collection[str]
 
 
 def _refuse_files(item: Listed) -> None:
-    """Say what there is instead of safetensors weights."""
+    """Refuse an adapter without safetensors weights, by what it has instead."""
     if PICKLE in item.files:
         raise AdapterError("pickle_only", f"only {PICKLE}, which can run code when it is read; nobody opens it here")
     if MLX in item.files:
@@ -204,15 +182,9 @@ def _refuse_files(item: Listed) -> None:
     raise AdapterError("no_weights", f"there is no {WEIGHTS} at the root of the repository")
 
 
-DATASET_EXPAND = ("sha", "siblings", "cardData", "tags", "downloads", "description", "disabled", "gated", "mainSize")
-
-DATASET_ID = re.compile(r"([\w-][\w.-]{0,95}/)?[\w.-]{1,96}", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
 @dataclass(frozen=True)
 class ListedDataset:
-    """One data set as a list shows it; what a list says is checked for its type and bounded.
+    """One data set as a list shows it.
 
     Attributes:
         repo_id: `namespace/name`, or what stands in its place.
@@ -249,10 +221,6 @@ class ListedDataset:
     gated: bool = False
 
 
-Query = tuple[tuple[str, str], ...]
-"""Conditions of one list, for example `(("filter", "language:en"), ("search", "math"))`."""
-
-
 def list_datasets(api: HfApi, queries: Sequence[Query], limit: int, workers: int) -> list[ListedDataset]:
     """List the most downloaded data sets for each of some queries; offline, what was listed the last time.
 
@@ -270,7 +238,7 @@ def list_datasets(api: HfApi, queries: Sequence[Query], limit: int, workers: int
     """
 
     def read(query: Query) -> list[dict[str, Any]]:
-        whole = [*query, ("sort", "downloads"), ("limit", str(limit)), *(("expand", name) for name in DATASET_EXPAND)]
+        whole = [*query, ("sort", "downloads"), ("limit", str(limit)), *_expanded(DATASET_EXPAND)]
         what = "data sets with " + ", ".join(f"{key} {value}" for key, value in query)
         items = (item for page in pages(api, what, "/api/datasets", whole) for item in page)
         return [to_dict(read_dataset(item)) for item in islice(items, limit)]
@@ -295,15 +263,10 @@ def named_dataset(api: HfApi, name: str) -> ListedDataset:
     """
     what = f"data set {name}"
 
-    def get() -> Any:
-        url = f"{api.endpoint}/api/datasets/{quote(name)}?{urlencode([('expand', field) for field in EXPAND])}"
-        with get_session().stream("GET", url, headers=build_hf_headers(token=api.token), timeout=TIMEOUT) as response:
-            raise_for_status(response)
-            return json.loads(read_bounded(response, MAX_ANSWER, unpack=True)[0])
-
     def ask() -> dict[str, Any]:
         call(what, validate_repo_id, name)
-        return to_dict(read_dataset(call(what, get)))
+        path, query = f"/api/datasets/{quote(name)}", urlencode(_expanded(DATASET_EXPAND))
+        return to_dict(read_dataset(call(what, get, api, path, query, dict)[0]))
 
     try:
         item, _ = or_last(api, ask, "dataset 1", name)
@@ -315,30 +278,25 @@ def named_dataset(api: HfApi, name: str) -> ListedDataset:
 
 
 def read_dataset(item: Any) -> ListedDataset:
-    """Read one item of a list, whatever it holds."""
+    """Read one item of a list of data sets, whatever it holds."""
     if not isinstance(item, dict):
         return ListedDataset(ascii(item)[:200])
-    card = item.get("cardData")
-    card = card if isinstance(card, dict) else {}
-    tags = strings(item.get("tags"))
-    name, sha = item.get("id"), item.get("sha")
-    siblings = item.get("siblings")
-    entries = (
-        [entry.get("rfilename") for entry in siblings if isinstance(entry, dict)] if isinstance(siblings, list) else []
-    )
-    paths = [path for path in entries if isinstance(path, str)]
+    card, tags, name, paths = _card(item), strings(item.get("tags")), item.get("id"), _paths(item)
     files = train_files(paths, card)
     repo_id = name if isinstance(name, str) and DATASET_ID.fullmatch(name) else ascii(name)[:200]
+    topics = [tag for tag in tags if ":" not in tag or tag.startswith(("task_categories:", "task_ids:"))]
+    description = item.get("description") or card.get("pretty_name")
+    said = description[: 4 * DESCRIPTION] if isinstance(description, str) else ""
     return ListedDataset(
         repo_id=repo_id,
-        revision=sha if isinstance(sha, str) and _COMMIT.fullmatch(sha) else "",
+        revision=_revision(item),
         files=files,
         missing=() if files else why_no_files(paths),
         licence=declared(card),
         languages=languages_of(card, tags),
         sources=sources_of(card, tags),
         names=label_names(card),
-        text=_dataset_text(repo_id, tags, item.get("description") or card.get("pretty_name")),
+        text=_about(repo_id, ", ".join(tag.rpartition(":")[2].replace("-", " ") for tag in topics), said),
         rows=declared_rows(card),
         size=_count(item.get("mainSize")),
         downloads=_count(item.get("downloads")),
@@ -348,32 +306,52 @@ def read_dataset(item: Any) -> ListedDataset:
     )
 
 
+def _expanded(fields: Sequence[str]) -> list[tuple[str, str]]:
+    return [("expand", field) for field in fields]
+
+
+def _card(item: Mapping[str, Any]) -> dict[str, Any]:
+    card = item.get("cardData")
+    return card if isinstance(card, dict) else {}
+
+
+def _paths(item: Mapping[str, Any]) -> list[str]:
+    siblings = item.get("siblings")
+    entries = siblings if isinstance(siblings, list) else []
+    paths = [entry.get("rfilename") for entry in entries if isinstance(entry, dict)]
+    return [path for path in paths if isinstance(path, str)]
+
+
+def _revision(item: Mapping[str, Any]) -> str:
+    sha = item.get("sha")
+    return sha if isinstance(sha, str) and COMMIT.fullmatch(sha) else ""
+
+
 def _count(value: Any) -> int:
     """Return a number that counts something; 0 if it is none."""
     return value if type(value) is int and 0 <= value < 1 << 50 else 0
 
 
-def _dataset_text(repo_id: str, tags: Sequence[str], description: Any) -> str:
-    """Say what a data set is about, by its name, its own tags and the start of its card."""
+def _about(repo_id: str, *told: str) -> str:
+    """Return what a repository says of itself: the words of its name, and what is told, each once."""
     name = re.sub(r"[-_./]+", " ", repo_id.rpartition("/")[2])
-    told = [tag for tag in tags if ":" not in tag or tag.startswith(("task_categories:", "task_ids:"))]
-    own = [tag.rpartition(":")[2].replace("-", " ") for tag in told]
-    said = description if isinstance(description, str) else ""
-    return " ".join("; ".join(part for part in (name, ", ".join(own), said[: 4 * DESCRIPTION]) if part).split())[
-        :DESCRIPTION
-    ]
-
-
-_MANY = ("multilingual", "multi", "mul", "translation")
-_NO_LANGUAGES = ("code", "und", "zxx", "unknown", "other", "python")
-_NAMES = {"english": "en", "eng": "en", "chinese": "zh", "german": "de", "french": "fr", "spanish": "es"}
-_MOST = 200
+    return " ".join("; ".join(dict.fromkeys(part for part in (name, *told) if part)).split())[:DESCRIPTION]
 
 
 def strings(value: Any) -> tuple[str, ...]:
     """Return the texts in a value, one or a list, bounded."""
     values = value if isinstance(value, list) else [value]
     return tuple(entry[:_MOST] for entry in values[:_MOST] if isinstance(entry, str))
+
+
+def _printable(text: str) -> str:
+    """Return a text of somebody else's, bounded, as it may be shown on a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MOST])
+
+
+def _printables(value: Any) -> tuple[str, ...]:
+    """Return at most 100 texts in a value as they may be shown on a terminal."""
+    return tuple(map(_printable, strings(value)[:100]))
 
 
 def languages_of(card: Mapping[str, Any], tags: Iterable[str]) -> tuple[str, ...]:
@@ -385,16 +363,15 @@ def languages_of(card: Mapping[str, Any], tags: Iterable[str]) -> tuple[str, ...
     """
     told = [*strings(card.get("language")), *(tag.partition(":")[2] for tag in tags if tag.startswith("language:"))]
     codes = [re.split(r"[-_]", name.strip().lower())[0] for name in told]
-    codes = ["mul" if code in _MANY else _NAMES.get(code, code) for code in codes]
+    codes = ["mul" if code in _MANY else _LANGUAGES.get(code, code) for code in codes]
     return tuple(dict.fromkeys(code for code in codes if code and code not in _NO_LANGUAGES))
 
 
 def sources_of(card: Mapping[str, Any], tags: Iterable[str]) -> tuple[str, ...]:
     """Return the ids, in lower case, of the data sets that a data set says it was made from."""
     tagged = (tag.partition(":")[2] for tag in tags if tag.startswith("source_datasets:"))
-    names = [
-        name.strip().lower().removeprefix("extended|") for name in (*strings(card.get("source_datasets")), *tagged)
-    ]
+    told = (*strings(card.get("source_datasets")), *tagged)
+    names = [name.strip().lower().removeprefix("extended|") for name in told]
     return tuple(dict.fromkeys(name for name in names if name not in ("", "original", "extended")))
 
 

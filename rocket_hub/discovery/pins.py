@@ -1,5 +1,3 @@
-"""Models at their commits, and how they are named where anybody may read it."""
-
 from __future__ import annotations
 
 from dataclasses import replace
@@ -27,11 +25,11 @@ def pin_model(api: HfApi, name: str) -> Pinned:
 
 
 def named(pin: Pinned) -> str:
-    """Write a model with its commit, as cards name a maker."""
+    """Write a model with its commit, as cards name a teacher."""
     return f"{pin.repo_id} at {pin.revision[:12]}" if pin.revision else without_place(pin).repo_id
 
 
 def without_place(pin: Pinned) -> Pinned:
-    """Name a folder by its last part: what is published names no place of this machine."""
+    """Name a folder by its last part: what is published names no path of this machine."""
     is_folder = not pin.revision and Path(pin.repo_id).is_dir()
     return replace(pin, repo_id=Path(pin.repo_id).resolve().name) if is_folder else pin

@@ -1,4 +1,4 @@
-"""What the Hub is searched for, and which of the data sets that it lists are likely to help: the K-shot decides."""
+"""What the Hub is searched for, and which listed adapters and data sets are read first: the K-shot decides."""
 
 from __future__ import annotations
 
@@ -21,53 +21,6 @@ DECADES = 6
 """Decades of downloads that are worth as much as one year of age."""
 MOST_SHOTS = 64
 YEAR = 365 * 24 * 3600.0
-
-
-def prior(adapters: Sequence[Listed], shots: Sequence[str] = (), encoder: Encoder | None = None) -> list[float]:
-    """Guess how likely adapters are to help, from what the list says about them.
-
-        prior = 3 cos(card, K-shot) + log10(1 + downloads) / 6 + 0.5 ** (years since the newest of them was changed)
-
-    `cos` is the mean over the K-shot's texts and 0 without an encoder. Age is counted from the newest adapter, so that
-    the same list gives the same order on every day; one without a date counts as old. The weights are chosen by hand:
-    this only decides who is tried, and the K-shot decides among them.
-
-    Args:
-        adapters: n adapters.
-        shots: The texts of the K-shot; at most `MOST_SHOTS` are used.
-        encoder: Compares texts.
-
-    Returns:
-        n numbers; the larger the likelier.
-    """
-    similar = _similarities([item.text for item in adapters], shots, encoder)
-    changed = [_seconds(item.modified) for item in adapters]
-    newest = max(changed, default=0.0)
-    return [
-        ALIKE * cosine + math.log10(1 + item.downloads) / DECADES + 0.5 ** ((newest - moment) / YEAR)
-        for item, cosine, moment in zip(adapters, similar, changed, strict=True)
-    ]
-
-
-def _similarities(texts: Sequence[str], shots: Sequence[str], encoder: Encoder | None) -> list[float]:
-    """Return the mean cosine of each text with the shots."""
-    if encoder is None or not shots or not texts:
-        return [0.0] * len(texts)
-    mean = encoder.encode(list(shots[:MOST_SHOTS])).mean(axis=0)  # [d]
-    # [n, d] @ [d] -> [n]
-    cosines = (float(value) for value in encoder.encode(list(texts)) @ mean)
-    return [value if math.isfinite(value) else 0.0 for value in cosines]
-
-
-def _seconds(moment: str) -> float:
-    """Read a date of the Hub as seconds since 1970; 0 if it is none."""
-    try:
-        read = datetime.fromisoformat(moment.replace("Z", "+00:00"))
-        return max(0.0, (read if read.tzinfo else read.replace(tzinfo=timezone.utc)).timestamp())
-    except (ValueError, OverflowError, OSError):
-        return 0.0
-
-
 TAGS = (
     "task_categories:text-generation", "task_categories:question-answering", "task_categories:multiple-choice",
     "instruction-tuning", "instruction-finetuning", "sft",
@@ -76,9 +29,7 @@ MOST_WORDS = 4
 DOWNLOADS = 0.02
 """What ten times as many downloads count, in units of similarity: a million of them make up for 0.12."""
 
-_MOST_SHOTS = 64
 _WORD = re.compile(r"[a-z][a-z0-9]{2,30}")
-# Words that say nothing about what a task is about.
 _STOP = frozenset(
     """
     about above after again all also although always and another answer answers any are ask asked based because
@@ -96,28 +47,67 @@ _STOP = frozenset(
     would write written year years yes yet you your day days week month hour hours minute minutes money
     """.split()  # noqa: SIM905
 )
-# How names of repositories put it.
+# As names of repositories write it.
 _SHORT = {"mathematics": "math", "mathematical": "math", "programming": "code", "biomedical": "medical"}
 
 
-def search_words(name: str, description: str, prompts: Sequence[str], limit: int = MOST_WORDS) -> tuple[str, ...]:
-    """Choose the words to search the Hub for.
+def prior(adapters: Sequence[Listed], shots: Sequence[str] = (), encoder: Encoder | None = None) -> list[float]:
+    """Estimate how likely adapters are to help, from what the list says about them.
 
-    A word counts once for each prompt that it occurs in, as a share of all prompts, and one more if it stands in the
-    task's name or description: these say what the task is, while the shots say what it is about. Words that say nothing
-    (`the`, `answer`, `many`, ...) do not count; of equal words the longer one is taken, then the first in the alphabet.
+        prior = 3 cos(card, K-shot) + log10(1 + downloads) / 6 + 0.5 ** (years since the newest of them was changed)
+
+    `cos` is the mean over the K-shot's texts and 0 without an encoder. Age is counted from the newest adapter, so that
+    the same list gives the same order on every day; one without a date counts as old. The weights are chosen by hand:
+    this only decides which are tried, and the K-shot decides among them.
 
     Args:
-        name: The task's name.
-        description: The task's description.
-        prompts: The K-shot's prompts.
-        limit: At most this many words.
+        adapters: n adapters.
+        shots: The texts of the K-shot; at most `MOST_SHOTS` are used.
+        encoder: Compares texts.
 
     Returns:
-        Words in lower case, the most telling first.
+        n numbers; the larger the likelier.
+    """
+    if encoder and shots and adapters:
+        similar = _cosines([item.text for item in adapters], shots, encoder, unit=False)
+    else:
+        similar = [0.0] * len(adapters)
+    changed = [_seconds(item.modified) for item in adapters]
+    newest = max(changed, default=0.0)
+    return [
+        ALIKE * cosine + math.log10(1 + item.downloads) / DECADES + 0.5 ** ((newest - moment) / YEAR)
+        for item, cosine, moment in zip(adapters, similar, changed, strict=True)
+    ]
+
+
+def _cosines(texts: Sequence[str], shots: Sequence[str], encoder: Encoder, *, unit: bool) -> list[float]:
+    """Return the mean cosine of each text with the shots; `unit`: the cosine with the shots' mean."""
+    centre = encoder.encode(list(shots[:MOST_SHOTS])).mean(axis=0)  # [d]
+    values = encoder.encode(list(texts)) @ centre  # [n, d] @ [d] -> [n]
+    if unit:
+        values = values / max(float(centre @ centre) ** 0.5, 1e-12)
+    return [float(value) if math.isfinite(value) else 0.0 for value in values]
+
+
+def _seconds(moment: str) -> float:
+    """Read a date of the Hub as seconds since 1970; 0 if it is none."""
+    try:
+        read = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        return max(0.0, (read if read.tzinfo else read.replace(tzinfo=timezone.utc)).timestamp())
+    except (ValueError, OverflowError, OSError):
+        return 0.0
+
+
+def search_words(name: str, description: str, prompts: Sequence[str], limit: int = MOST_WORDS) -> tuple[str, ...]:
+    """Choose at most `limit` words to search the Hub for, in lower case, the best first.
+
+    A word counts once for each of the K-shot's prompts that it occurs in, as a share of all prompts, and one more if it
+    stands in the task's name or description: these say what the task is, while the shots say what it is about. Stop
+    words (`the`, `answer`, `many`, ...) do not count; of equal words the longer is taken, then the first in the
+    alphabet.
     """
     counts: Counter[str] = Counter()
-    for prompt in prompts[:_MOST_SHOTS]:
+    for prompt in prompts[:MOST_SHOTS]:
         counts.update(_content(prompt))
     told = _content(f"{name.replace('_', ' ')} {description}")
     scores = {word: counts[word] / max(1, len(prompts)) + (word in told) for word in {*counts, *told}}
@@ -126,13 +116,9 @@ def search_words(name: str, description: str, prompts: Sequence[str], limit: int
 
 
 def queries_for(words: Sequence[str], languages: Sequence[str]) -> list[Query]:
-    """Return the conditions of every list that is read: no single one finds everything.
+    """Return the conditions of every list that is read; no languages = any.
 
     Most cards declare no language, so each tag is asked for with every language and without.
-
-    Args:
-        words: Words to search for.
-        languages: Codes of languages; empty = any.
     """
     tagged: list[Query] = [(("filter", tag),) for tag in TAGS]
     spoken: list[Query] = [
@@ -158,7 +144,11 @@ def likeliest_first(
     Returns:
         The same, likeliest first; of equals the most downloaded.
     """
-    near = _nearness([item.text for item in listed], words, shots, encoder)
+    texts = [item.text for item in listed]
+    if encoder and shots and texts:
+        near = _cosines(texts, shots, encoder, unit=True)
+    else:
+        near = [sum(word in text.lower() for word in words) / max(1, len(words)) for text in texts]
     prior = {
         item.repo_id: similarity + DOWNLOADS * math.log10(1 + item.downloads)
         for item, similarity in zip(listed, near, strict=True)
@@ -166,17 +156,7 @@ def likeliest_first(
     return sorted(listed, key=lambda item: (-prior[item.repo_id], -item.downloads, item.repo_id))
 
 
-def _nearness(texts: Sequence[str], words: Sequence[str], shots: Sequence[str], encoder: Encoder | None) -> list[float]:
-    """Return how near each text is to the K-shot: a cosine, or without an encoder a share of words."""
-    if encoder is None or not shots or not texts:
-        return [sum(word in text.lower() for word in words) / max(1, len(words)) for text in texts]
-    centre = encoder.encode(list(shots[:_MOST_SHOTS])).mean(axis=0)  # [d]
-    # [n, d] @ [d] -> [n]
-    cosines = encoder.encode(list(texts)) @ centre / max(float(centre @ centre) ** 0.5, 1e-12)
-    return [float(cosine) if math.isfinite(cosine) else 0.0 for cosine in cosines]
-
-
 def _content(text: str) -> set[str]:
-    """Return the words of a text that say something."""
+    """Return the words of a text without stop words."""
     words = _WORD.findall(text[:4000].lower())
     return {_SHORT.get(word, word) for word in words if word not in _STOP and len(word) > 3}

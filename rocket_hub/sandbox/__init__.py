@@ -1,4 +1,4 @@
-"""Run Python that a model wrote, where it can do no harm (Linux only)."""
+"""Run untrusted Python in a sandbox (Linux only)."""
 
 from rocket_hub.sandbox.runner import Limits, Outcome, check_isolation, run_program, run_programs
 

@@ -1,7 +1,7 @@
-"""What the new process does: shut itself in, then run the program and its tests.
+"""What the new process does: sandbox itself, then run the program and its tests.
 
-`runner.py` starts it with nothing but Python's own library (`-I -S`). Every import is paid for once a program, so there
-are few: no json, pathlib, typing, signal, re.
+`runner.py` starts it with nothing but Python's own library (`-I -S`). Each program pays for the imports, so there are
+few: no json, pathlib, typing, signal, re.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Steps = dict[str, str]  # mechanism -> why the kernel refused it; empty = in for
 
 
 def main() -> None:
-    """Read the request, shut this process in and run the program in a child of it."""
+    """Read the request, sandbox this process and run the program in a child of it."""
     report, root = int(sys.argv[3]), os.geteuid() == 0
     os.umask(0o022)
     request = marshal.load(sys.stdin.buffer)
@@ -50,7 +50,7 @@ def main() -> None:
         os.close(report)
         _, status = os.waitpid(child, 0)
         os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
-    _shut_in(request["limits"], root, readable, steps)
+    _restrict(request["limits"], root, readable, steps)
     missing, in_force = _missing(steps), [name for name, fault in steps.items() if not fault]
     os.write(report, f"{'missing' if missing else 'isolated'}: {'; '.join(missing or in_force)}\n".encode())
     if not missing:
@@ -68,7 +68,7 @@ def _python_folders() -> list[str]:
 
 
 def _try(steps: Steps, name: str, step: Callable[[], None]) -> bool:
-    """Take one step of isolation, note how it went, and say whether the kernel allowed it."""
+    """Take one step of isolation, note how it went, and return whether the kernel allowed it."""
     try:
         step()
     except OSError as error:
@@ -78,7 +78,7 @@ def _try(steps: Steps, name: str, step: Callable[[], None]) -> bool:
     return not steps[name]
 
 
-def _shut_in(limits: dict[str, int], root: bool, readable: list[str], steps: Steps) -> None:
+def _restrict(limits: dict[str, int], root: bool, readable: list[str], steps: Steps) -> None:
     """Set the limits and give up everything that the program does not need, the means to do so last."""
     private = steps.get("private root") == ""
     _set_limits(limits)
@@ -108,21 +108,20 @@ def _set_limits(limits: dict[str, int]) -> None:
 
 
 def _readable_by_others(folders: list[str]) -> bool:
-    """Say whether a user without rights can reach Python's own library (root's home may be closed to it)."""
+    """Return whether a user without rights can reach Python's own library (root's home may be closed to it)."""
     parents = {folder[:end] for folder in folders for end in range(1, len(folder) + 1) if folder[end : end + 1] in "/"}
     open_to_all = all(os.stat(parent).st_mode & 0o001 for parent in parents)  # noqa: PTH116
     return open_to_all and bool(os.stat(os.__file__).st_mode & 0o004)  # noqa: PTH116
 
 
 def _become_nobody() -> None:
-    """Change to a user that owns nothing."""
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def _missing(steps: Steps) -> list[str]:
-    """Name the needed isolation that this kernel or container does not give: one mechanism of each line is enough."""
+    """Name the needed isolation that this kernel or container does not give; one mechanism of each kind is enough."""
     needed = {
         "files": ("private root", "Landlock"),
         "network, processes and signals": ("seccomp",),
@@ -136,7 +135,7 @@ def _missing(steps: Steps) -> list[str]:
 
 
 def _run(program: str, tests: str, token: bytes, report: int) -> None:
-    """Run the program, then its tests; only what comes through both to the end writes the token."""
+    """Run the program, then its tests; the token is written only after both have ended."""
     execute, write, leave, text = exec, os.write, os._exit, str  # before the program can put others in their places
     sys.argv, sys.dont_write_bytecode = ["program"], True
     main_module = sys.modules["__main__"] = ModuleType("__main__")

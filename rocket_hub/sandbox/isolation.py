@@ -1,4 +1,4 @@
-"""Seccomp: the system calls that one process of Python needs for itself, and no other (man 2 seccomp)."""
+"""How Linux isolates a process: capabilities, Landlock (files), namespaces and a private root, seccomp (calls)."""
 
 from __future__ import annotations
 
@@ -51,29 +51,16 @@ _ALL_NETWORK = 3  # bind and connect of TCP, from version 4
 _ALL_SCOPES = 3  # abstract unix sockets and signals, from version 6
 
 
-def version() -> int:
-    """Return the version of the interface.
-
-    Raises:
-        OSError: The kernel has no Landlock, or it is switched off.
-    """
-    return call("syscall", _CREATE_RULESET, None, 0, _VERSION)
-
-
 def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
-    """Let this process, from now on, touch only what is below some folders; nothing can be executed.
+    """Let this process, from now on, read below some folders and write below others; nothing can be executed.
 
     What Landlock does not cover is for seccomp: `chmod`, `chown`, `utime`, `connect` to a socket in a file. Whether a
     path exists, and how long its file is, can still be asked for where the old root is in sight.
 
-    Args:
-        readable: Folders whose files may be read.
-        writable: Folders whose files may be read, written, made and removed.
-
     Raises:
         OSError: The kernel has no Landlock, or one older than version 3 (6.2), which would let files be truncated.
     """
-    found = version()
+    found = call("syscall", _CREATE_RULESET, None, 0, _VERSION)
     if found < 3:
         raise OSError(0, f"Landlock of version {found} does not cover truncation; version 3 (Linux 6.2) does")
     files = _ALL_FILES[max(number for number in _ALL_FILES if number <= found)]
@@ -90,7 +77,6 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
 
 
 def _allow(ruleset: int, folder: str, rights: int) -> None:
-    """Add one folder, with all below it, to a ruleset."""
     descriptor = os.open(folder, os.O_PATH | os.O_CLOEXEC)
     try:
         rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, descriptor))
@@ -122,11 +108,8 @@ def leave_the_others() -> None:
         call("unshare", wanted)
     except PermissionError:  # not for this user, unless in a user namespace of its own
         call("unshare", wanted | _NEWUSER)
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{NOBODY} {user} 1"),
-            ("gid_map", f"{NOBODY} {group} 1"),
-        ):
+        maps = {"setgroups": "deny", "uid_map": f"{NOBODY} {user} 1", "gid_map": f"{NOBODY} {group} 1"}
+        for name, text in maps.items():
             with open(f"/proc/self/{name}", "w", encoding="ascii") as file:  # noqa: PTH123
                 file.write(text)
     call("sethostname", b"sandbox", 7)
@@ -135,10 +118,7 @@ def leave_the_others() -> None:
 def enter_private_root(readable: Iterable[str], writable: str, max_bytes: int) -> None:
     """Replace the root of the file system: some folders of the old one, read-only, and one empty folder in memory.
 
-    Args:
-        readable: Folders that stay where they are, with all below them.
-        writable: Path of the empty folder.
-        max_bytes: How much it holds.
+    The empty folder is at the path `writable` and holds `max_bytes`.
 
     Raises:
         OSError: A mount is not allowed, or the kernel is older than 5.12.

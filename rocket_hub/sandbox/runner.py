@@ -1,5 +1,3 @@
-"""Start a program shut in, watch it, and say whether its tests passed."""
-
 from __future__ import annotations
 
 import marshal
@@ -19,7 +17,7 @@ from pathlib import Path
 from rocket_hub.errors import SandboxError
 
 _HERE = Path(__file__).parent
-# The packages' own __init__ files do not run: the program shall find little of ours, and starts in a tenth of the time.
+# The packages' own __init__ files do not run: a program finds little of ours, and starts in a tenth of the time.
 _START = """
 import sys, types
 for name, folder in zip(("rocket_hub", "rocket_hub.sandbox"), sys.argv[1:]):
@@ -66,7 +64,7 @@ class Outcome:
 
 
 def run_program(program: str, tests: str = "", *, limits: Limits | None = None) -> Outcome:
-    """Run a program that nobody has read, and then its tests in the same namespace, in a process shut in for it.
+    """Run an untrusted program, and then its tests in the same namespace, in a sandboxed process.
 
     The process has no network, no other processes, no threads, no environment, and no files but Python's own library
     (to read) and, where the kernel allows a root of its own, an empty folder in memory. It counts as passed only if a
@@ -77,10 +75,10 @@ def run_program(program: str, tests: str = "", *, limits: Limits | None = None) 
     Args:
         program: Python source.
         tests: Python source that raises where the program is wrong, for example assert statements.
-        limits: What it may use.
+        limits: What it may use; whatever a program does, it costs no more.
 
     Returns:
-        Whether it passed, and why not. Whatever a program does, it costs no more than its limits.
+        Whether it passed, and why not.
 
     Raises:
         SandboxError: This machine cannot isolate it; nothing was run.
@@ -91,7 +89,7 @@ def run_program(program: str, tests: str = "", *, limits: Limits | None = None) 
 def run_programs(
     programs: Sequence[tuple[str, str]], *, limits: Limits | None = None, workers: int | None = None
 ) -> list[Outcome]:
-    """Run (program, tests) pairs, several at once, each in a process of its own; see `run_program`.
+    """Run (program, tests) pairs, each in a process of its own; see `run_program`.
 
     Args:
         programs: The pairs.
@@ -191,7 +189,6 @@ def _isolation(header: bytes, output: bytes, code: int) -> tuple[str, ...]:
 
 
 def _reason(rest: bytes, token: str, code: int) -> str:
-    """Say why a program did not pass."""
     if rest and token.encode() not in rest:
         return _printable(rest)
     if code > 128:

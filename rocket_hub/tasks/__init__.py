@@ -1,4 +1,4 @@
-"""What a task is: its prompt, how an answer is read out of text, its metric, and where its evaluation set is."""
+"""Tasks: prompt, how an answer is read out of text, metric, and evaluation set."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load_metric(task: Task) -> evaluate.Metric:
 def score(
     task: Task, texts: Sequence[str], examples: Sequence[Example], *, allow_code_execution: bool = False
 ) -> dict[str, Any]:
-    """Read the answers out of generated texts and let the task's metric judge them.
+    """Read the answers out of generated texts and compute the task's metric.
 
     Args:
         task: The task.
@@ -68,7 +68,7 @@ TASKS = {task.name: task for task in (GSM8K, MBPP, ARC_CHALLENGE, ARC_EASY, PIQA
 
 
 def get_task(name: str) -> Task:
-    """Find a task by name, or read a task of one's own from a YAML file.
+    """Find a task by name, or read a custom task from a YAML file.
 
     Args:
         name: A task's name, or the path of a `.yaml` file; see `rocket_hub.tasks.custom`.

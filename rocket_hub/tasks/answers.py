@@ -1,10 +1,9 @@
-"""What is common to reading answers out of generated text."""
-
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+STOP = ("\nQuestion:", "</s>", "<|im_end|>")  # at which a generation is over
 MAX_CHARACTERS = 20_000  # of a generated text; no answer is longer
 _MAX_STATEMENTS, _MAX_LENGTH = 20, 2_000  # of an answer in one text, so that the work is bounded
 _NEXT_QUESTION = re.compile(r"\n\s*(?:\*\*)?(?:Question|Problem|Q|Human|User|Instruction)\s*\d*\s*:|<\|im_end\|>|</s>")
@@ -19,6 +18,23 @@ _LATEX = (
 )
 _STRAIGHT = str.maketrans("“”„‘’：（）", '"""\'\':()')
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BEFORE = re.compile(
+    r"(?:\b(?:not|never|neither|nor|than|unlike|cannot)|n't)\s+"
+    r"(?:be\s+|the\s+|an?\s+|option\s+|choice\s+|solution\s+|answer\s+|letter\s+|[(\"'*])*\Z",
+    re.IGNORECASE,
+)
+_AFTER = re.compile(
+    r"\A[)\]}>\"'*]*\s*(?:"
+    r"(?:is|was|are|were|would|will|does|do|did|can|could|should)(?:n't|\s+not)\b|cannot\b|can't\b|won't\b"
+    r"|(?:is|was|are|seems|looks|would be)\s+(?:\w+\s+)?(?:wrong|incorrect|false|bad|worse|untrue)\b)",
+    re.IGNORECASE,
+)
+_NEAR = 40  # characters that are looked at on either side
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_OPTIONS = tuple(
+    (re.compile(rf"(?:^|(?<=\s))\(?([{labels[0]}-{labels[-1]}])[.):]\s+(?=\S)"), labels)
+    for labels in (LETTERS, "123456789")
+)
 
 
 def own_part(text: str) -> str:
@@ -52,38 +68,48 @@ def boxed(text: str) -> list[str]:
     return found
 
 
+def question_prompt(question: str) -> str:
+    """Write lm-evaluation-harness' prompt of GSM8K, ARC and PIQA, in its zero-shot form."""
+    return f"Question: {question}\nAnswer:"
+
+
+def reasoned(rationale: str, answer: str) -> str:
+    """Write an answer as in Table 8 of arXiv 2408.15915: the rationale, then "The answer is ..."."""
+    return f"{rationale}\nThe answer is {answer}.".strip()
+
+
+def statements(text: str, pattern: re.Pattern[str]) -> tuple[str, list[str]]:
+    r"""Return a text without its dress and without what comes after a next question, and what it states as its answer.
+
+    Args:
+        text: What a model wrote.
+        pattern: What stands before a statement.
+
+    Returns:
+        The text; and what stands in each `\boxed{}`, then what comes after each match, the last first in both.
+    """
+    part = straight(own_part(text))
+    boxes = [plain(box) for box in boxed(part)]
+    part = plain(part)
+    return part, [*boxes, *after(pattern, part)]
+
+
+def last_group(pattern: re.Pattern[str], text: str) -> str:
+    """Return the group of a pattern's last match; empty when there is none."""
+    found = pattern.findall(text)
+    return found[-1] if found else ""
+
+
 def after(pattern: re.Pattern[str], text: str) -> list[str]:
     """Return what comes after each match of a pattern, the last first."""
     ends = [match.end() for match in pattern.finditer(text)][: -_MAX_STATEMENTS - 1 : -1]
     return [text[end : end + _MAX_LENGTH] for end in ends]
 
 
-_BEFORE = re.compile(
-    r"(?:\b(?:not|never|neither|nor|than|unlike|cannot)|n't)\s+"
-    r"(?:be\s+|the\s+|an?\s+|option\s+|choice\s+|solution\s+|answer\s+|letter\s+|[(\"'*])*\Z",
-    re.IGNORECASE,
-)
-_AFTER = re.compile(
-    r"\A[)\]}>\"'*]*\s*(?:"
-    r"(?:is|was|are|were|would|will|does|do|did|can|could|should)(?:n't|\s+not)\b|cannot\b|can't\b|won't\b"
-    r"|(?:is|was|are|seems|looks|would be)\s+(?:\w+\s+)?(?:wrong|incorrect|false|bad|worse|untrue)\b)",
-    re.IGNORECASE,
-)
-_NEAR = 40  # characters that are looked at on either side
-
-
 def denied(text: str, start: int, end: int) -> bool:
-    """Say whether what stands at a place of a text is only named to be denied."""
+    """Return whether what stands at a place of a text is denied there."""
     before, behind = text[max(start - _NEAR, 0) : start], text[end : end + _NEAR]
     return bool(_BEFORE.search(before) or _AFTER.match(behind))
-
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_DIGITS = "123456789"
-_OPTIONS = tuple(
-    (re.compile(rf"(?:^|(?<=\s))\(?([{labels[0]}-{labels[-1]}])[.):]\s+(?=\S)"), labels)
-    for labels in (LETTERS, _DIGITS)
-)
 
 
 def lettered(choices: Sequence[str]) -> str:

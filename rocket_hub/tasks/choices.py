@@ -5,11 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rocket_hub.errors import TaskError
 from rocket_hub.records import Example
-from rocket_hub.tasks.answers import LETTERS, after, boxed, denied, lettered, own_part, plain, split_choices, straight
+from rocket_hub.tasks.answers import (
+    LETTERS,
+    STOP,
+    denied,
+    last_group,
+    lettered,
+    question_prompt,
+    reasoned,
+    split_choices,
+    statements,
+    straight,
+)
 from rocket_hub.tasks.task import Task
 
 _STATED = re.compile(
@@ -44,6 +56,9 @@ _MENTIONED = re.compile(
     r"(?=[.,;!)]|\s*\Z|\s+(?:is|must|would|because|since|as)\b)"
     rf"|\b(?i:{_COUNT})|\b(?i:{_ORDINAL}\s+(?:option|choice|answer|solution))\b"
 )
+stated_letter = partial(last_group, re.compile(r"[Tt]he answer is:?\s*\(?([A-Z])\)?(?!\w)"))
+_FROM_ONE = re.compile(r"(?:^|\s)\(?1[.):]\s")
+_FRAME = re.compile(r"\A\s*Question:\s*(.*?)\s*Answer:\s*\Z", re.DOTALL)
 _CONNECTIVES = frozenset(("because", "since", "as", "and", "or", "is", "was", "for", "so", "which", "due", "with"))
 
 
@@ -64,10 +79,9 @@ def read_choice(text: str, choices: Sequence[str] = ()) -> str:
     Returns:
         A capital letter.
     """
-    part = straight(own_part(text))
-    boxes = [plain(box) for box in boxed(part)]
-    part = plain(part).strip()
-    for named in (*boxes, *after(_STATED, part)):
+    part, claimed = statements(text, _STATED)
+    part = part.strip()
+    for named in claimed:
         if letter := _named(named, choices):
             return letter if letter in LETTERS else ""
     last = part.splitlines()[-1] if part else ""
@@ -103,7 +117,6 @@ def _by_words(text: str, choices: Sequence[str]) -> str:
 
 
 def _is_words(words: str, choices: Sequence[str]) -> bool:
-    """Say whether an option's text is something else than the letter of an option."""
     return bool(words) and words.upper() not in tuple(LETTERS[: len(choices)])
 
 
@@ -131,7 +144,6 @@ def _by_letter(text: str) -> str:
 
 
 def _by_count(text: str, choices: Sequence[str]) -> str:
-    """Return the letter of "solution 2"."""
     found = _COUNTED.match(text)
     if not found or denied(text, 0, found.end()):
         return ""
@@ -167,7 +179,6 @@ def _occurring(text: str, choices: Sequence[str]) -> set[str]:
 
 
 def _mentioned(text: str, choices: Sequence[str]) -> set[str]:
-    """Return the letters of the options that are mentioned as options."""
     found = set()
     for match in _MENTIONED.finditer(text):
         if not denied(text, *match.span()):
@@ -179,12 +190,10 @@ def _mentioned(text: str, choices: Sequence[str]) -> set[str]:
 
 
 def _only(letters: set[str]) -> str:
-    """Return the only one, if there is only one."""
     return next(iter(letters)) if len(letters) == 1 else ""
 
 
 def _trimmed(text: str) -> str:
-    """Write a text with single spaces and no punctuation around it."""
     return " ".join(straight(text).split()).strip(" .,;:!?\"'()[]")
 
 
@@ -196,32 +205,6 @@ def _normal(text: str) -> str:
 def _bare(text: str) -> str:
     """Write a text for comparison without an article before it."""
     return re.sub(r"\A(?:an?|the)\s+", "", _normal(text))
-
-
-_OWN_FORM = re.compile(r"[Tt]he answer is:?\s*\(?([A-Z])\)?(?!\w)")
-_FROM_ONE = re.compile(r"(?:^|\s)\(?1[.):]\s")
-_FRAME = re.compile(r"\A\s*Question:\s*(.*?)\s*Answer:\s*\Z", re.DOTALL)
-
-
-def stated_letter(text: str) -> str:
-    """Read the letter after the last "The answer is"; empty when there is none."""
-    found = _OWN_FORM.findall(text)
-    return found[-1] if found else ""
-
-
-def prompt(question: str) -> str:
-    """Write lm-evaluation-harness' prompt of ARC and PIQA, here with the options below the question.
-
-    The harness shows no options and compares the likelihoods of their texts (`Task.options` does that); OpenCompass,
-    and so ROCKET, shows them with letters and reads the letter out of what the model writes. Reasoning perplexity and
-    training need the second form.
-    """
-    return f"Question: {question}\nAnswer:"
-
-
-def completion(rationale: str, answer: str) -> str:
-    """Write a reasoned choice as in the paper's Table 8: the rationale, then the letter."""
-    return f"{rationale}\nThe answer is {answer}.".strip()
 
 
 def prepare(raw: Example) -> Example:
@@ -241,7 +224,6 @@ def prepare(raw: Example) -> Example:
 
 
 def _right(raw: Example, choices: tuple[str, ...], *, numbered: bool) -> str:
-    """Read which option an example says is right; where its options are numbered, "1" is the first of two, too."""
     said = raw.answer or raw.completion
     if numbered and said.strip().strip("().:") == "1" and _FROM_ONE.search(raw.prompt):
         return LETTERS[0]
@@ -267,7 +249,7 @@ def read_arc(row: Mapping[str, Any]) -> Example:
     if row["answerKey"] not in labels or len(texts) != len(labels):
         raise TaskError(f"the answer {row['answerKey']!r:.20} is none of the labels {', '.join(labels)}")
     letter = LETTERS[labels.index(str(row["answerKey"]))]
-    return Example(str(row["question"]), completion("", letter), letter, choices=tuple(texts))
+    return Example(str(row["question"]), reasoned("", letter), letter, choices=tuple(texts))
 
 
 def read_piqa(row: Mapping[str, Any]) -> Example:
@@ -275,15 +257,20 @@ def read_piqa(row: Mapping[str, Any]) -> Example:
     if row["label"] not in (0, 1):
         raise TaskError(f"the label {row['label']!r:.20} is neither 0 nor 1; the test split has no answers")
     letter = LETTERS[int(row["label"])]
-    return Example(str(row["goal"]), completion("", letter), letter, choices=(str(row["sol1"]), str(row["sol2"])))
+    return Example(str(row["goal"]), reasoned("", letter), letter, choices=(str(row["sol1"]), str(row["sol2"])))
 
 
 def _task(name: str, description: str, dataset: str, read: Callable[[Mapping[str, Any]], Example], **more: Any) -> Task:
-    """Put a multiple-choice task together."""
+    """Return a multiple-choice task.
+
+    Its prompt shows the options with letters below the question, as OpenCompass and so ROCKET do, and the letter is
+    read out of what the model writes. The harness shows none and compares the likelihoods of their texts;
+    `Task.options` does that. Reasoning perplexity and training need the first form.
+    """
     return Task(
-        name=name, description=description, dataset=dataset, read_row=read, prompt=prompt, completion=completion,
-        extract=stated_letter, guess=read_choice, prepare=prepare, mark="The answer is",
-        stop=("\nQuestion:", "</s>", "<|im_end|>"), **more,
+        name=name, description=description, dataset=dataset, read_row=read, prompt=question_prompt,
+        completion=reasoned, extract=stated_letter, guess=read_choice, prepare=prepare,
+        mark="The answer is", stop=STOP, **more,
     )  # fmt: skip
 
 

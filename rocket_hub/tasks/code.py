@@ -33,12 +33,7 @@ def extract_code(text: str, choices: tuple[str, ...] = ()) -> str:
 
     Only what is before the first `[DONE]`, and after a `[BEGIN]` before that, counts, and nothing after a next task.
     Of fenced blocks the first that defines something counts (lm-evaluation-harness takes the first), else the first;
-    without a fence, what stands before the first line of code and after the last is left out, so that a sentence costs
-    nothing.
-
-    Args:
-        text: What the model wrote.
-        choices: Not used; other families have options.
+    without a fence, what stands before the first line of code and after the last is left out.
     """
     part = text[:MAX_CHARACTERS].replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
     part = part.partition(_DONE)[0]
@@ -74,12 +69,12 @@ def _longest_program(text: str) -> str:
 
 
 def _parses(code: str) -> bool:
-    """Say whether a text is a program with at least one statement."""
+    """Return whether a text is a program with at least one statement."""
     return bool(code.strip()) and _fault(code) is None and not _is_prose(code)
 
 
 def _is_prose(code: str) -> bool:
-    """Say whether a text that Python can read is one word or sign, not a program."""
+    """Return whether a text that Python can read is one word or sign, not a program."""
     return len(code.split()) == 1 and re.fullmatch(r"[\w.\"'-]+", code) is not None
 
 

@@ -1,4 +1,4 @@
-"""The metrics, as `evaluate.Metric`s that come with this package: nothing is fetched, and nothing fetched is run."""
+"""The metrics, as `evaluate.Metric`s that come with this package: no metric script is fetched or run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rocket_hub.sandbox import run_programs
 _TEXTS = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
 
 
+def _describe(description: str, inputs: str) -> evaluate.MetricInfo:
+    return evaluate.MetricInfo(description=description, citation="", inputs_description=inputs, features=_TEXTS)
+
+
 class ExactMatch(evaluate.Metric):
     """Share of answers that are equal to the right ones, both in the compared form; an empty answer is never right."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of answers equal to the right ones (Eq. 5 of arXiv 2408.15915).",
-            citation="",
-            inputs_description="predictions, references: answers in the compared form.",
-            features=_TEXTS,
-        )
+        description = "Share of answers equal to the right ones (Eq. 5 of arXiv 2408.15915)."
+        return _describe(description, "predictions, references: answers in the compared form.")
 
     def _compute(self, predictions: list[str], references: list[str], **_: Any) -> dict[str, Any]:
         correct = [int(bool(p) and p == r) for p, r in zip(predictions, references, strict=True)]
@@ -30,14 +30,12 @@ class ExactMatch(evaluate.Metric):
 
 
 class PassAt1(evaluate.Metric):
-    """Share of programs that pass their tests, each run in a process shut in for it (`rocket_hub.sandbox`)."""
+    """Share of programs that pass their tests, each run in a sandboxed process (`rocket_hub.sandbox`)."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of programs that pass their tests (pass@1 of arXiv 2107.03374 with one sample).",
-            citation="",
-            inputs_description="predictions: programs; references: statements that raise where a program is wrong.",
-            features=_TEXTS,
+        description = "Share of programs that pass their tests (pass@1 of arXiv 2107.03374 with one sample)."
+        return _describe(
+            description, "predictions: programs; references: statements that raise where a program is wrong."
         )
 
     def _compute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rocket_hub.tasks.answers import after, boxed, own_part, plain, straight
+from rocket_hub.tasks.answers import after, boxed, own_part, plain, question_prompt, straight
 from rocket_hub.tasks.task import Task
 
 _UNITS = [
@@ -30,6 +30,13 @@ NUMBER = re.compile(
 _HALF = re.compile(r"\b(?:([0-9]+)\s+and\s+)?(?:a|1)\s+half\b", re.IGNORECASE)
 _EUROPEAN = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]{1,2})(?![\w.,]*[0-9])")
 _MAX_DIGITS = 40
+_MARKED = re.compile(r"####\s*(-?[$]?[0-9][0-9,]*(?:\.[0-9]+)?)")
+_STATED = re.compile(r"\banswer[\"'*]*(?:\s+(?:to|for)\b[^.\n:]{0,80}?)?\s*(?:(?:is|was|=|equals|:)+(?:\s*:)?|>)", re.I)
+_SPACED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d,.]\d|\d)")  # 1 234 567
+_OPEN = re.compile(  # "18 or 19", "1, 2 or 3"; and 5:30 is no number
+    r"(?:\s*,\s*[$-]{0,2}\d+(?:\.\d+)?)*,?\s+or\s+[$-]{0,2}(\d+(?:\.\d+)?)|:\d"
+)
+_MAX_STATEMENT = 200  # characters after "the answer is"
 
 
 def canonical(match: re.Match[str]) -> str:
@@ -86,15 +93,6 @@ def _value(words: str) -> int:
     return total + current
 
 
-_MARKED = re.compile(r"####\s*(-?[$]?[0-9][0-9,]*(?:\.[0-9]+)?)")
-_STATED = re.compile(r"\banswer[\"'*]*(?:\s+(?:to|for)\b[^.\n:]{0,80}?)?\s*(?:(?:is|was|=|equals|:)+(?:\s*:)?|>)", re.I)
-_SPACED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d,.]\d|\d)")  # 1 234 567
-_OPEN = re.compile(  # "18 or 19", "1, 2 or 3"; and 5:30 is no number
-    r"(?:\s*,\s*[$-]{0,2}\d+(?:\.\d+)?)*,?\s+or\s+[$-]{0,2}(\d+(?:\.\d+)?)|:\d"
-)
-_MAX_STATEMENT = 200  # characters after "the answer is"
-
-
 def marked_number(text: str) -> str:
     r"""Read the number after `####`, without commas, signs of currency or a trailing `.0`; empty when there is none.
 
@@ -115,10 +113,6 @@ def any_number(text: str, choices: tuple[str, ...] = ()) -> str:
     `\boxed{}`; else after the last "answer is"; else the last number, which is the flexible-extract rule of
     lm-evaluation-harness and of OpenCompass (which ROCKET was measured with). Numbers in words count only where the
     answer is stated, or are all that is said: "so one sees" is not a number. "18 or 19" is no answer.
-
-    Args:
-        text: What the model wrote.
-        choices: Not used; other families have options.
 
     Returns:
         The number in the form of `marked_number`; a fraction without an end as `1/3`.
@@ -148,11 +142,6 @@ def _stated_number(statement: str) -> str:
     return "several" if other and other[1] != found["number"] else canonical(found)
 
 
-def prompt(question: str) -> str:
-    """Write lm-evaluation-harness' GSM8K prompt (its zero-shot form); OpenCompass, and so ROCKET, has the same."""
-    return f"Question: {question}\nAnswer:"
-
-
 def completion(rationale: str, answer: str) -> str:
     """Write a solution in GSM8K's form."""
     return f"{rationale}\n#### {answer}".strip()
@@ -166,7 +155,7 @@ GSM8K = Task(
     revision="740312add88f781978c0658806c59bc2815b9866",
     question="question",
     answer="answer",
-    prompt=prompt,
+    prompt=question_prompt,
     completion=completion,
     extract=marked_number,
     guess=any_number,

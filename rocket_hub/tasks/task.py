@@ -1,5 +1,3 @@
-"""The `Task` record."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,12 +11,13 @@ from rocket_hub.tasks.answers import LETTERS, lettered
 # What Llama 3's templates say where there is no clock.
 _ONE_DAY = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}"
 _PROBE = "a\0b"
+_TEMPLATE_FAULTS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
 
 
 def chat_frame(tokenizer: Any) -> Callable[[str], str] | None:
     """Return what puts a text into a tokenizer's chat template as the user's only turn; none = there is no template.
 
-    A template that writes today's date is told the same day always, so that a build asks tomorrow what it asked today.
+    A template that writes today's date always gets the same day, so that the prompts of two builds are the same.
 
     Raises:
         TaskError: The template cannot be used: it fails, or does not hold the text exactly once.
@@ -34,28 +33,20 @@ def chat_frame(tokenizer: Any) -> Callable[[str], str] | None:
         said: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **given)
         return said
 
-    probe = _try(render, getattr(tokenizer, "name_or_path", "the tokenizer"))
+    probe = _checked(render, getattr(tokenizer, "name_or_path", "the tokenizer"))
     begin = tokenizer.bos_token or ""
     twice = begin and tokenizer(text=probe)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
     # such a tokenizer begins every text of its own accord
     return (lambda text: render(text).removeprefix(begin)) if twice else render
 
 
-def _try(render: Callable[[str], str], name: str) -> str:
-    """Refuse a template in which nothing can be asked; it comes from the Hub, and anything may be in it."""
+def _checked(render: Callable[[str], str], name: str) -> str:
+    """Return the probe in a template; refuses a template in which nothing can be asked."""
     from jinja2 import TemplateError
 
     try:
         said = render(_PROBE)
-    except (
-        TemplateError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except (TemplateError, *_TEMPLATE_FAULTS) as error:
         raise TaskError(f"{name}: its chat template fails: {error}; take another base model") from error
     if (times := said.count(_PROBE)) != 1:
         raise TaskError(
@@ -246,7 +237,6 @@ class Task:
         return self._bare(example.prompt, frame).removesuffix("\n" + lettered(example.choices).rstrip())
 
     def _bare(self, prompt: str, frame: Callable[[str], str]) -> str:
-        """Take a question out of its prompt."""
         before, _, after = frame("\0").partition("\0")
         if not (prompt.startswith(before) and prompt.endswith(after)):
             raise TaskError(f"task '{self.name}': expected a prompt like {frame('…')!r}, found {prompt[-200:]!r}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rocket_hub.errors import TaskError
 from rocket_hub.records import Example
-from rocket_hub.tasks.answers import after, boxed, denied, own_part, plain, straight
+from rocket_hub.tasks.answers import STOP, denied, last_group, reasoned, statements
 from rocket_hub.tasks.task import Task
 
 CHOICES = ("no", "yes")  # in the harness' order: the label 1 is yes
@@ -20,7 +21,7 @@ _SAID = {
 }  # fmt: skip
 _NONE = r"(?!\s+(?:idea|information|info|clue|comment|data|details?|doubt|evidence|mention|one)\b)"
 _LONG = re.compile(rf"\b(?:yes|no{_NONE}|true|false)\b")
-_OWN_FORM = re.compile(r"[Tt]he answer is:?\s*(yes|no)\b")
+stated = partial(last_group, re.compile(r"[Tt]he answer is:?\s*(yes|no)\b"))
 _STATED = re.compile(
     r"\banswer[\"'*]*(?:\s+(?:to|for)\b[^.\n:]{0,80}?)?\s*"
     r"(?:(?:is(?!n't)|was|=|:|would be|should be|must be)+(?:\s*:)?|>)|####",
@@ -31,31 +32,18 @@ _BOTH = re.compile(r"\s*(?:/|\band\b|\bor\b)\s*(?:yes|no|true|false)\b", re.IGNO
 _CLAIM = re.compile(r"\b(?:is|that's|it's)((?:n't|\s+not)?)\s+(true|false|correct|incorrect)\b", re.IGNORECASE)
 
 
-def stated(text: str) -> str:
-    """Read yes or no after the last "The answer is"; empty when there is neither."""
-    found = _OWN_FORM.findall(text)
-    return found[-1] if found else ""
-
-
 def read_yes_no(text: str, choices: tuple[str, ...] = ()) -> str:
     r"""Read what a generated text answers to a yes-or-no question; empty when nothing, or both.
 
     What comes after a next question does not count. Of the rest, in this order: the last `\boxed{…}`; else the last
     explicit statement ("the answer is …", "Answer: …"); else the first word; else the last claim that something is true
-    or false; else the only one of yes, no, true and false that occurs. `true` is yes; `not true` is no.
-
-    Args:
-        text: What the model wrote.
-        choices: Not used; the options are always no and yes.
+    or false; else the only one of yes, no, true and false that occurs. `true` is yes; `not true` is no. The options
+    are always no and yes, whatever `choices` says.
     """
-    part = straight(own_part(text))
-    boxes = [plain(box) for box in boxed(part)]
-    part = plain(part)
-    for said in (*boxes, *after(_STATED, part)):
+    part, claimed = statements(text, _STATED)
+    for said in (*claimed, part):
         if answer := _first(said):
             return answer
-    if answer := _first(part):
-        return answer
     if claims := _CLAIM.findall(part):
         return _meant(*claims[-1])
     part = part.lower()
@@ -86,11 +74,6 @@ def prompt(question: str) -> str:
     return f"{question}\nAnswer:"
 
 
-def completion(rationale: str, answer: str) -> str:
-    """Write a reasoned answer: the rationale, then yes or no."""
-    return f"{rationale}\nThe answer is {answer}.".strip()
-
-
 def prepare(raw: Example) -> Example:
     """Read yes or no out of an answer that is nothing else, or of a statement of it."""
     raw = replace(raw, choices=CHOICES, prompt=re.sub(r"\s*\nAnswer:\s*\Z", "", raw.prompt))
@@ -104,7 +87,7 @@ def read_boolq(row: Mapping[str, Any]) -> Example:
     if not isinstance(row["answer"], (bool, int)):
         raise TaskError(f"expected the answer true or false, found {row['answer']!r:.40}")
     answer = CHOICES[bool(row["answer"])]
-    return Example(f"{row['passage']}\nQuestion: {row['question']}?", completion("", answer), answer, choices=CHOICES)
+    return Example(f"{row['passage']}\nQuestion: {row['question']}?", reasoned("", answer), answer, choices=CHOICES)
 
 
 BOOLQ = Task(
@@ -119,11 +102,11 @@ BOOLQ = Task(
     columns=("passage",),
     read_row=read_boolq,
     prompt=prompt,
-    completion=completion,
+    completion=reasoned,
     extract=stated,
     guess=read_yes_no,
     prepare=prepare,
     mark="The answer is",
-    stop=("\nQuestion:", "</s>", "<|im_end|>"),
+    stop=STOP,
     closed=("google/boolq", "boolq", "aps/super_glue", "super_glue"),
 )

@@ -7,7 +7,7 @@ from huggingface_hub import HfApi, get_session
 from huggingface_hub.utils import httpx
 
 from rocket_hub.discovery.hub.client import LONGEST_WAIT, Pacer, call, collect, watch
-from rocket_hub.discovery.hub.download import read_part
+from rocket_hub.discovery.hub.download import fetch
 from rocket_hub.localhub import Fault, LocalHub
 
 FILE = httpx.URL("https://hub.example/a/b/resolve/main/x.json")
@@ -131,7 +131,7 @@ def test_threads_together_are_never_refused(tmp_path):
         hub.faults.append(Fault("resolve", "status", status=429, headers={"Retry-After": "1"}))
         api = HfApi(endpoint=hub.url, token="hf_local")
         started = time.monotonic()
-        collect(lambda _: read_part(api, "a/b", revision, "a.json", length=9), range(50), 8)
+        collect(lambda _: fetch(api, "a/b", revision, "a.json", length=9), range(50), 8)
         assert time.monotonic() - started < 10
         assert [record.fault for record in hub.log if record.status == 429] == ["status"]
         assert len(hub.log) == 51

@@ -1,4 +1,4 @@
-"""What a safetensors file holds, read from its first bytes: names, types and shapes, but no weights."""
+"""What the Hub was asked, and what is kept of it on disk: records, lists, and headers of safetensors files."""
 
 from __future__ import annotations
 
@@ -26,10 +26,17 @@ from rocket_hub.lora.tensors import Tensor
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+MAX_KEPT = 64 * 2**20
+"""Bytes of a kept file that are read back."""
+MAX_ANSWER = 64 * 2**20
+"""Bytes of one answer, unpacked."""
+MAX_PAGES = 2_000
+FIRST_READ = 100_000
+"""Bytes; nearly every header ends within these, so that one request is enough."""
+MAX_HEADER = 10_000_000
 
 _DIGEST = 32
-MAX_KEPT = 64 * 2**20
-"""Bytes of a file here that are read back."""
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 
 
 def folder() -> Path:
@@ -38,11 +45,9 @@ def folder() -> Path:
 
 
 def load(api: HfApi, *name: str) -> Part | None:
-    """Return what `save` kept under a name, None if there is nothing, or nothing whole.
+    """Return what `save` kept under a name, None if there is nothing, or nothing whole; each Hub has its own cache.
 
-    Args:
-        api: Where the Hub is: what two Hubs say is kept apart.
-        *name: For example `model`, repository, commit, file. A commit must be in it: what it names never changes.
+    A name is for example `model`, repository, commit, file. It must have a commit, whose content never changes.
     """
     path = _path(api, name)
     data = _read(path)
@@ -54,12 +59,12 @@ def load(api: HfApi, *name: str) -> Part | None:
 
 
 def save(api: HfApi, part: Part, *name: str) -> None:
-    """Keep what was read; a cache that cannot be written costs a request the next time and is no fault now."""
+    """Keep a part of a file; a cache that cannot be written is no error."""
     _write(_path(api, name), f"{part.size} {part.hash or '-'}\n".encode("ascii") + part.data)
 
 
 def remember(api: HfApi, value: Any, *name: str) -> None:
-    """Keep an answer that may be another tomorrow, as JSON, with the present time."""
+    """Keep an answer that may change, as JSON, with the present time."""
     _write(_path(api, name), json.dumps({"time": time.time(), "value": value}).encode())
 
 
@@ -73,7 +78,7 @@ def recall(api: HfApi, *name: str) -> tuple[float, Any] | None:
 
 
 def _path(api: HfApi, name: tuple[str, ...]) -> Path:
-    """Return where something is kept; nothing that a repository is called becomes part of a path."""
+    """Return where something is kept; no name becomes part of a path."""
     hub = urlsplit(api.endpoint)  # without its port: a local Hub has another one each time
     key = hashlib.sha256("\0".join((f"{hub.hostname}{hub.path}", *name)).encode("utf-8", "replace")).hexdigest()
     return folder() / key[:2] / key
@@ -102,13 +107,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _digest(path: Path, data: bytes) -> bytes:
-    """Return the checksum of a file's content and place."""
     return hashlib.sha256(path.name.encode() + data).digest()
-
-
-MAX_ANSWER = 64 * 2**20
-"""Bytes of one answer, unpacked."""
-MAX_PAGES = 2_000
 
 
 def model_record(api: HfApi, repo_id: str) -> tuple[dict[str, Any], float]:
@@ -124,14 +123,14 @@ def model_record(api: HfApi, repo_id: str) -> tuple[dict[str, Any], float]:
     def ask() -> dict[str, Any]:
         call(f"base model {repo_id}", validate_repo_id, repo_id)
         path = f"/api/models/{quote(repo_id)}"
-        record, _ = call(f"base model {repo_id}", _get, api, path, "blobs=true", dict)
+        record, _ = call(f"base model {repo_id}", get, api, path, "blobs=true", dict)
         return {key: record.get(key) for key in ("id", "sha", "cardData", "siblings")}
 
     return or_last(api, ask, "model", repo_id)
 
 
 def pages(api: HfApi, what: str, path: str, query: Sequence[tuple[str, str]]) -> Iterator[list[Any]]:
-    """List something page by page; each page is tried again by itself.
+    """Yield the items of each page of a list; each page is tried again by itself.
 
     Only the query of the link to the next page is used: whatever its host, the token goes to no other than `api`'s.
 
@@ -141,9 +140,6 @@ def pages(api: HfApi, what: str, path: str, query: Sequence[tuple[str, str]]) ->
         path: For example `/api/models`.
         query: Keys and values; a key may be there several times.
 
-    Yields:
-        The items of each page.
-
     Raises:
         HubError: As `call`.
     """
@@ -151,12 +147,12 @@ def pages(api: HfApi, what: str, path: str, query: Sequence[tuple[str, str]]) ->
     asked: set[str] = set()
     while text is not None and text not in asked and len(asked) < MAX_PAGES:
         asked.add(text)
-        items, text = call(what, _get, api, path, text, list)
+        items, text = call(what, get, api, path, text, list)
         yield items
 
 
-def _get(api: HfApi, path: str, query: str, expected: type) -> tuple[Any, str | None]:
-    """Send one GET; returns the parsed answer and the query of the next page."""
+def get(api: HfApi, path: str, query: str, expected: type) -> tuple[Any, str | None]:
+    """Send one GET; returns the answer, which is JSON of the expected type, and the query of the next page."""
     with get_session().stream(
         "GET", f"{api.endpoint}{path}?{query}", headers=build_hf_headers(token=api.token), timeout=TIMEOUT
     ) as response:
@@ -200,22 +196,9 @@ def files_of(record: Mapping[str, Any]) -> dict[str, str]:
     return files
 
 
-FIRST_READ = 100_000
-"""Bytes; nearly every header ends within these, so that one request is enough."""
-MAX_HEADER = 10_000_000
-
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-
-
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of a safetensors file say.
-
-    Attributes:
-        tensors: By name.
-        size: Bytes of the whole file.
-        sha256: Of the whole file; empty if the Hub did not tell.
-    """
+    """Tensors by name; bytes of the whole file; its SHA-256, empty if the Hub did not tell."""
 
     tensors: Mapping[str, Tensor]
     size: int
@@ -223,19 +206,10 @@ class Header:
 
 
 def read_header(api: HfApi, repo_id: str, revision: str, filename: str) -> Header:
-    """Read the header of a safetensors file on the Hub with one Range request, two if it is unusually long.
+    """Read the header of a safetensors file at a commit with one Range request, two if it is unusually long.
 
-    The header is kept for ever: the same commit costs no request again. What cannot be read as a header, and cannot be
-    checked against the file's hash, is asked for once more, and kept only if the Hub says the same again.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        repo_id: `namespace/name`.
-        revision: Commit hash.
-        filename: Path in the repository.
-
-    Returns:
-        The header.
+    It is kept, so that the same commit costs no request again. What cannot be read as a header, and cannot be checked
+    against the file's hash, is asked for once more, and kept only if the Hub says the same again.
 
     Raises:
         AdapterError: `broken_weights`: not a safetensors file, a truncated one, or a header above `MAX_HEADER`.
@@ -256,7 +230,7 @@ def read_header(api: HfApi, repo_id: str, revision: str, filename: str) -> Heade
 
 
 def is_kept(api: HfApi, repo_id: str, revision: str, filename: str) -> bool:
-    """Return whether a header can be had without a request."""
+    """Return whether a header needs no request."""
     return load(api, "header", repo_id, revision, filename) is not None
 
 
@@ -272,12 +246,10 @@ def _fetch(api: HfApi, repo_id: str, revision: str, filename: str) -> Part:
 
 
 def _claimed_end(data: bytes) -> int:
-    """Return where the header of a file ends, as its first bytes say."""
     return 8 + int.from_bytes(data[:8], "little")
 
 
 def _is_header(part: Part) -> bool:
-    """Return whether a header can be read."""
     try:
         parse_header(part.data, part.size)
     except AdapterError:
@@ -286,11 +258,7 @@ def _is_header(part: Part) -> bool:
 
 
 def header_end(data: bytes, size: int) -> int:
-    """Return where the header ends.
-
-    Args:
-        data: The first bytes of the file, at least 8.
-        size: Bytes of the whole file.
+    """Return where the header ends, from the first bytes of a file of `size` bytes.
 
     Raises:
         AdapterError: `broken_weights`: there can be no such header.
@@ -304,14 +272,7 @@ def header_end(data: bytes, size: int) -> int:
 
 
 def parse_header(data: bytes, size: int) -> dict[str, Tensor]:
-    """Read the tensors from the first bytes of a safetensors file.
-
-    Args:
-        data: The first bytes, with the whole header.
-        size: Bytes of the whole file.
-
-    Returns:
-        The tensors by name.
+    """Return the tensors by name, from the first bytes of a safetensors file of `size` bytes.
 
     Raises:
         AdapterError: `broken_weights`: the header does not describe a file of this size.

@@ -1,4 +1,4 @@
-"""How everything here talks to the Hub: paced, again where the clients do not try again, and with what went wrong."""
+"""Calls to the Hub: in threads, within its rate limits, repeated where that helps, explained where it does not."""
 
 from __future__ import annotations
 
@@ -30,13 +30,28 @@ from rocket_hub.errors import HubError, HubUnreachableError, RocketError, Storag
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
+Key = tuple[str, int, str]
+"""Origin, hash of the token and kind of request that a rate limit counts."""
+
+LONGEST_WAIT = 310.0
+"""Seconds; the Hub counts requests in windows of 300. A longer wait is an error."""
+ROUNDING = 1.0
+"""Seconds that the told end of a window, a whole number, may be too early."""
+TRIES = 4
+BACK_OFF = 1.0
+"""Seconds before the second try; each further wait is twice as long."""
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_HOPELESS = (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.LocalProtocolError, httpx.InvalidURL)
+_SECRETS = re.compile(r"(\bBearer\s+|\bhf_|\?)[^\s'\"]+")
 
 
 def for_each(function: Callable[[T], R], items: Sequence[T], workers: int, receive: Callable[[int, R], object]) -> None:
     """Apply a function to each item in threads, and hand the results to the calling thread as they come.
 
-    Ctrl-C, and whatever else ends it early, ends it at once: threads take no further item, and one that waits for the
-    Hub is not waited for. They are daemons, unlike those of `ThreadPoolExecutor`, so the program can end too.
+    An error or Ctrl-C ends it at once: threads take no further item, and one that waits for the Hub is not waited for.
+    They are daemons, unlike those of `ThreadPoolExecutor`, so the program can end too.
 
     Args:
         function: Called in the threads; an error of it is raised here.
@@ -77,14 +92,6 @@ def collect(function: Callable[[T], R], items: Sequence[T], workers: int) -> lis
     return [results[position] for position in range(len(items))]
 
 
-LONGEST_WAIT = 310.0
-"""Seconds; the Hub counts requests in windows of 300. Who is told to wait longer is not made to wait but refused."""
-ROUNDING = 1.0
-"""Seconds that the told end of a window, a whole number, may be too early."""
-
-Key = tuple[str, int, str]
-
-
 @dataclass
 class _Window:
     """What is known of one rate limit.
@@ -123,12 +130,7 @@ class Pacer:
         self._lock = threading.Lock()
 
     def wait(self, url: Any, token: str = "") -> None:
-        """Wait until a request may be sent, and count it.
-
-        Args:
-            url: Where to (an `httpx.URL`).
-            token: Its `Authorization`; each has limits of its own.
-        """
+        """Wait until a request to an `httpx.URL` may be sent, and count it; each token has limits of its own."""
         while (pause := self._take(_key(url, token))) > 0:
             self._sleep(pause)
 
@@ -183,7 +185,7 @@ class Pacer:
 
 
 def _key(url: Any, token: str) -> Key:
-    """Say which limit a request most likely falls under; the token itself is not kept."""
+    """Return which limit a request most likely falls under; the token itself is not kept."""
     path = url.path
     files = "/resolve/" in path or path.startswith("/api/resolve-cache/")
     kind = "resolvers" if files else "api" if path.startswith("/api/") else "pages"
@@ -195,49 +197,25 @@ _watching = threading.Lock()
 
 
 def watch(session: Any) -> None:
-    """Let every request of a session be paced; again does nothing.
-
-    Args:
-        session: What `huggingface_hub.get_session` returns. It makes a new one when a connection fails.
-    """
+    """Pace every request of a session of `huggingface_hub.get_session`, which makes a new one after a failure."""
     with _watching:
         hooks = session.event_hooks
         if _before not in hooks["request"]:
             # Last, so that a request that must not be sent at all (offline) does not wait and is not counted.
-            session.event_hooks = {
-                "request": [*hooks["request"], _before],
-                "response": [*hooks["response"], _after],
-            }
+            session.event_hooks = {"request": [*hooks["request"], _before], "response": [*hooks["response"], _after]}
 
 
 def _before(request: Any) -> None:
-    """Wait before a request is sent."""
     PACER.wait(request.url, request.headers.get("Authorization", ""))
 
 
 def _after(response: Any) -> None:
-    """Learn from an answer."""
     request = response.request
     PACER.learn(request.url, request.headers.get("Authorization", ""), response.status_code, response.headers)
 
 
-P = ParamSpec("P")
-
-TRIES = 4
-BACK_OFF = 1.0
-"""Seconds before the second try; each further wait is twice as long."""
-
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-_HOPELESS = (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.LocalProtocolError, httpx.InvalidURL)
-_SECRETS = re.compile(r"(\bBearer\s+|\bhf_|\?)[^\s'\"]+")
-
-
 class FileError(OSError):
-    """A file that did arrive, and is not what it should be.
-
-    Attributes:
-        reason: One word that names the fault.
-    """
+    """A file that arrived, and is not what it should be; `reason` names the fault in one word."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -245,16 +223,13 @@ class FileError(OSError):
 
 
 def call(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call the Hub, again if it may help, and explain it if it does not.
+    """Call a function of huggingface_hub, again if that may help.
 
     Args:
         what: What the call is about, usually a repository id; every message starts with it.
-        function: A function of huggingface_hub.
+        function: The function.
         *args: Its arguments.
         **kwargs: Its keyword arguments.
-
-    Returns:
-        What the function returns.
 
     Raises:
         HubUnreachableError: There was no answer in `TRIES` tries, or the Hub libraries are offline.
@@ -303,7 +278,7 @@ def _wait(error: Exception, tried: int) -> float | None:
 
 
 def explain(what: str, error: Exception) -> RocketError:
-    """Return the error of ours that says what one of the clients' errors means and what to do next."""
+    """Turn an error of huggingface_hub or httpx into one that says what it means and what to do next."""
     if isinstance(error, GatedRepoError):
         page = str(error.response.url).partition("/resolve/")[0]
         return HubError(f"{what}: gated; ask for access at {page}, then sign in (`hf auth login`, or set HF_TOKEN)")
@@ -332,7 +307,6 @@ def explain(what: str, error: Exception) -> RocketError:
 
 
 def _status(error: HfHubHTTPError) -> str:
-    """Say what an HTTP status means for the user."""
     status = error.response.status_code
     if status == 429:
         return "the Hub limits the rate of requests; wait a few minutes, and sign in for a higher limit"

@@ -1,6 +1,6 @@
-"""Files of a repository: parts of them, and whole ones into the Hub cache; pinned, bounded and verified.
+"""Files of a repository at a commit, and parts of them: bounded, and checked against their hash.
 
-Over plain HTTP the client checks a download's length but not its hash, so that is done here.
+huggingface_hub checks a download's length but, over plain HTTP, not its hash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,23 @@ from rocket_hub.errors import HubError
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+TIMEOUT = 30.0
+"""Seconds without a byte after which a read is given up and tried again."""
+DEADLINE = 300.0
+"""Seconds after which it is given up although bytes still trickle in."""
+MAX_ERROR = 65_536
+"""Bytes of an error message that are read."""
+MAX_NODE = 2**20
+"""Bytes of what the Hub says of one file."""
+FIRST = 128 * 2**10
+"""Bytes that a `RangeFile` asks for at least; a shorter request costs the Hub as much."""
+AHEAD = 4 * 2**20
+"""Bytes that it asks for at least where it is read from one end to the other."""
+LARGEST = 256 * 2**20
+"""Bytes that it asks for at most."""
 
+_KEPT = 4
+_OF_THE_BODY = ("content-length", "content-encoding", "transfer-encoding")
 SHA1, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
@@ -67,16 +83,6 @@ def has_hash(path: Path, expected: str) -> bool:
     return digest.hexdigest() == expected
 
 
-TIMEOUT = 30.0
-"""Seconds without a byte after which a read is given up and tried again."""
-DEADLINE = 300.0
-"""Seconds after which it is given up although bytes still trickle in."""
-MAX_ERROR = 65_536
-"""Bytes of an error message that are read."""
-MAX_NODE = 2**20
-"""Bytes of what the Hub says of one file."""
-
-
 class Part(NamedTuple):
     """A part of a file.
 
@@ -97,34 +103,14 @@ def is_plain_path(path: str) -> bool:
     return len(path) <= 512 and "\\" not in path and "\0" not in path and not {"", ".", ".."} & set(parts)
 
 
-def read_part(
+def fetch(
     api: HfApi, repo_id: str, revision: str, filename: str, *, length: int, start: int = 0, kind: str = "model"
-) -> tuple[bytes, int]:
-    """Read a part of a file at a commit with one GET, and never more than was asked for.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        repo_id: `namespace/name`.
-        revision: Commit hash.
-        filename: Path in the repository.
-        length: At most this many bytes.
-        start: The first byte.
-        kind: `model` or `dataset`.
-
-    Returns:
-        The bytes, fewer if the file ends before, and the size of the whole file.
+) -> Part:
+    """Read at most `length` bytes of a file of a `model` or `dataset` with one GET; fewer if the file ends before.
 
     Raises:
         HubError: As `call`; also if the part is the whole file and has a wrong hash.
     """
-    part = fetch(api, repo_id, revision, filename, length=length, start=start, kind=kind)
-    return part.data, part.size
-
-
-def fetch(
-    api: HfApi, repo_id: str, revision: str, filename: str, *, length: int, start: int = 0, kind: str = "model"
-) -> Part:
-    """Read a part of a file as `read_part` does, and also return the hash of the whole file."""
     url = hf_hub_url(repo_id, filename, repo_type=kind, revision=revision, endpoint=api.endpoint)
     headers = build_hf_headers(token=api.token)
     headers |= {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
@@ -152,10 +138,7 @@ def _get_part(url: str, headers: dict[str, str], start: int, length: int) -> Par
 
 
 def raise_for_status(response: Any) -> None:
-    """Raise the client's error for a refusal, from no more than `MAX_ERROR` bytes of whatever body it has.
-
-    Args:
-        response: An answer whose body was not read yet.
+    """Raise the client's error for a refusal, from at most `MAX_ERROR` bytes of its body, which was not read yet.
 
     Raises:
         HfHubHTTPError: The status is 400 or above.
@@ -169,9 +152,6 @@ def raise_for_status(response: Any) -> None:
         hf_raise_for_status(httpx.Response(status, headers=kept, content=body, request=request))
     except (AttributeError, TypeError, RecursionError):  # the client expects an object if it is JSON
         hf_raise_for_status(httpx.Response(status, headers=kept, content=b"", request=request))
-
-
-_OF_THE_BODY = ("content-length", "content-encoding", "transfer-encoding")
 
 
 def read_bounded(response: Any, length: int, *, skip: int = 0, unpack: bool = False) -> tuple[bytes, bool]:
@@ -192,12 +172,7 @@ def read_bounded(response: Any, length: int, *, skip: int = 0, unpack: bool = Fa
 
 
 def read_answer(response: Any, expected: type, most: int) -> Any:
-    """Read an answer of the Hub's API.
-
-    Args:
-        response: An answer whose body was not read yet.
-        expected: `list` or `dict`.
-        most: Bytes that are read, unpacked.
+    """Read an answer of the Hub's API, a `list` or a `dict`, of at most so many bytes, unpacked.
 
     Raises:
         HfHubHTTPError: The Hub refused.
@@ -222,8 +197,8 @@ def _number(text: str) -> int:
 def download(api: HfApi, repo_id: str, revision: str, filename: str, *, kind: str = "model", max_bytes: int) -> Path:
     """Download one file at a commit into the Hub cache, and verify it.
 
-    A file that is in the cache, and whole, costs no request. The Hub's scan for malware is asked here, and not when
-    adapters are listed: a list does not tell it, and one request for each adapter would double the crawl.
+    A file that is in the cache, and whole, costs no request. The Hub's scan for malware is asked for here: a list does
+    not tell it, and one request for each listed adapter would double the crawl.
 
     Args:
         api: Where the Hub is, and who asks.
@@ -271,7 +246,7 @@ def download(api: HfApi, repo_id: str, revision: str, filename: str, *, kind: st
 def _get_node(api: HfApi, path: str, filename: str) -> dict[str, Any]:
     """Ask what the Hub knows of one file; returns nothing if there is none.
 
-    `HfApi.get_paths_info` waits for an answer for ever, and stumbles over one of another form.
+    `HfApi.get_paths_info` has no timeout, and crashes on an answer of another form.
     """
     validate_repo_id(path.partition("/")[2].partition("/paths-info/")[0])
     form, headers = {"paths": [filename], "expand": "true"}, build_hf_headers(token=api.token)
@@ -284,22 +259,11 @@ def _get_node(api: HfApi, path: str, filename: str) -> dict[str, Any]:
     return next((node for node in nodes if node.get("path") == filename), {})
 
 
-FIRST = 128 * 2**10
-"""Bytes that are asked for at least; a shorter request costs the Hub as much."""
-AHEAD = 4 * 2**20
-"""Bytes that are asked for at least where a file is read from one end to the other."""
-
-LARGEST = 256 * 2**20
-"""Bytes that are asked for at most."""
-
-_KEPT = 4
-
-
 class RangeFile:
     """A binary file object over Range requests, without a copy on disk.
 
-    A part of a file cannot be checked against the file's hash; what is read here is trusted no further than its parser
-    trusts anything. The last few parts are kept, because Parquet readers look twice.
+    A part of a file cannot be checked against the file's hash, so its parser must trust nothing. The last few parts
+    are kept, because Parquet readers look twice.
 
     Attributes:
         size: Bytes of the whole file.
@@ -320,19 +284,13 @@ class RangeFile:
         self._source = (api, repo_id, revision, path)
         self._position, self._ahead = 0, FIRST
         self._parts: OrderedDict[int, bytes] = OrderedDict()
-        self._first, self.size = read_part(api, repo_id, revision, path, length=FIRST, kind="dataset")
+        self._first, self.size, _ = fetch(api, repo_id, revision, path, length=FIRST, kind="dataset")
         self.fetched = len(self._first)
         if self.size < len(self._first):
             raise HubError(f"{self._where}: the Hub does not say how large it is; try again later")
 
     def read(self, count: int = -1) -> bytes:
-        """Read from the present position.
-
-        Args:
-            count: At most this many bytes; -1 = to the end.
-
-        Returns:
-            The bytes; fewer only at the end of the file.
+        """Read so many bytes from the present position, fewer only at the end of the file; -1 = to the end.
 
         Raises:
             HubError: More than `LARGEST` bytes are wanted at once, or the Hub did not give them.
@@ -384,12 +342,11 @@ class RangeFile:
         return None
 
     def _fetch(self, count: int) -> bytes:
-        """Ask the Hub for bytes at the position, and keep them."""
         api, repo_id, revision, path = self._source
         on = self._position in (len(self._first), *(start + len(part) for start, part in self._parts.items()))
         self._ahead = min(2 * self._ahead, AHEAD) if on else FIRST
         wanted = min(max(count, self._ahead), self.size - self._position)
-        data, _ = read_part(api, repo_id, revision, path, start=self._position, length=wanted, kind="dataset")
+        data = fetch(api, repo_id, revision, path, start=self._position, length=wanted, kind="dataset").data
         if len(data) != wanted:
             raise HubError(f"{self._where}: ends after {self._position + len(data):,} of {self.size:,} bytes; damaged")
         self.fetched += len(data)
