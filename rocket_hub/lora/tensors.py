@@ -114,6 +114,8 @@ def check_tensors(header: Mapping[str, Tensor], config: Mapping[str, Any], kind:
             _check_place(module, (out, wide), config, kind, base)
     if not layout.ranks:
         raise AdapterError("untrained", "every module was pruned to rank 0")
+    if not any(scaling(config, kind, module, rank) for module, rank in layout.ranks.items()):
+        raise AdapterError("untrained", "B A is multiplied by 0, the adapter does nothing; take another one")
     return layout
 
 

@@ -1,17 +1,13 @@
 import math
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import get_peft_model
+from routing_world import fresh_config, randomised, sft_trainer
 from torch.utils.checkpoint import checkpoint
 
-import rocket_hub
 from rocket_hub.errors import RecipeError
 from rocket_hub.moe.callback import AuxiliaryLossCallback, auxiliary_losses
 from rocket_hub.moe.config import RocketMoeConfig
@@ -22,16 +18,11 @@ COEFFICIENTS = {"load_balance_coef": 0.3, "entropy_coef": 0.2, "z_coef": 0.1}
 
 
 def small(**options) -> RocketMoeConfig:
-    return RocketMoeConfig(target_modules=["q_proj", "down_proj"], expert_ranks=[2, 3, 1], **options)
+    return fresh_config(expert_ranks=[2, 3, 1], **options)
 
 
 def routed_model(base, **options):
-    torch.manual_seed(3)
-    model = get_peft_model(base, small(**COEFFICIENTS, **options)).train()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    return randomised(get_peft_model(base, small(**COEFFICIENTS, **options)), seed=3).train()
 
 
 def test_values_at_the_ends_of_their_ranges():
@@ -135,28 +126,16 @@ def test_the_gradient_passes_a_reentrant_checkpoint_of_one_gate():
 @pytest.mark.parametrize(("accumulation", "loss_scale"), [(1, None), (2, None), (2, 1024.0)])
 def test_trl_gets_gradients_and_log_whatever_the_scale(tiny_model, fresh_base, tmp_path, accumulation, loss_scale):
     """One step over two equal rows is the same step at once, one after the other, and with the loss scale of fp16."""
-    from datasets import Dataset
     from transformers import AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
 
     model = routed_model(fresh_base(), gate="softmax", top_k=2)
     start = [parameter.detach().clone() for _, parameter in router_parameters(model)]
     rows = [{"prompt": "what is 1 plus 2 ?", "completion": " the answer is 3 ."}] * 2
-    options = {"use_cpu": True, "report_to": "none", "max_steps": 1, "disable_tqdm": True, "bf16": False}
-    options |= {"learning_rate": 1.0, "optim": "sgd", "max_grad_norm": 0.0, "activation_checkpointing": False}
-    options |= {"lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no"}
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=2 // accumulation,
-            gradient_accumulation_steps=accumulation,
-            **options,
-        ),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(tiny_model),
-        callbacks=[AuxiliaryLossCallback()],
-    )
+    options = {"learning_rate": 1.0, "optim": "sgd", "max_grad_norm": 0.0, "activation_checkpointing": False}
+    options |= {"lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no", "max_steps": 1}
+    options |= {"per_device_train_batch_size": 2 // accumulation, "gradient_accumulation_steps": accumulation}
+    tokenizer, callbacks = AutoTokenizer.from_pretrained(tiny_model), [AuxiliaryLossCallback()]
+    trainer = sft_trainer(model, tokenizer, rows, tmp_path, callbacks, **options)
     if loss_scale:  # accelerate makes one for fp16 on a GPU
         trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=loss_scale)
     trainer.train()
@@ -179,14 +158,6 @@ def test_a_loss_scale_that_cannot_be_seen_is_refused(fresh_base):
     with pytest.raises(RecipeError, match=r"fp16: this trainer does not say.*train in bf16"):
         callback.on_step_begin(args, None, None, model=routed_model(fresh_base()), optimizer=optimizer)
     callback.on_step_begin(args, None, None, model=get_peft_model(fresh_base(), small()), optimizer=optimizer)
-
-
-def test_ddp_averages_the_injected_gradients():
-    script = Path(__file__).with_name("two_ranks_losses.py")
-    environment = {**os.environ, "PYTHONPATH": str(Path(rocket_hub.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0 and "same: 3" in done.stdout, done.stderr[-2000:]
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, in its tracer

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from routing_world import logits
 from safetensors.torch import load_file
 
 from rocket_hub.errors import AdapterError, NothingLeftError, RecipeError
@@ -12,11 +13,6 @@ from rocket_hub.moe.merging import merge_experts, stack_experts
 from rocket_hub.moe.router import router_parameters
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-6}
-
-
-def logits(model, ids):
-    with torch.no_grad():
-        return model(input_ids=ids).logits
 
 
 def config_of(folder):
@@ -73,16 +69,12 @@ def test_configuration_is_compact_and_names_the_ingredients(tiny_model, lora_ban
         "up_proj": [0, 4, 0, 0],
         "v_proj": [2, 0, 0, 2],
     }
-    assert (
-        (config["experts"], config["expert_weight"]) == (origin, 1.0)
-        and config["revision"] == "1" * 40
-        and config["base_model_name_or_path"]
-    )
+    assert (config["experts"], config["expert_weight"], config["revision"]) == (origin, 1.0, "1" * 40)
+    assert config["base_model_name_or_path"]
     assert (config["gate"], config["top_k"], config["train_experts"]) == ("softmax", 2, False)
     assert config["task_type"] == "CAUSAL_LM" and config["inference_mode"] is True and config["format_version"] == 1
-    router = load_file(tmp_path / "adapter_model.safetensors")[
-        "base_model.model.model.layers.0.mlp.up_proj.rocket_moe_router.weight"
-    ]
+    name = "base_model.model.model.layers.0.mlp.up_proj.rocket_moe_router.weight"
+    router = load_file(tmp_path / "adapter_model.safetensors")[name]
     assert router.shape == (4, 16) and 0 < router.std() < 0.1
 
 
@@ -111,11 +103,8 @@ def test_layers_that_no_expert_adapts_stay_unadapted(tiny_model, fresh_base, tmp
     assert len(router_parameters(PeftModel.from_pretrained(fresh_base(), one))) == 1
     both = stack_experts(folders, 1.0, tmp_path / "both", base_model=str(tiny_model))
     assert config_of(both)["r"] == config_of(both)["lora_alpha"] == 2
-    assert (
-        config_of(both)["rank_pattern"]
-        == config_of(both)["alpha_pattern"]
-        == {r"model\.layers\.1\.self_attn\.q_proj": 3}
-    )
+    pattern = {r"model\.layers\.1\.self_attn\.q_proj": 3}
+    assert config_of(both)["rank_pattern"] == config_of(both)["alpha_pattern"] == pattern
     merged = merge_experts(folders, tmp_path / "merged", base_model=str(tiny_model), gate_start=1.0)
     loaded = [PeftModel.from_pretrained(fresh_base(), folder) for folder in (both, merged)]
     torch.testing.assert_close(logits(loaded[0], ids), logits(loaded[1], ids), **CLOSE)

@@ -3,30 +3,11 @@ import re
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from torch import nn
+from routing_world import fresh_config, logits, randomised
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rocket_hub.errors import AdapterError, RecipeError
-from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.router import router_parameters
-
-
-def logits(model, ids):
-    with torch.no_grad():
-        return model(input_ids=ids).logits
-
-
-def fresh_config(**options) -> RocketMoeConfig:
-    return RocketMoeConfig(**{"target_modules": ["q_proj", "down_proj"], "expert_ranks": [2, 3], **options})
-
-
-def randomised(model):
-    """Move every trainable weight away from its start, so that the adapter does something."""
-    torch.manual_seed(2)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            nn.init.normal_(parameter, std=0.3)
-    return model
 
 
 def test_round_trip_is_exact(fresh_base, routed, ids, tmp_path):
@@ -77,11 +58,8 @@ def test_two_adapters(fresh_base, routed, ids):
 def test_merging_is_refused_before_anything_changes(fresh_base, routed, ids):
     model = PeftModel.from_pretrained(fresh_base(), routed)
     before = logits(model, ids)
-    for merge in (
-        model.merge_and_unload,
-        model.merge_adapter,
-        model.base_model.model.model.layers[0].mlp.up_proj.merge,
-    ):
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    for merge in (model.merge_and_unload, model.merge_adapter, layer.merge):
         with pytest.raises(AdapterError, match="collapse_to_lora"):
             merge()
     assert torch.equal(logits(model, ids), before)
@@ -149,37 +127,3 @@ def test_routers_stay_in_fp32(fresh_base, routed, ids):
         assert logits(model, ids).dtype == torch.bfloat16
     assert logits(model, ids).isfinite().all()
     assert gates == [torch.float32, torch.float32]
-
-
-def test_transformers_loads_and_deletes_it(fresh_base, routed, ids):
-    model = fresh_base()
-    expected = logits(model, ids)
-    model.load_adapter(str(routed))
-    assert torch.equal(logits(model, ids), logits(PeftModel.from_pretrained(fresh_base(), routed), ids))
-    model.disable_adapters()
-    assert torch.equal(logits(model, ids), expected)
-    model.enable_adapters()
-    model.delete_adapter("default")
-    assert torch.equal(logits(model, ids), expected)
-
-
-def test_sft_trainer_takes_a_step(tiny_model, fresh_base, routed, tmp_path):
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
-
-    model = PeftModel.from_pretrained(fresh_base(), routed, is_trainable=True)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    rows = [{"prompt": "what is 1 plus 2 ?", "completion": " the answer is 3 ."}] * 2
-    options = {"use_cpu": True, "report_to": "none", "max_steps": 1, "learning_rate": 0.1, "disable_tqdm": True}
-    options["activation_checkpointing"] = True  # TRL's default sets the option's deprecated name
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(output_dir=str(tmp_path), bf16=False, per_device_train_batch_size=2, save_steps=1, **options),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(tiny_model),
-    )
-    trainer.train()
-    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == {name for name in before if "rocket_moe_" in name}
-    assert (tmp_path / "checkpoint-1" / "adapter_model.safetensors").is_file()

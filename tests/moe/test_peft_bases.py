@@ -3,27 +3,11 @@
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from torch import nn
+from routing_world import fresh_config, logits, randomised
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import routers
 from rocket_hub.moe.router import router_parameters
-
-
-def logits(model, ids):
-    with torch.no_grad():
-        return model.eval()(input_ids=ids).logits
-
-
-def trainable(base, **options):
-    """A new adapter whose weights do something."""
-    config = {"target_modules": ["q_proj", "down_proj"], "expert_ranks": [2, 3], "task_type": "CAUSAL_LM", **options}
-    model = get_peft_model(base, RocketMoeConfig(**config))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            nn.init.normal_(parameter, std=0.3)
-    return model
 
 
 def test_conv1d_trains_and_comes_back(ids, tmp_path):
@@ -32,7 +16,9 @@ def test_conv1d_trains_and_comes_back(ids, tmp_path):
     shape = GPT2Config(vocab_size=28, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
     GPT2LMHeadModel(shape).save_pretrained(tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    model = trainable(base, target_modules=["c_attn", "mlp.c_proj"], top_k=1)
+    model = randomised(
+        get_peft_model(base, fresh_config(target_modules=["c_attn", "mlp.c_proj"], top_k=1, task_type="CAUSAL_LM"))
+    )
     model(input_ids=ids, labels=ids).loss.backward()
     assert all(p.grad.abs().max() > 0 for p in model.parameters() if p.requires_grad)
     model.save_pretrained(tmp_path / "adapter")
@@ -58,7 +44,7 @@ def test_quantised_base(ids, tmp_path, bits):
         return prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
 
     torch.manual_seed(0)
-    model = trainable(prepared())
+    model = randomised(get_peft_model(prepared(), fresh_config(task_type="CAUSAL_LM")))
     kinds = {type(model.get_base_model().get_submodule(name).base_layer).__name__ for name in routers(model)}
     assert kinds == {{4: "Linear4bit", 8: "Linear8bitLt"}[bits]}
     model.train()(input_ids=ids, labels=ids).loss.backward()

@@ -8,34 +8,12 @@ import sys
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
-from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    pipeline,
-)
+from routing_world import fresh_config, logits, randomised
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from rocket_hub.errors import AdapterError
-from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import routers
 from rocket_hub.moe.router import router_parameters
-
-
-def logits(model, ids):
-    with torch.no_grad():
-        return model.eval()(input_ids=ids).logits
-
-
-def fresh_config(**options) -> RocketMoeConfig:
-    return RocketMoeConfig(**{"target_modules": ["q_proj", "down_proj"], "expert_ranks": [2, 3], **options})
-
-
-def randomised(model, seed=2):
-    torch.manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            nn.init.normal_(parameter, std=0.3)
-    return model
 
 
 @pytest.fixture
@@ -72,6 +50,7 @@ def test_transformers_mixin_holds_several(fresh_base, routed, ids, tmp_path):
     bare = logits(model, ids)
     model.load_adapter(str(routed), adapter_name="first")
     first = logits(model, ids)
+    assert torch.equal(first, logits(PeftModel.from_pretrained(fresh_base(), routed), ids))
     model.add_adapter(fresh_config(), adapter_name="second")
     model.set_adapter("second")
     randomised(model)
@@ -86,6 +65,9 @@ def test_transformers_mixin_holds_several(fresh_base, routed, ids, tmp_path):
     assert torch.equal(logits(model, ids), second)
     assert not any(".first." in name for name, _ in model.named_parameters())
     model.disable_adapters()
+    assert torch.equal(logits(model, ids), bare)
+    model.enable_adapters()
+    model.delete_adapter("second")
     assert torch.equal(logits(model, ids), bare)
 
 
@@ -127,7 +109,7 @@ def test_two_adapters_at_once_add_up(fresh_base, routed, ids):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("options", [{}, {"gate": "softmax", "top_k": 2}])
+@pytest.mark.parametrize("options", [{}, {"gate": "softmax", "top_k": 2}, {"router": "shared"}])
 def test_activation_checkpointing_changes_no_gradient(fresh_base, ids, reentrant, options):
     found = []
     for checkpointing in (False, True):

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import PeftModel, get_peft_model
+from routing_world import sft_trainer
 from torch import nn
 from transformers import AutoTokenizer, TrainerCallback
-from trl import SFTConfig, SFTTrainer
 
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import collect_gates
@@ -25,18 +24,13 @@ ROOT = Path(__file__).parents[2]
 def train(tiny_model, tmp_path):
     """Train for four steps, with a checkpoint after two, and return the trainer."""
     rows = [{"prompt": f"what is {n} plus 2 ?", "completion": f" the answer is {n + 2} ."} for n in range(8)]
-    options = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "bf16": False, "logging_steps": 1}
-    options |= {"max_steps": 4, "save_steps": 2, "learning_rate": 0.02, "per_device_train_batch_size": 2}
-    options["activation_checkpointing"] = True  # TRL's default sets the option's deprecated name
+    options = {"max_steps": 4, "save_steps": 2, "learning_rate": 0.02, "per_device_train_batch_size": 2}
+    # TRL's default sets the deprecated name of the last option
+    options |= {"logging_steps": 1, "activation_checkpointing": True}
 
     def run(model, folder="run", resume=None, **arguments):
-        trainer = SFTTrainer(
-            model=model,
-            args=SFTConfig(output_dir=str(tmp_path / folder), **options),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(tiny_model),
-            **arguments,
-        )
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        trainer = sft_trainer(model, tokenizer, rows, tmp_path / folder, **arguments, **options)
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -71,7 +65,11 @@ def test_both_routes_into_sft_trainer_are_the_same(fresh_base, train):
 
 
 def test_training_resumes_where_it_stopped(fresh_base, routed, train, tmp_path):
-    whole = train(PeftModel.from_pretrained(fresh_base(), routed, is_trainable=True))
+    model = PeftModel.from_pretrained(fresh_base(), routed, is_trainable=True)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    whole = train(model)
+    changed = {name for name, p in whole.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name in before if "rocket_moe_" in name}
     again = train(
         PeftModel.from_pretrained(fresh_base(), routed, is_trainable=True), "again", tmp_path / "run" / "checkpoint-2"
     )
@@ -128,6 +126,10 @@ def test_sft_trainer_on_two_ranks(two_ranks):
 def test_ddp_equals_one_process_even_if_an_expert_gets_no_token(two_ranks, case):
     assert two_ranks[case]["ranks"] == 0.0
     assert two_ranks[case]["alone"] < 1e-6
+
+
+def test_ddp_averages_the_injected_gradients(two_ranks):
+    assert two_ranks["losses"] < 1e-6
 
 
 def test_fsdp_equals_one_process(two_ranks):

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from routing_world import fresh_config, logits, randomised
 from safetensors.torch import load_file
 
 from rocket_hub.moe.config import RocketMoeConfig
@@ -14,19 +15,8 @@ from rocket_hub.moe.router import router_parameters
 TARGETS = ["q_proj", "up_proj", "down_proj"]  # inputs of width 16, 16, 32; two layers
 
 
-def logits(model, ids):
-    with torch.no_grad():
-        return model(input_ids=ids).logits
-
-
 def shared_model(base, **options):
-    torch.manual_seed(4)
-    config = RocketMoeConfig(target_modules=TARGETS, expert_ranks=[2, 3], router="shared", **options)
-    model = get_peft_model(base, config)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    return randomised(get_peft_model(base, fresh_config(target_modules=TARGETS, router="shared", **options)), seed=4)
 
 
 def is_shared(model, adapter_name=None) -> bool:
@@ -83,19 +73,3 @@ def test_generation_with_cache_equals_without(fresh_base, ids):
     model = shared_model(fresh_base(), gate="softmax", top_k=2).eval()
     options = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False}
     assert torch.equal(model.generate(**options, use_cache=True), model.generate(**options, use_cache=False))
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_changes_no_gradient(fresh_base, ids, reentrant):
-    model = shared_model(fresh_base()).train()
-    found = []
-    for checkpointed in (False, True):
-        if checkpointed:
-            model.enable_input_require_grads()
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
-        model.zero_grad()
-        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-        found.append([parameter.grad.clone() for _, parameter in router_parameters(model)])
-    for ours, theirs in zip(*found, strict=True):
-        assert ours.abs().max() > 0
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)

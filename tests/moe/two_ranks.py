@@ -18,7 +18,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-import rocket_hub  # noqa: F401 (registers the type)
+from rocket_hub.moe.config import RocketMoeConfig
+from rocket_hub.moe.layer import Linear
+from rocket_hub.moe.losses import AuxiliaryLosses
 
 STEPS = 3
 
@@ -97,10 +99,33 @@ def sharded(base: str, adapter: str) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
+def of_losses(rank: int) -> float:
+    """Largest difference of DDP's gradients of the auxiliary losses from the mean of both ranks'."""
+
+    def made() -> Linear:
+        torch.manual_seed(0)
+        config = RocketMoeConfig(expert_ranks=[2, 3, 1], top_k=1, load_balance_coef=0.3, entropy_coef=0.2, z_coef=0.1)
+        layer = Linear(nn.Linear(6, 5), "default", config.expert_ranks, config, losses=AuxiliaryLosses(config))
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=0.5)
+        layer.base_layer.requires_grad_(False)
+        return layer.train()
+
+    def gradients(layer: nn.Module, rank: int) -> dict[str, torch.Tensor]:
+        layer(torch.randn(4, 6, generator=torch.Generator().manual_seed(rank))).square().mean().backward()
+        return {name.removeprefix("module."): p.grad for name, p in layer.named_parameters() if p.requires_grad}
+
+    first, second = (gradients(made(), each) for each in range(2))
+    assert len(first) == 3
+    together = gradients(DistributedDataParallel(made()), rank)
+    return apart(together, {name: (first[name] + second[name]) / 2 for name in first})
+
+
 def main(base: str, adapter: str, idle: str, folder: str) -> None:
     """Run everything; `idle` is an adapter of which an expert gets no token."""
     found = {"trainer": between_ranks(with_trainer(base, adapter, folder))}
     rank = dist.get_rank()
+    found["losses"] = of_losses(rank)
     start = trainable(load(base, adapter))
     for name, path in (("ddp", adapter), ("ddp_idle", idle)):
         weights = steps(DistributedDataParallel(load(base, path)), lambda step: [rows(step, rank)])
