@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rocket_hub.inference import encode
+from tests.benchmarks.measuring import ROOT, SHARED
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "data"
 BASE = SHARED / "models" / "stories260K"
 FOLDER = ROOT / "runs" / "bank"
 
@@ -34,19 +36,11 @@ TARGETS = {"qv": ("q_proj", "v_proj"), "attention": ATTENTION, "mlp": MLP, "all"
 
 @dataclass(frozen=True)
 class Made:
-    """How one adapter is made.
+    """How one adapter is made."""
 
-    Attributes:
-        data: Name of its instruction set.
-        rank: Its rank.
-        targets: Which layers, a key of `TARGETS`.
-        steps: Training steps of eight rows.
-        rslora: Whether alpha is divided by the root of the rank.
-    """
-
-    data: str
+    data: str  # name of its instruction set
     rank: int
-    targets: str
+    targets: str  # a key of `TARGETS`
     steps: int = 80
     rslora: bool = False
 
@@ -71,8 +65,6 @@ BANK = (
 
 def rows(data: str) -> list[tuple[str, str]]:
     """Read an instruction set as (prompt, completion)."""
-    import pyarrow.parquet
-
     table = pyarrow.parquet.read_table(SHARED / "instructions" / f"{data}.parquet").to_pylist()
     asked = ["\n".join(part for part in (row["instruction"], row["input"]) if part) for row in table]
     return [(f"Question: {q}\nAnswer:", f" {row['output']}") for q, row in zip(asked, table, strict=True)]
@@ -94,9 +86,6 @@ def batches(tokenizer: Any, made: Made) -> Iterator[tuple[torch.Tensor, torch.Te
 
 def train(made: Made, folder: Path) -> float:
     """Train one adapter into a folder and return the mean loss of its last ten steps."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     torch.manual_seed(BANK.index(made))
     config = LoraConfig(
         r=made.rank, lora_alpha=2 * made.rank, target_modules=list(TARGETS[made.targets]), use_rslora=made.rslora,

@@ -1,11 +1,13 @@
-"""How much planted contamination is found, and how much is found that was not planted.
+"""Recall on planted contamination, and false alarms: `python -m tests.benchmarks.contamination`.
 
-`python -m tests.benchmarks.contamination` prints both for six benchmarks of ../shared/data, and the seconds.
+Questions of six benchmarks of ../shared/data are planted as they are and in changed forms; what is found in rows where
+nothing was planted is a leak of the published data or a false alarm.
 """
 
 import random
 import re
 import string
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,15 +19,16 @@ import pyarrow.parquet as pq
 
 from rocket_hub.records import Example
 from rocket_hub.selection.decontamination import EvaluationIndex, Hit, normalise
+from tests.benchmarks.measuring import SHARED, Bars, print_bars
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 # BoolQ's validation split is not there, so as many of its last training questions stand in for it.
 EVALUATED = {"gsm8k": "test", "mbpp": "test", "arc_challenge": "test", "arc_easy": "test", "piqa": "validation"}
 STAND_IN = 3270
 LEAST_RECALL, MOST_FALSE = 0.99, 0.001
-_OTHER_SIGNS = str.maketrans(
-    {".": "!", ",": ";", "?": "??", "'": "’", '"': "”", "-": "–", ":": " -", "(": "[", ")": "]"}
-)
+_OTHER_SIGNS = str.maketrans({
+    ".": "!", ",": ";", "?": "??", "'": "’", '"': "”", "-": "–", ":": " -", "(": "[", ")": "]",
+})  # fmt: skip
+Splits = dict[str, tuple[list["Problem"], list["Problem"]]]  # benchmark -> (evaluated, trained on)
 
 
 @dataclass(frozen=True)
@@ -85,21 +88,18 @@ BARRED = ("verbatim", "lower case", "punctuation", "embedded")
 
 
 def read(folder: Path, task: str, split: str) -> list[Problem]:
-    """Read one split of a benchmark."""
     rows = pq.read_table(folder / "benchmarks" / task / f"{split}.parquet").to_pylist()
     golds = (f"{row['rationale']}\n#### {row['answer']}" if row["rationale"] else row["answer"] for row in rows)
     return [Problem(row["question"], gold, tuple(row["choices"])) for row, gold in zip(rows, golds, strict=True)]
 
 
-def splits(folder: Path) -> dict[str, tuple[list[Problem], list[Problem]]]:
-    """Read what is evaluated and what is trained on of each benchmark."""
+def splits(folder: Path) -> Splits:
     found = {task: (read(folder, task, split), read(folder, task, "train")) for task, split in EVALUATED.items()}
     boolq = read(folder, "boolq", "train")
     return found | {"boolq": (boolq[-STAND_IN:], boolq[:-STAND_IN])}
 
 
 def instruction_rows(folder: Path) -> list[Example]:
-    """Read the rows of all instruction sets."""
     rows = []
     for path in sorted((folder / "instructions").glob("*.parquet")):
         for index, row in enumerate(pq.read_table(path, columns=["instruction", "input", "output"]).to_pylist()):
@@ -113,10 +113,8 @@ def recall(index: EvaluationIndex, problems: list[Problem], change: Callable[[st
     changed = [(problem, change(problem.question, turn)) for turn, problem in enumerate(problems)]
     if change is other_numbers:
         changed = [(problem, text) for problem, text in changed if text != problem.question]
-    hits = [
-        index.find(Example(text, problem.gold, source="planted", index=number))
-        for number, (problem, text) in enumerate(changed)
-    ]
+    planted = [Example(text, problem.gold, source="planted", index=at) for at, (problem, text) in enumerate(changed)]
+    hits = [index.find(row) for row in planted]
     certain = sum(bool(hit and hit.certain) for hit in hits)
     return len(changed), certain, sum(hit is not None for hit in hits) - certain
 
@@ -138,90 +136,80 @@ def _same(row: Example, hit: Hit, gold: str) -> bool:
     return text == question or (alike and normalise(row.completion) == normalise(gold))
 
 
-def _verdict(passed: bool, line: str) -> str:
-    return f"{'pass' if passed else 'FAIL'}  {line}"
-
-
-def _recall_line(name: str, problems: list[Problem], index: EvaluationIndex, *, barred: bool = True) -> str:
-    """Lay out the recall of each kind of change for one task; changed numbers are only ever found for review."""
+def _recall_bar(name: str, problems: list[Problem], index: EvaluationIndex, *, barred: bool = True) -> Bars:
+    """Measure the recall of each kind of change for one task; changed numbers are only ever found for review."""
     counts = {kind: recall(index, problems, change) for kind, change in CHANGES.items()}
     shares = {kind: certain / max(planted, 1) for kind, (planted, certain, _) in counts.items() if kind != "numbers"}
     planted, certain, review = counts["numbers"]
     line = f"{name:<20}{len(problems):>7}" + "".join(f"{share:>12.4f}" for share in shares.values())
     line += f"{(certain + review) / max(planted, 1):>12.4f} of {planted}"
-    return _verdict(all(shares[kind] >= LEAST_RECALL for kind in BARRED), line) if barred else f"      {line}"
+    return [(all(shares[kind] >= LEAST_RECALL for kind in BARRED) if barred else None, line)]
 
 
-def _recall_lines(data: dict[str, tuple[list[Problem], list[Problem]]]) -> list[str]:
-    """Lay out the recall for all tasks; PIQA's goals of one or two words can only be told by their solutions."""
-    lines = []
+def _recall_bars(data: Splits) -> Bars:
+    """Measure the recall for all tasks; PIQA's goals of one or two words can only be told by their solutions."""
+    bars: Bars = [(None, f"{'planted':<20}{'n':>7}" + "".join(f"{kind:>12}" for kind in CHANGES))]
     for task, (problems, _) in data.items():
         index = EvaluationIndex(problem.question for problem in problems)
-        lines.append(_recall_line(task, problems, index, barred=task != "piqa"))
+        bars += _recall_bar(task, problems, index, barred=task != "piqa")
     piqa = data["piqa"][0]
     solutions = [choice for problem in piqa for choice in problem.choices if len(normalise(choice).split()) > 2]
     tiny = sum(len(normalise(problem.question).split()) < 3 for problem in piqa)
     index = EvaluationIndex([*(problem.question for problem in piqa), *solutions])
-    return [*lines, f"        ({tiny} goals of one or two words)", _recall_line("piqa + solutions", piqa, index)]
+    return [*bars, (None, f"  ({tiny} goals of one or two words)"), *_recall_bar("piqa + solutions", piqa, index)]
 
 
-def _alarm_line(name: str, rows: list[Example], found: list[Found], review: int, *, barred: bool = True) -> str:
-    """Lay out what was found in rows where nothing was planted."""
-    wrong = [entry for entry in found if not entry.same]
-    rate = len(wrong) / len(rows)
-    line = f"{name:<20}{len(rows):>9,}{len(found) - len(wrong):>9}{len(wrong):>9}{rate:>12.5f}{review:>9}"
-    return _verdict(rate <= MOST_FALSE, line) if barred else f"      {line}"
+def _alarm_bar(name: str, rows: list[Example], found: list[Found], review: int, *, barred: bool = True) -> Bars:
+    wrong = sum(not entry.same for entry in found)
+    rate = wrong / len(rows)
+    line = f"{name:<20}{len(rows):>9,}{len(found) - wrong:>9}{wrong:>9}{rate:>12.5f}{review:>9}"
+    return [(rate <= MOST_FALSE if barred else None, line)]
 
 
-def _pairs(found: list[Found]) -> list[str]:
-    """Show the hits that are not simply the same text."""
-    shown = []
-    for entry in found:
-        text = getattr(entry.row, entry.hit.place)
-        if normalise(text) != normalise(entry.hit.question):
-            mark = "same question" if entry.same else "FALSE"
-            shown.append(f"  {entry.row.source}#{entry.row.index} {entry.hit.kind} {entry.hit.overlap:.2f}: {mark}")
-            shown += [f"      row       ...{' '.join(text.split())[-110:]}"]
-            shown += [f"      question  ...{' '.join(entry.hit.question.split())[-110:]}"]
-    return shown
+def _hit(entry: Found) -> list[str]:
+    """Show a hit that is not simply the same text."""
+    text = getattr(entry.row, entry.hit.place)
+    if normalise(text) == normalise(entry.hit.question):
+        return []
+    mark = "same question" if entry.same else "FALSE"
+    ends = (("row     ", text), ("question", entry.hit.question))
+    return [f"  {entry.row.source}#{entry.row.index} {entry.hit.kind} {entry.hit.overlap:.2f}: {mark}",
+            *(f"      {name}  ...{' '.join(each.split())[-110:]}" for name, each in ends)]  # fmt: skip
 
 
-def _alarms_lines(data: dict[str, tuple[list[Problem], list[Problem]]], rows: list[Example]) -> list[str]:
-    """Lay out what is found in the train splits, each against its own questions, and in other rows against all."""
-    lines = []
+def _alarm_bars(data: Splits, rows: list[Example]) -> Bars:
+    """Search the train splits for their own evaluation questions, and the instruction sets for all."""
+    heads = f"{'rows':>9}{'leaks':>9}{'false':>9}{'false/rows':>12}{'review':>9}"
+    bars: Bars = [(None, ""), (None, f"{'nothing planted':<20}{heads}")]
     every: list[Found] = []
     trained: list[Example] = []
     reviews = 0
     for task, (problems, training) in data.items():
         golds = {problem.question: problem.gold for problem in problems}
-        split = [
-            Example(problem.question, problem.gold, source=f"{task} train", index=i)
-            for i, problem in enumerate(training)
-        ]
+        split = [Example(each.question, each.gold, source=f"{task} train", index=i) for i, each in enumerate(training)]
         found, review = alarms(EvaluationIndex(golds), split, golds)
-        lines += [_alarm_line(f"{task} train", split, found, review, barred=False)]
+        bars += _alarm_bar(f"{task} train", split, found, review, barred=False)
         every, trained, reviews = every + found, trained + split, reviews + review
-    lines += [_alarm_line("all train splits", trained, every, reviews)]
+    bars += _alarm_bar("all train splits", trained, every, reviews)
     golds = {problem.question: problem.gold for problems, _ in data.values() for problem in problems}
     before = time.process_time()
     found, review = alarms(EvaluationIndex(golds), rows, golds)
     seconds = time.process_time() - before
-    lines += [_alarm_line("instruction sets", rows, found, review)]
+    bars += _alarm_bar("instruction sets", rows, found, review)
     leaks = dict(Counter(entry.row.source for entry in found if entry.same))
-    lines += [f"      leaks in the instruction sets: {leaks}", "", "hits that are not the same text", ""]
-    lines += _pairs([*every, *found])
-    return [*lines, "", f"{len(rows):,} rows against {len(golds):,} questions: {seconds:.1f} s of processor time"]
+    lines = [f"leaks in the instruction sets: {leaks}", "", "hits that are not the same text", ""]
+    lines += [line for entry in [*every, *found] for line in _hit(entry)]
+    lines += ["", f"{len(rows):,} rows against {len(golds):,} questions: {seconds:.1f} s of processor time"]
+    return [*bars, *((None, line) for line in lines)]
 
 
-def report(folder: Path = SHARED) -> list[str]:
-    """Measure recall and false alarms; returns the lines to print, the verdicts among them."""
+def report(folder: Path = SHARED) -> Bars:
+    """Measure recall and false alarms; lines without a bar are for reading."""
     start = time.process_time()
     data = splits(folder)
-    lines = [f"      {'planted':<20}{'n':>7}" + "".join(f"{kind:>12}" for kind in CHANGES), *_recall_lines(data)]
-    lines += ["", f"      {'nothing planted':<20}{'rows':>9}{'leaks':>9}{'false':>9}{'false/rows':>12}{'review':>9}"]
-    lines += _alarms_lines(data, instruction_rows(folder))
-    return [*lines, f"all of this: {time.process_time() - start:.1f} s"]
+    bars = _recall_bars(data) + _alarm_bars(data, instruction_rows(folder))
+    return [*bars, (None, f"all of this: {time.process_time() - start:.1f} s")]
 
 
 if __name__ == "__main__":
-    print(*report(), sep="\n")
+    sys.exit(print_bars(report()))

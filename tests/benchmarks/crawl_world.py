@@ -25,15 +25,7 @@ BY_HEADER = frozenset(("depth_mismatch", "shape_mismatch", "rank_mismatch", "voc
 
 
 def plant(folder: Path, count: int) -> dict[str, str]:
-    """Make the store of a Hub.
-
-    Args:
-        folder: Where to.
-        count: How many adapters.
-
-    Returns:
-        Repository id -> the reason that is due, `usable` for what fits.
-    """
+    """Make the store of a Hub; returns repository id -> the reason that is due, `usable` for what fits."""
     store, draw = Store(folder), random.Random(0)
     unusable = round(UNUSABLE * count)
     due = [REASONS[number % len(REASONS)] for number in range(unusable)] + ["usable"] * (count - unusable)
@@ -81,7 +73,6 @@ def adapter(number: int, reason: str) -> tuple[dict[str, bytes], str]:
 
 
 def lora(layers: int, width: int) -> dict[str, np.ndarray]:
-    """Make the tensors of an adapter."""
     start = "base_model.model.model.layers.{}.self_attn.{}.lora_{}.weight"
     tensors = {}
     for layer in range(layers):
@@ -92,7 +83,6 @@ def lora(layers: int, width: int) -> dict[str, np.ndarray]:
 
 
 def tensors_of_base() -> dict[str, np.ndarray]:
-    """Make the tensors of the base model."""
     names = [f"model.layers.{n}.self_attn.{m}.weight" for n in range(LAYERS) for m in ("q_proj", "v_proj")]
     weights = {name: np.zeros((WIDTH, WIDTH), np.float16) for name in names}
     return weights | {"model.embed_tokens.weight": np.zeros((28, WIDTH), np.float16)}
@@ -112,7 +102,6 @@ def packed(tensors: dict[str, np.ndarray], number: int = 0) -> bytes:
 def _repository(
     store: Store, name: str, files: dict[str, bytes], card: str, settings: dict[str, object] | None = None
 ) -> None:
-    """Put one repository into the store."""
     files = files | {"README.md": f"---\n{card}---\n".encode()}
     repository = Repository("model", name, dict(settings or {}))
     tree = {path: store.add_bytes(path, data) for path, data in files.items()}

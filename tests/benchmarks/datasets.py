@@ -1,22 +1,18 @@
-"""What becomes of real data in the columns of their sources: `python -m tests.benchmarks.datasets [FOLDER]`.
+"""Discovery and reading of real data in the columns of their sources: `python -m tests.benchmarks.datasets [FOLDER]`.
 
 Every set of the shared data, and the six benchmarks, is put into a local Hub, whole, and discovered and read over HTTP.
 Prints the verdict of each set, and what was read of those that are understood.
 """
 
-import os
+import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("HF_HOME", tempfile.mkdtemp(prefix="rocket-hub-benchmark-"))
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+import tests.conftest  # noqa: F401  (a cache of its own, before the Hub's library reads where it is)
 
-import json
-
+# isort: split
 from huggingface_hub import HfApi
 
 from rocket_hub.discovery.instructions import discover_datasets, load_instructions
@@ -25,9 +21,8 @@ from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import DatasetDiscovery
 from rocket_hub.rows.values import Reading
 from rocket_hub.tasks import GSM8K
+from tests.benchmarks.measuring import SHARED
 from tests.benchmarks.native import BENCHMARKS, benchmark_files, instruction_files
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def plant(hub: LocalHub, shared: Path, folder: Path, most: int | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Scores of options beside lm-evaluation-harness' own, on the same rows: `python -m tests.benchmarks.harness`.
+"""Scores of options against those of lm-evaluation-harness, on the same rows: `python -m tests.benchmarks.harness`.
 
 Needs `pip install lm_eval` (the extra `harness`) and the data beside the repository. Nothing is downloaded: the
 harness' `HFLM.loglikelihood` gets the requests that its tasks arc_easy and piqa would make of these rows.
@@ -18,9 +18,9 @@ from rocket_hub.inference import option_nll
 from rocket_hub.inference.models import load_base
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.tasks import ARC_EASY, PIQA, Task
+from tests.benchmarks.measuring import SHARED
 from tests.tasks.native import NATIVE
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ROWS = 200
 CLOSE = 1e-3  # nats a whole option; float32 sums in another order
 
@@ -77,7 +77,6 @@ def compare(task: Task, file: Path, model: Any, tokenizer: Any) -> bool:
 
 
 def main() -> None:
-    """Compare on both tasks."""
     model, tokenizer = load_base(str(SHARED / "models" / "stories260K"), None, "float32")
     benchmarks = SHARED / "benchmarks"
     files = ((ARC_EASY, benchmarks / "arc_easy" / "test.parquet"), (PIQA, benchmarks / "piqa" / "validation.parquet"))

@@ -1,18 +1,28 @@
-"""Clocks, exact counts, and ratios with their intervals."""
+"""Ratios with their intervals, and bars."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+
+Bars = list[tuple[bool | None, str]]  # (reached, what was measured); None = it has no bar
+
+
+def print_bars(bars: Iterable[tuple[bool | None, str]]) -> int:
+    """Print each bar, and return the exit code: 1 if one is missed."""
+    bars = list(bars)
+    for reached, text in bars:
+        print({True: "pass", False: "FAIL", None: "    "}[reached], "", text)
+    return int(any(reached is False for reached, _ in bars))
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two costs with its 95 % interval; exact counts have an interval of no width."""
+    """A ratio of two costs with its 95 % interval; the interval of exact counts has no width."""
 
     median: float
     low: float
@@ -25,68 +35,11 @@ class Ratio:
 
 
 def ratio(ours: Sequence[float | None], theirs: Sequence[float | None], resamples: int = 4000) -> Ratio:
-    """Compare costs measured in the same rounds.
+    """Compare costs that were measured in the same rounds, one cost a round, None where a side was not measured.
 
-    Args:
-        ours: One cost per round; None where it did not take part.
-        theirs: The same of the other variant, in the same order.
-        resamples: Bootstrap resamples of the rounds.
-
-    Returns:
-        Median of the rounds' ratios, with the 2.5 and 97.5 percentiles of the resampled medians.
+    Returns the median of the rounds' ratios, with the 2.5 and 97.5 percentiles of its bootstrap.
     """
     ratios = np.array([one / other for one, other in zip(ours, theirs, strict=True) if one and other])
     drawn = np.random.default_rng(0).integers(len(ratios), size=(resamples, len(ratios)))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
     return Ratio(float(np.median(ratios)), float(low), float(high))
-
-
-def timed(work: Callable[[], object], device: str, clock: str) -> float:
-    """Run `work` once and return what it cost in seconds.
-
-    Args:
-        work: What to run.
-        device: `cpu`, or `cuda`, which is timed with events on its stream.
-        clock: On the CPU: `cpu`, the process's own time, which other jobs on the machine hardly change; or `wall`.
-    """
-    if device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1000
-    now = time.process_time if clock == "cpu" else time.perf_counter
-    before = now()
-    work()
-    return now() - before
-
-
-def count(model: nn.Module, loss: Callable[[], torch.Tensor]) -> tuple[int, int]:
-    """Run one training step and count what does not depend on the machine.
-
-    Args:
-        model: The model, for its weights and buffers: they are there anyway and do not count as saved.
-        loss: Forward pass.
-
-    Returns:
-        Bytes that the forward pass keeps for the backward pass, each storage once; and floating-point operations of
-        the matrix products and attentions of both passes.
-    """
-    owned = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
-    # The storages are kept, because the address of a freed one is used again.
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            result = loss()
-        saved = sum(storage.nbytes() for storage in kept.values())
-        result.backward()
-    return saved, int(counter.get_total_flops())

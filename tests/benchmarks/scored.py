@@ -1,4 +1,4 @@
-"""The real bank and the demo bank, scored on whole pools of questions."""
+"""Scores of the real bank and of the demo bank on whole pools of questions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 import pyarrow.parquet
 
-import rocket_hub
 from rocket_hub.errors import AdapterError
 from rocket_hub.inference.models import load_base
+from rocket_hub.localhub.connect import DEMO
 from rocket_hub.lora.expert import read_expert
 from rocket_hub.records import Example
 from rocket_hub.selection.scoring import ShotScores, score_adapters
 from rocket_hub.tasks import GSM8K
-from tests.benchmarks.bank import BASE, SHARED
+from tests.benchmarks.bank import BASE
+from tests.benchmarks.measuring import SHARED
 
-DEMO = Path(rocket_hub.__file__).parent / "localhub" / "demo"
 LONGEST = 256  # tokens
 DEMO_KINDS = ("its own K-shot", "questions of one step")
 
@@ -29,15 +29,7 @@ Factors = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Pool:
-    """A bank and what it did on a pool of questions.
-
-    Attributes:
-        model: Its base.
-        tokenizer: The base's tokenizer.
-        factors: The adapters.
-        shots: The pool.
-        scores: Every adapter on every question.
-    """
+    """A bank of adapters on its base, and the scores of each on a pool of questions."""
 
     model: Any
     tokenizer: Any
@@ -47,7 +39,6 @@ class Pool:
 
     @property
     def texts(self) -> list[str]:
-        """The questions with their answers."""
         return [shot.prompt + shot.completion for shot in self.shots]
 
 
@@ -82,15 +73,13 @@ def demo_pool(kind: str, rows: int) -> Pool:
             factors[path.parent.name] = read_expert(path.parent, base_weights=model.get_parameter).modules
         except AdapterError:  # the demo has adapters that must be refused
             continue
-    known = _own_kshot() if kind == DEMO_KINDS[0] else _one_step()
+    if kind == DEMO_KINDS[0]:  # two steps a question, which no adapter alone was trained for
+        path = DEMO / "datasets" / "rocket-demo" / "word-problems" / "data" / "train-00000.parquet"
+        known = GSM8K.examples(pyarrow.parquet.read_table(path).to_pylist(), path.name)
+    else:
+        known = _one_step()
     shots = random.Random(0).sample(known, rows)
     return Pool(model, tokenizer, factors, shots, _scores(model, tokenizer, factors, shots, 32))
-
-
-def _own_kshot() -> list[Example]:
-    """Read what the demo's K-shot is drawn from: two steps a question, which no adapter alone was trained for."""
-    path = DEMO / "datasets" / "rocket-demo" / "word-problems" / "data" / "train-00000.parquet"
-    return GSM8K.examples(pyarrow.parquet.read_table(path).to_pylist(), str(path.name))
 
 
 def _one_step() -> list[Example]:
@@ -106,7 +95,6 @@ def _one_step() -> list[Example]:
 
 
 def _scores(model: Any, tokenizer: Any, factors: Factors, shots: list[Example], new_tokens: int) -> ShotScores:
-    """Score exhaustively."""
     return score_adapters(
         model, tokenizer, factors, shots, extract=GSM8K.extract, batch_size=16 if new_tokens == 1 else 60,
         max_new_tokens=new_tokens, budget="all",

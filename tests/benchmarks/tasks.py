@@ -1,6 +1,6 @@
-"""Gold answers of all the real benchmark rows through prompt, extraction and metric.
+"""Score the gold answers of all the real benchmark rows: `python -m tests.benchmarks.tasks [TASK ...]`.
 
-`python -m tests.benchmarks.tasks [TASK ...]`; ends with 1 if any row is not right.
+They go through prompt, extraction and metric; the exit code is 1 if any row is not right.
 """
 
 import sys

@@ -96,7 +96,7 @@ def test_no_form_is_measured_on_the_problems_that_chose_it(table):
 def hand_made(table, folder: Path) -> None:
     """Results of one task and three draws: routed 80 %, the stack as good, the rest clearly worse; one cell failed."""
     kept, packed = table.results_store.ResultsStore(folder), table.results_store.packed
-    rng = np.random.default_rng(2)
+    rng, told = np.random.default_rng(2), {"world": "w", "device": "cpu", "seconds": 1.0}
     hardness = rng.random(1000)
     for draw in (1, 2, 3):
         for method, share in {"routed": 0.8, "stack_trained": 0.8, "router_only": 0.3, "fresh_lora": 0.3,
@@ -106,9 +106,7 @@ def hand_made(table, folder: Path) -> None:
                 for value in (0, 1):  # other mistakes, as many
                     right[rng.choice(np.flatnonzero(right != value), 20, replace=False)] = value
             kept.add("core", table.cells.Cell("piqa", draw, method), {
-                "accuracy": float(right.mean()), "problems": 1000, "correct": packed(right), "world": "w",
-                "device": "cpu", "seconds": 1.0})  # fmt: skip
-    told = {"world": "w", "device": "cpu", "seconds": 1.0}
+                **told, "accuracy": float(right.mean()), "problems": 1000, "correct": packed(right)})  # fmt: skip
     kept.add("core", table.cells.Cell("piqa", 1, "xlora"), {**told, "error": "KeyError: 'xlora'"})
     for n in (50, 100):
         cell = table.cells.Cell("piqa", 1, "routed", (("instructions.max_rows", n),))

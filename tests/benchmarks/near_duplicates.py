@@ -1,10 +1,11 @@
-"""Five ways to drop near-duplicates, each in a process of its own: `python -m tests.benchmarks.filters WAY FOLDER`.
+"""One way to drop near-duplicates, or the choice among a million rows: `python -m tests.benchmarks.near_duplicates`.
 
-The reference rule and DEITA's are written from their descriptions. Prints seconds of the process, seconds on the wall,
-the most memory beside the vectors, and the rows that are kept.
+Arguments: a key of `WAYS` or `million`, and the folder where `make` or `make_million` wrote the vectors. Prints JSON:
+seconds, the most memory in bytes (of a way: beside the vectors), and what was kept.
 """
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import numpy as np
 
 THRESHOLD = 0.9
 ROWS, WIDTH, SHOTS = 5000, 1024, 50
+MANY, NARROW, TAKEN = 1_000_000, 384, 10_000
+BLOCK = 20_000
 
 
 def make(folder: Path) -> None:
@@ -45,41 +48,6 @@ def definition(rows: np.ndarray, shots: np.ndarray) -> list[int]:
     return kept
 
 
-def reference(rows: np.ndarray, shots: np.ndarray) -> list[int]:
-    """The released rule: by distance to the mean shot, unordered; of each close pair the one that stands later goes."""
-    from scipy.spatial.distance import cdist
-
-    order = np.argpartition(cdist(rows, shots.mean(axis=0, keepdims=True))[:, 0], len(rows) - 1)
-    distances = cdist(rows[order], rows[order], "cosine")
-    gone = set()
-    for i in range(len(order)):
-        for j in range(i + 1, len(order)):
-            if distances[i, j] < 1 - THRESHOLD:
-                gone.add(j)
-    return [int(row) for position, row in enumerate(order) if position not in gone]
-
-
-def one_by_one(rows: np.ndarray, shots: np.ndarray) -> list[int]:
-    """DEITA's filter: every row, best first, is compared with all that were kept."""
-    kept, count = np.empty_like(rows), 0
-    found = []
-    for row in nearest_first(rows, shots):
-        if count == 0 or (kept[:count] @ rows[row]).max() <= THRESHOLD:
-            kept[count] = rows[row]
-            count += 1
-            found.append(row)
-    return found
-
-
-def communities(rows: np.ndarray, shots: np.ndarray) -> list[int]:
-    """sentence-transformers' community detection; of each community the row nearest to the K-shot is kept."""
-    from sentence_transformers.util import community_detection
-
-    place = {row: position for position, row in enumerate(nearest_first(rows, shots))}
-    found = community_detection(rows, threshold=THRESHOLD, min_community_size=1, show_progress_bar=False)
-    return sorted((min(group, key=place.__getitem__) for group in found), key=place.__getitem__)
-
-
 def ours(rows: np.ndarray, shots: np.ndarray) -> list[int]:
     """`choose` of rocket_hub, with room for every row."""
     from rocket_hub.options import InstructionOptions
@@ -88,30 +56,54 @@ def ours(rows: np.ndarray, shots: np.ndarray) -> list[int]:
     return choose(rows, shots, InstructionOptions(max_rows=len(rows), threshold=THRESHOLD)).taken
 
 
-WAYS: dict[str, Callable[[np.ndarray, np.ndarray], list[int]]] = {
-    "definition": definition,
-    "ours": ours,
-    "reference": reference,
-    "one_by_one": one_by_one,
-    "communities": communities,
-}
+WAYS: dict[str, Callable[[np.ndarray, np.ndarray], list[int]]] = {"definition": definition, "ours": ours}
 
 
 def memory(key: str) -> int:
-    """Read VmRSS or VmHWM of this process, in bytes; the peak of a parent does not count, as it does in getrusage."""
+    """Read VmRSS or VmHWM of this process, in bytes; unlike in getrusage, the peak of a parent does not count."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return 1024 * int(line.split()[1])
 
 
-def main(way: str, folder: Path) -> None:
+def run_way(way: str, folder: Path) -> dict[str, object]:
     rows, shots = np.load(folder / "rows.npy"), np.load(folder / "shots.npy")
     WAYS[way](rows[:60], shots)  # imports and first uses are not what is compared
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
     before, wall, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
     kept = WAYS[way](rows, shots)
     spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-    print(json.dumps({**spent, "memory": memory("VmHWM") - before, "kept": kept}))
+    return {**spent, "memory": memory("VmHWM") - before, "kept": kept}
+
+
+def make_million(folder: Path, rows: int = MANY) -> None:
+    """Write vectors around 40,000 places, a third of them near-duplicates of others, and shots at 50 of the places."""
+    rng = np.random.default_rng(0)
+    places = rng.standard_normal((40_000, NARROW), dtype=np.float32)
+    with (folder / "million.f32").open("wb") as file:
+        for _ in range(0, rows, BLOCK):
+            spread = np.where(rng.random((BLOCK, 1)) < 0.34, 0.25, 0.8).astype(np.float32)
+            block = places[rng.integers(0, len(places), BLOCK)]
+            block = block + spread * rng.standard_normal((BLOCK, NARROW), dtype=np.float32)
+            file.write((block / np.linalg.norm(block, axis=1, keepdims=True)).data)
+    shots = places[:SHOTS] + 0.5 * rng.standard_normal((SHOTS, NARROW), dtype=np.float32)
+    np.save(folder / "million_shots.npy", shots / np.linalg.norm(shots, axis=1, keepdims=True))
+
+
+def run_million(folder: Path) -> dict[str, object]:
+    """Rank a million rows on disk by similarity and take the best 10,000 that are no near-duplicates."""
+    from rocket_hub.options import InstructionOptions
+    from rocket_hub.selection.instructions import choose
+
+    rows = np.memmap(folder / "million.f32", np.float32, "r").reshape(-1, NARROW)
+    started = time.perf_counter()
+    choice = choose(
+        rows, np.load(folder / "million_shots.npy"), InstructionOptions(max_rows=TAKEN, threshold=THRESHOLD)
+    )
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"wall": time.perf_counter() - started, "memory": peak, "rows": len(rows), "taken": len(choice.taken),
+            "near": len(choice.near)}  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    what, where = sys.argv[1], Path(sys.argv[2])
+    print(json.dumps(run_million(where) if what == "million" else run_way(what, where)))
