@@ -55,7 +55,7 @@ def test_blocks_make_no_difference_and_equal_rows_are_equal(world, monkeypatch):
     rows, shots, _ = world
     again = np.concatenate([rows, rows])
     whole = [similarity(again, shots, mode) for mode in MODES]
-    monkeypatch.setattr("rocket_hub.selection.near_duplicates._BLOCK", 17)
+    monkeypatch.setattr("rocket_hub.selection.near_duplicates._SIMILARITY_BLOCK", 17)
     for mode, expected in zip(MODES, whole, strict=True):
         found = similarity(again, shots, mode)
         assert found.tolist() == expected.tolist()

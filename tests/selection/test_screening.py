@@ -1,11 +1,7 @@
-import resource
-
 import numpy as np
 import pytest
 
 from rocket_hub.records import Example
-from rocket_hub.selection import filters
-from rocket_hub.selection.decontamination import EvaluationIndex
 from rocket_hub.selection.filters import Limits
 from rocket_hub.selection.screening import survey
 
@@ -70,39 +66,3 @@ def test_equal_rows_are_found_across_data_sets_and_a_row_with_a_fault_is_nobodys
         "u/data": {"read": 1, "chosen": 1},
         "u/b": {"read": 2, "duplicate_of": 1, "empty": 1},
     }
-
-
-def test_rows_that_are_known_to_be_sound_are_not_searched_again(tmp_path, monkeypatch):
-    doubtful = row(QUESTION.replace("nine", "seven"), index=2)
-    rows = [row("one"), row(QUESTION, index=1), doubtful, row("I", "word " * 9000, index=3), row("one", index=4)]
-    first = survey(rows, [SHOT], [QUESTION], folder=tmp_path)
-    assert [fault.reason for fault in first.faults.values()] == ["contaminated", "too_long", "duplicate_of"]
-    searched = []
-    find = EvaluationIndex.find
-    monkeypatch.setattr(EvaluationIndex, "find", lambda index, row: searched.append(row) or find(index, row))
-    again = survey([*rows, row("new", index=5)], [SHOT], [QUESTION], folder=tmp_path)
-    assert (again.faults, again.doubts) == (first.faults, first.doubts)
-    assert again.usable.tolist() == [*first.usable, 5] and again.keys[:-1].tolist() == first.keys.tolist()
-    assert searched == [rows[1], doubtful, row("new", index=5)]
-    searched.clear()
-    assert survey(rows, [SHOT], ["One!"], folder=tmp_path).faults[0].reason == "contaminated"
-    assert len(searched) == 4, "other questions are other rules"
-    searched.clear()
-    limits = Limits(max_tokens=1, count_tokens=lambda text: len(text.split()))
-    assert survey(rows[:1], [SHOT], [QUESTION], folder=tmp_path, limits=limits).faults[0].reason == "too_long"
-
-
-def test_other_code_is_other_rules_and_a_full_disk_costs_only_time(tmp_path, monkeypatch):
-    survey([row("one")], [SHOT], folder=tmp_path)
-    copy = tmp_path / "quality.py"
-    copy.write_text("another gate")
-    monkeypatch.setattr(filters, "__file__", str(copy))
-    survey([row("one")], [SHOT], folder=tmp_path)
-    assert len(list(tmp_path.glob("sound-*.rows"))) == 2 and not list(tmp_path.glob(".*"))
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
-    try:
-        assert not survey([row("two")], [SHOT], folder=tmp_path / "full").faults
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert list((tmp_path / "full").iterdir()) == []

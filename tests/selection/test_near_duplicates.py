@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.selection.near_duplicates import distinct, keep_distinct
+from rocket_hub.selection.near_duplicates import distinct
 
 
 def unit(raw):
@@ -18,6 +18,12 @@ def clustered(rows, width, centres, spread, seed=0):
     rng = np.random.default_rng(seed)
     raw = rng.normal(size=(centres, width))[rng.integers(0, centres, rows)]
     return unit(raw + spread * rng.normal(size=raw.shape)).astype(np.float32)
+
+
+def walked(embeddings, threshold):
+    """What `distinct` keeps, and the dropped rows with their partners."""
+    found = list(distinct(embeddings, range(len(embeddings)), threshold))
+    return [row for row, partner in found if partner is None], {row: p for row, p in found if p is not None}
 
 
 def naive_distinct(embeddings, threshold):
@@ -35,28 +41,27 @@ def naive_distinct(embeddings, threshold):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 40), st.integers(1, 3), st.sampled_from([-0.5, 0.3, 0.8, 0.97, 1.0]))
-def test_keep_distinct_is_the_naive_definition(seed, count, width, threshold):
+def test_distinct_is_the_naive_definition(seed, count, width, threshold):
     rng = np.random.default_rng(seed)
     # Whole numbers, so that equal rows and equal directions occur.
     raw = rng.integers(-2, 3, size=(count, width)).astype(np.float64) + 1e-3
-    assert keep_distinct(unit(raw), threshold) == naive_distinct(unit(raw), threshold)
+    assert walked(unit(raw), threshold) == naive_distinct(unit(raw), threshold)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.6, 0.9, 0.95]), st.sampled_from([0.05, 0.1, 0.2]))
-def test_keep_distinct_across_blocks_is_the_naive_definition(seed, threshold, spread):
+def test_distinct_across_blocks_is_the_naive_definition(seed, threshold, spread):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("rocket_hub.selection.near_duplicates._BLOCK", 16)
         embeddings = clustered(150, 24, 60, spread, seed)
-        assert keep_distinct(embeddings, threshold) == naive_distinct(embeddings, threshold)
+        assert walked(embeddings, threshold) == naive_distinct(embeddings, threshold)
 
 
-def test_keep_distinct_across_whole_blocks():
+def test_distinct_across_whole_blocks():
     embeddings = clustered(2600, 8, 300, 0.05)
-    kept, dropped = keep_distinct(embeddings, 0.9)
+    kept, dropped = walked(embeddings, 0.9)
     assert (kept, dropped) == naive_distinct(embeddings, 0.9)
     assert max(kept) > 1024 and any(row > 1024 and partner < 1024 for row, partner in dropped.items())
-    assert keep_distinct(embeddings, 0.9, limit=20)[0] == kept[:20]
 
 
 def test_a_cosine_within_rounding_of_the_threshold_is_computed_in_double_precision():
@@ -71,19 +76,19 @@ def test_a_cosine_within_rounding_of_the_threshold_is_computed_in_double_precisi
     rows[1:] = cosines[:, None] * rows[0] + np.sqrt(1 - cosines**2)[:, None] * unit(across)
     exact = rows[1:].astype(np.float64) @ rows[0].astype(np.float64) > threshold
     assert ((rows[1:] @ rows[0] > threshold) != exact).any(), "else this test shows nothing"
-    _, dropped = keep_distinct(rows, threshold)
+    _, dropped = walked(rows, threshold)
     assert {row for row, partner in dropped.items() if partner == 0} == set(1 + np.flatnonzero(exact))
 
 
 def test_a_dropped_row_drops_no_other():
     angles = np.array([0.0, 0.4, 0.8])  # each is near the next, the first is not near the last
     embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    assert keep_distinct(embeddings, 0.9) == ([0, 2], {1: 0})
+    assert walked(embeddings, 0.9) == ([0, 2], {1: 0})
 
 
 def test_at_threshold_one_nothing_is_dropped():
     rows = unit(np.random.default_rng(0).normal(size=(50, 33))).astype(np.float32)
-    assert len(keep_distinct(np.concatenate([rows, rows]), 1.0)[0]) == 100
+    assert len(walked(np.concatenate([rows, rows]), 1.0)[0]) == 100
 
 
 def test_rows_are_walked_in_the_given_order_and_read_only_when_they_are_due():
@@ -107,7 +112,7 @@ def test_memory_beside_the_rows_does_not_grow_with_their_square():
     for count in (4000, 8000):
         embeddings = clustered(count, 32, count, 0.3)
         tracemalloc.start()
-        kept, _ = keep_distinct(embeddings, 0.99)
+        kept, _ = walked(embeddings, 0.99)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(kept) > 0.9 * count

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError
 from rocket_hub.records import Example, Rejection
-from rocket_hub.selection.filters import GATES, LANGUAGES, ExactDuplicates, Limits, fault_of, faults, other_language
+from rocket_hub.selection.filters import GATES, LANGUAGES, ExactDuplicates, Limits, fault_of, other_language
+from rocket_hub.selection.screening import survey
 
 PROSE = (
     "The market opens at eight and closes at noon. People come from all over the valley to buy bread and cheese. "
@@ -179,20 +180,6 @@ def test_exact_duplicates_across_sets():
     ]
 
 
-def test_faults_reads_a_stream_once():
-    rows = [
-        Example("p q", text, source="u/a", index=i) for i, text in enumerate(("TODO", "fine", "todo", "Fine", "fine"))
-    ]
-    found = faults(iter(rows), limits=Limits(languages=()))
-    assert {position: (fault.reason, fault.detail) for position, fault in found.items()} == {
-        0: ("placeholder", "TODO"),
-        2: ("placeholder", "todo"),
-        3: ("duplicate_of", "u/a#1"),
-        4: ("duplicate_of", "u/a#1"),
-    }
-    assert faults([]) == {}
-
-
 pieces = st.sampled_from(
     ["```", "(", "[", "{", ",", "\n", "the ", "word ", "...", "1. ", "- ", ". ", "é", "\ud800", "１", "<", "'"]
 )
@@ -204,7 +191,7 @@ def test_any_text_can_be_judged(completion, prompt):
     row = Example(prompt, completion, source="u/data", index=0)
     fault = fault_of(row)
     assert fault is None or (fault.reason in GATES and fault.detail)
-    assert faults([row, row]).keys() == ({0, 1} if fault else {1})
+    assert survey([row, row], [], limits=Limits()).faults.keys() == ({0, 1} if fault else {1})
 
 
 @settings(max_examples=60, deadline=None)
