@@ -122,13 +122,7 @@ def short_runs(text: str, most: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Held:
-    """A text that was found inside another.
-
-    Attributes:
-        text: The text that was found, in normal form.
-        share: Share of its n-grams, from `SHARE` to 1.
-        same_numbers: Whether its numbers are the same; if not, the share counts all numbers as alike.
-    """
+    """A text found in another: in normal form; the share of its n-grams, numbers alike unless `same_numbers`."""
 
     text: str
     share: float = 1.0
@@ -136,15 +130,11 @@ class Held:
 
 
 class LongTexts:
-    """An n-gram index of texts of eight words or more, to find them in others.
+    """An n-gram index of texts in normal form, of eight words or more, to find them in others.
 
     Only every third n-gram of a text is indexed, which saves memory and misses nothing: a text that is held whole, or
     to `SHARE`, has one of them in the other. The n-grams are indexed without their numbers, so that one look-up also
-    serves texts whose numbers were changed.
-
-    Args:
-        texts: In normal form.
-        partly_from: Words from which a text is also found by its share alone.
+    serves texts whose numbers were changed. From `partly_from` words on a text is also found by its share alone.
     """
 
     def __init__(self, texts: Iterable[str], partly_from: int) -> None:

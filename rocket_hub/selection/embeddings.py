@@ -65,11 +65,7 @@ class Vectors(Protocol):
 
 
 class Embeddings:
-    """Vectors in the order of the texts that they were asked for; a vector is read when its row is taken.
-
-    Attributes:
-        shape: (texts, d).
-    """
+    """Vectors in the order of the texts that were asked for, `shape` (texts, d); read when their rows are taken."""
 
     def __init__(self, parts: Sequence[np.ndarray], records: np.ndarray) -> None:
         self._parts = parts
@@ -142,11 +138,7 @@ class EmbeddingCache:
         return Embeddings(self._parts, records)
 
     def append(self, keys: np.ndarray, vectors: np.ndarray) -> None:
-        """Write the vectors [b, d] of texts, then their hashes [b].
-
-        Raises:
-            StorageError: They cannot be written.
-        """
+        """Write the vectors [b, d] of texts, then their hashes [b]; StorageError where that fails."""
         try:
             if self._writing is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +227,7 @@ def embed(
     part: Part = ALL,
     progress: Progress | None = None,
 ) -> Embeddings:
-    """Turn texts into vectors, each text once.
+    """Turn n texts into vectors [n, d], each text once.
 
     Missing texts are encoded window by window, sorted by length within a window so that a batch has little padding, and
     every batch is kept before the next one begins. With several processes each encodes its part and waits for the
@@ -248,9 +240,6 @@ def embed(
         keys: The `text_key` of each text, if known already, [n].
         part: What this process encodes.
         progress: Called with (missing texts done, missing texts).
-
-    Returns:
-        [n, d], in the order of the texts.
 
     Raises:
         InputError: The encoder's vectors are not of length 1.

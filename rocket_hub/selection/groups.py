@@ -52,16 +52,10 @@ def delta_w_similarity(experts: Sequence[Factors]) -> np.ndarray:
 
 
 def paper_similarity(experts: Sequence[Factors]) -> np.ndarray:
-    """Compute the similarity of Eq. 6: the cosine of each A and of each B, averaged over all of them.
+    """Compute the similarity of Eq. 6 [M, M]: the cosine of each A and of each B, averaged over all of them.
 
     It separates initialisation seeds rather than skills (equal seeds give near-equal A) and serves to reproduce the
     paper; `delta_w_similarity` is the default.
-
-    Args:
-        experts: M experts with the same modules and ranks.
-
-    Returns:
-        [M, M] float64.
 
     Raises:
         InputError: The experts differ in modules or ranks.
@@ -81,16 +75,13 @@ def paper_similarity(experts: Sequence[Factors]) -> np.ndarray:
 
 
 def behaviour_similarity(correct: np.ndarray) -> np.ndarray:
-    """Compute how often two experts are right or wrong together: 1 minus the share of shots where exactly one is right.
+    """Compute how often two experts are right or wrong together [M, M]: 1 - the share of shots only one gets right.
 
     Wrong answers are not compared with each other. Experts that are never right, and two that share no scored shot,
     count as alike.
 
     Args:
         correct: 1 = right, 0 = wrong, -1 = not scored [M, K].
-
-    Returns:
-        [M, M] float64 from 0 to 1, ones on the diagonal.
     """
     right, wrong = (np.asarray(correct) == 1).astype(np.float64), (np.asarray(correct) == 0).astype(np.float64)
     apart = right @ wrong.T + wrong @ right.T  # [M, M]
@@ -99,17 +90,10 @@ def behaviour_similarity(correct: np.ndarray) -> np.ndarray:
 
 
 def group_diversity(similarity: np.ndarray, group: Sequence[int]) -> float:
-    """Compute the diversity Ω of a group of experts (Eq. 6): the inverse of their mean pairwise similarity.
+    """Compute the diversity Ω of some rows of `similarity` [M, M] (Eq. 6): one over their mean pairwise similarity.
 
     Where the mean is zero or less Ω would jump from +∞ to −∞, so it is at most 1e6, and groups are ranked by the mean
     itself, ascending, which is the same order wherever Ω is defined. A group of one has Ω = 1.
-
-    Args:
-        similarity: [M, M].
-        group: Rows of `similarity`.
-
-    Returns:
-        Ω > 0; larger is more diverse.
     """
     upper = np.triu_indices(len(group), 1)
     pairs = similarity[np.ix_(group, group)][upper]
@@ -158,7 +142,7 @@ class _Best:
             self._allowed = 2 * len(self.cut()[0]) + 4 * self.count + _ROOM
 
     def cut(self) -> tuple[np.ndarray, np.ndarray]:
-        """Drop groups that can no longer be among the best; returns the others [n, N] and their values [n]."""
+        """Drop groups that cannot be among the best; returns the others [n, N] and their values [n]."""
         values, groups = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
         if len(values) > self.count:
             self.limit = float(np.partition(values, self.count - 1)[self.count - 1])
@@ -215,15 +199,8 @@ def _visit(
 ) -> None:
     """Complete a group of this value, which lacks at least two experts, in all ways that can be among the best.
 
-    Args:
-        best: The best so far.
-        left: Experts that may still be added.
-        costs: Of adding each of M experts to the group: its own terms and its pairs with the group [M].
-        pair: [M, M].
-        cheapest: Half of the cheapest 1, 2, ... pairs of each expert [M, N - 1].
-        group: Its experts so far.
-        value: Cost of the group so far.
-        missing: How many experts it lacks.
+    `costs` are those of adding each of M experts to the group: its own terms and its pairs with the group [M];
+    `cheapest` are half of the cheapest 1, 2, ... pairs of each expert [M, N - 1].
     """
     best.visits += 1
     if best.visits > MAX_VISITS:
@@ -247,7 +224,7 @@ def _visit(
 def _complete(
     best: _Best, left: np.ndarray, costs: np.ndarray, pair: np.ndarray, group: list[int], value: float
 ) -> None:
-    """Offer the group with each pair of the experts that are left, as far as it can be among the best."""
+    """Offer the group with each pair of the experts left, as far as it can be among the best."""
     values = pair[np.ix_(left, left)] + costs[left] + (value + costs[left])[:, None]  # [left, left]
     one, other = np.nonzero(np.triu(values <= best.limit + 10.0**-_DIGITS, 1))
     if len(one):
@@ -256,10 +233,9 @@ def _complete(
 
 
 def diverse_groups(similarity: np.ndarray, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """List the most diverse groups with their ranks RD among all C(M, N) groups (Algorithm 1); see `lowest_groups`.
+    """List the most diverse groups [n, N], and their ranks RD [n] among all C(M, N) groups (Algorithm 1).
 
-    Returns:
-        (groups [n, N], most diverse first; RD [n], 1 = most diverse, equal ones share the mean rank).
+    1 = most diverse, equal ones share the mean rank; see `lowest_groups` for `count` and errors.
     """
     pair = similarity / max(math.comb(size, 2), 1)
     groups, means = lowest_groups(np.zeros(len(similarity)), pair, size, count)
@@ -267,7 +243,7 @@ def diverse_groups(similarity: np.ndarray, size: int, count: int) -> tuple[np.nd
 
 
 def ranked_groups(rank_sums: np.ndarray, similarity: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Order groups of experts by Algorithm 1: the least Σ (RP + RA) + RD first.
+    """Order groups of experts by Algorithm 1: the least Σ (RP + RA) + RD first; see `lowest_groups` for errors.
 
     RD ranks all C(M, N) groups by diversity, 1 = most diverse; equal ones share the mean rank. But one step down costs
     1, so a group far down cannot win whatever its experts' ranks are, and is never looked at. Where totals are equal
@@ -276,13 +252,10 @@ def ranked_groups(rank_sums: np.ndarray, similarity: np.ndarray, size: int) -> t
     Args:
         rank_sums: RP + RA of each of M experts [M], best first if the last tie rule is to mean anything.
         similarity: [M, M].
-        size: N, at least 1 and at most M.
+        size: N, from 1 to M.
 
     Returns:
         (groups [n, N], totals [n]); the first two, and all that tie with the first, are those of all C(M, N) groups.
-
-    Raises:
-        InputError: See `lowest_groups`.
     """
     rank_sums = np.asarray(rank_sums, dtype=np.float64)
     least, every, count = np.sort(rank_sums)[:size].sum(), math.comb(len(rank_sums), size), 256

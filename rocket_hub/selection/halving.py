@@ -28,12 +28,7 @@ Score = Callable[[Sequence[int], Sequence[int]], np.ndarray]  # adapters [m], sh
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the schedule.
-
-    Attributes:
-        adapters: How many take part.
-        shots: On how many shots each has been scored when it ends, those of earlier rounds included.
-    """
+    """One round of the schedule: how many adapters take part, and on how many shots each has been scored at its end."""
 
     adapters: int
     shots: int
@@ -78,7 +73,7 @@ class Race:
 def pairs_within(
     budget: Budget, adapters: int, shots: int, finalists: int, *, pair: float = 0.0, answer: float = 0.0
 ) -> int:
-    """Convert a budget into pairs of an adapter and a shot, each one perplexity.
+    """Convert a budget into pairs of an adapter and a shot, each one perplexity: from 0 to M * K.
 
     Answers, of the finalists only, are no pairs; a budget in tokens or minutes pays for them and for the bare base
     model first.
@@ -90,9 +85,6 @@ def pairs_within(
         finalists: How many adapters answer every shot.
         pair: Tokens, or minutes, of one pair; for budgets in that unit.
         answer: Tokens, or minutes, of one answer.
-
-    Returns:
-        At most M * K and at least 0.
     """
     everything = adapters * shots
     if budget.unit == "%":
@@ -106,20 +98,11 @@ def pairs_within(
 
 
 def schedule(adapters: int, shots: int, finalists: int, pairs: int) -> tuple[Round, ...]:
-    """Plan the rounds.
+    """Plan the rounds, from all M adapters on a few shots to at least `finalists` of them on all K.
 
     Cut M down to the finalists, a fifth at a time. Round r adds shots in proportion to m_r^-α, and α is the smallest
     that keeps within the pairs (less a spare for ties): at α = 1 all rounds cost the same, at -∞ everything is scored.
     The least plan, everyone on five shots and the finalists on all, is used even where it costs more than the pairs.
-
-    Args:
-        adapters: M.
-        shots: K.
-        finalists: At least so many adapters are scored on all shots.
-        pairs: How many pairs may be scored.
-
-    Returns:
-        Rounds, from all adapters on a few shots to the finalists on all.
     """
     if pairs >= adapters * shots or adapters <= finalists or shots <= FEWEST:
         return (Round(adapters, shots),)
@@ -169,9 +152,6 @@ def race(
         pairs: How many pairs may be scored.
         order: The order of the K shots.
         answer: How many pairs a finalist's answer to one shot is worth; 0 where the budget does not pay for it.
-
-    Returns:
-        All losses, and which adapters were dropped.
     """
     losses = np.full((adapters, len(order)), np.nan)
     alive, halved, broken = list(range(adapters)), dict[int, Halved](), dict[int, int]()

@@ -18,7 +18,7 @@ _ROUNDING = 1e-5  # more than float32 products of rows of length 1 are ever off,
 
 
 def similarity(vectors: Vectors, shots: np.ndarray, mode: str = "max", gamma: float = 10.0) -> np.ndarray:
-    """Compute the similarity of each row to the K-shot, on the scale of a cosine.
+    """Compute the similarity of each row to the K-shot, on the scale of a cosine [n].
 
     - `max`: the largest cosine to any shot (Algorithm 2). A single shot can fill the whole budget.
     - `mean`: the mean cosine, which is the cosine with the mean shot up to a factor.
@@ -26,14 +26,13 @@ def similarity(vectors: Vectors, shots: np.ndarray, mode: str = "max", gamma: fl
       log(mean_i exp(2γ cos_i)) / 2γ, which ranks alike on the cosine's scale: `mean` for small γ, `max` for large.
     - `round_robin` ranks by shots, see `ordered`; its similarity is that of `max`.
 
+    Values are float32, rounded to six digits, so that equal rows are equal wherever they stand.
+
     Args:
         vectors: [n, d], rows of length 1; read once, in blocks.
         shots: [K, d], rows of length 1.
         mode: One of `MODES`.
         gamma: γ of `kde`, one over twice the squared bandwidth.
-
-    Returns:
-        [n] float32, rounded to six digits, so that equal rows are equal wherever they stand.
 
     Raises:
         InputError: There is no such mode, γ is not positive, or rows and shots have different widths.
@@ -62,14 +61,7 @@ def ordered(
 
     With `round_robin` each shot in turn takes the row nearest to it that is left, so that every shot has its part of
     the budget; this needs 12 n K bytes. In the other modes the most similar row comes first. Equally similar rows keep
-    their order.
-
-    Args:
-        vectors: [n, d], rows of length 1.
-        shots: [K, d], rows of length 1.
-        ranked_by: From `similarity`, [n].
-        mode: One of `MODES`.
-        least: Rows below this similarity are left out.
+    their order. Arguments as of `similarity`, which returned `ranked_by`; rows below `least` are left out.
     """
     if mode != "round_robin":
         order = np.argsort(-ranked_by, kind="stable")
@@ -117,7 +109,7 @@ def distinct(vectors: Vectors, order: Iterable[int], threshold: float) -> Iterat
         threshold: τ. At 1 nothing is dropped, not even equal rows, as in the paper.
 
     Yields:
-        (row, None) for a row that is kept, (row, the first kept row that it is a near-duplicate of) for the others.
+        (row, None) for a row that is kept, (row, the first kept row near it) for one that is dropped.
     """
     if threshold >= 1:
         yield from ((int(row), None) for row in order)

@@ -19,10 +19,10 @@ from rocket_hub.selection.selectors import Loss, Tokens, Votes
 def mixture_loss(
     model: Any, tokenizer: Any, factors: Mapping[str, Mapping[str, Pair]], shots: Sequence[Example], *, batch_size: int
 ) -> Loss:
-    """Make the function that `lorahub` minimises.
+    """Make the function that `lorahub` minimises; it leaves the model as it was.
 
     Args:
-        model: The base model; unchanged after every call.
+        model: The base model.
         tokenizer: Its tokenizer.
         factors: repository id -> module -> (A [r, in], B [out, r] with the scaling folded in).
         shots: The K-shot in the task's form.

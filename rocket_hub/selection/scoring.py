@@ -28,14 +28,7 @@ T = TypeVar("T")
 
 
 def exact_match(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-    """Compare predicted and right answers (the indicator of Eq. 5); an empty prediction is never right.
-
-    Args:
-        predictions: Answers read out of the generated texts, n of them.
-        answers: The right answers in the same form, n of them.
-
-    Returns:
-        [n] bool.
+    """Compare n predicted and right answers (the indicator of Eq. 5) [n]; an empty prediction is never right.
 
     Raises:
         InputError: The two have different lengths.
@@ -46,7 +39,7 @@ def exact_match(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarra
 
 
 def reasoning_perplexity(nll_sums: np.ndarray, token_counts: np.ndarray) -> np.ndarray:
-    """Compute the reasoning perplexity of each shot, exp(mean NLL per token of rationale and answer).
+    """Compute the reasoning perplexity of each shot, exp(mean NLL per token of rationale and answer), at most e^700.
 
     Eq. 2 prints no mean, but the values of the paper's Fig. 4 are per-token means. It is the inverse of the geometric
     mean of the tokens' probabilities, or of their arithmetic mean where the sums are of that; see `row_nll`.
@@ -54,9 +47,6 @@ def reasoning_perplexity(nll_sums: np.ndarray, token_counts: np.ndarray) -> np.n
     Args:
         nll_sums: Summed NLL in nats [..., K].
         token_counts: Completion tokens, broadcast to the same shape, at least 1.
-
-    Returns:
-        [..., K] float64, at most e^700.
     """
     return np.exp(np.minimum(np.asarray(nll_sums, dtype=np.float64) / token_counts, _LARGEST_EXPONENT))
 
@@ -77,11 +67,7 @@ def losses(nll_sums: np.ndarray, token_counts: np.ndarray, signal: str) -> np.nd
 def expert_scores(scores: ShotScores) -> tuple[ExpertScore, ...]:
     """Turn the scores of each shot into one score an adapter, with ranks RP and RA (Algorithm 1, lines 2-6).
 
-    Args:
-        scores: From `score_adapters`; adapters that were not scored on all shots are left out.
-
-    Returns:
-        One an adapter, in the order of `scores.repo_ids`.
+    Adapters that were not scored on all shots are left out.
     """
     scores = scores.complete()
     perplexity = reasoning_perplexity(scores.nll, scores.tokens).mean(axis=1)
@@ -213,7 +199,7 @@ def _reporter(progress: Progress | None, planned: int) -> Callable[[int], None]:
 def _scores(
     names: Sequence[str], shots: Shots, nll: np.ndarray, found: Race, answered: Mapping[int, Sequence[Answer]]
 ) -> ShotScores:
-    """Collect the results of the race, without the adapters whose likelihoods are no numbers."""
+    """Collect the results of the race, without adapters whose likelihoods are no numbers."""
     rows = [i for i in range(len(names)) if i not in found.broken]
     correct = np.full((len(rows), len(shots.examples)), -1, dtype=np.int8)
     for row, i in enumerate(rows):

@@ -52,7 +52,7 @@ class Bank:
         factors: repository id -> module -> (A, B).
         options: M, N, which similarity.
         pool: The adapters that the group may be made of, best first: no two of them are the same update.
-        similarity: How alike those are [P, P].
+        similarity: Of those [P, P].
         copies: Adapter that is left out of the pool -> the better one with the same update.
         seed: Of `random`.
         probes: Measurements on the base model.
@@ -90,14 +90,7 @@ def make_bank(
 
     Two adapters with the same update, whatever their factors, ranks or size, are one skill: the one that the K-shot
     ranks higher stays in the pool. The paper has no such rule, so it does not apply to the paper's own diversity.
-
-    Args:
-        scores: One an adapter, with its ranks.
-        factors: repository id -> module -> (A [r, in], B [out, r] with the scaling folded in), for the shortlist at
-            least; adapters without them are only ranked.
-        options: M, N and which similarity.
-        seed: For the bank.
-        probes: For the bank.
+    Adapters outside the shortlist may lack factors; they are only ranked.
 
     Raises:
         InputError: The factors of a shortlisted adapter are missing, or cannot be compared.
@@ -126,11 +119,7 @@ def make_bank(
 
 
 def similarity_of(scores: Sequence[ExpertScore], factors: Mapping[str, Factors], diversity: str) -> np.ndarray:
-    """Compute the similarity of adapters [n, n], see `ExpertOptions.diversity`.
-
-    Raises:
-        InputError: They cannot be compared in this way.
-    """
+    """Compute the similarity of adapters [n, n], see `ExpertOptions.diversity`; InputError if they have none."""
     if diversity == "behaviour":
         if len({len(score.correct) for score in scores}) > 1 or any(not score.correct for score in scores):
             raise InputError(
@@ -147,18 +136,15 @@ def _shapes(score: ExpertScore, factors: Mapping[str, Factors]) -> dict[str, tup
 
 
 def covering_group(probabilities: np.ndarray, size: int) -> tuple[int, ...]:
-    """Find the group of experts with the largest mean over tokens of the best expert's probability.
+    """Find the N experts with the largest mean over tokens of the best expert's probability; rows, ascending.
 
     A router that gives each token to one expert could reach that at best, untrained. The objective is submodular
     (facility location), so the greedy group is within 1 - 1/e of the best one (Nemhauser et al. 1978); after that
-    single experts are exchanged as long as that gains.
+    single experts are exchanged as long as that gains. Of equal experts the first is taken.
 
     Args:
         probabilities: Of each token under each of M experts [M, T].
         size: N; with M < N, all are taken.
-
-    Returns:
-        The rows of the group, ascending; of equal experts the first.
     """
     group: list[int] = []
     for _ in range(min(size, len(probabilities))):
@@ -258,13 +244,9 @@ def lorahub(bank: Bank) -> tuple[str, ...]:
 
 
 def lorahub_weights(loss: Loss, names: Sequence[str]) -> dict[str, float]:
-    """Find weights of adapters as LoRAHub does (Huang et al. 2023, Section 3.3), without gradients.
+    """Find weights of adapters by their K-shot loss as LoRAHub does (Huang et al. 2023, Section 3.3).
 
-    COBYLA minimises loss + 0.05 · Σ|w|, from 0 and within ±1.5.
-
-    Args:
-        loss: Mean loss on the K-shot under a weighted sum of the adapters.
-        names: The adapters.
+    COBYLA, which needs no gradients, minimises loss + 0.05 · Σ|w|, from 0 and within ±1.5.
     """
     from scipy.optimize import minimize
 

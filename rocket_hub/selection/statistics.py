@@ -124,14 +124,9 @@ def base_score(scored: ShotScores, base: str) -> ExpertScore | None:
 
 
 def left_behind(scored: ShotScores, after: int) -> tuple[ExpertScore, ...]:
-    """Score the adapters dropped by halving over the shots that each was scored on, those that came furthest first.
+    """Score the adapters dropped by halving on the shots that each was scored on, those that came furthest first.
 
-    Args:
-        scored: From `score_adapters`.
-        after: How many adapters were scored on all shots; the others rank behind them.
-
-    Returns:
-        Scores marked `halved_out`, with shared accuracy ranks, as they gave no answers.
+    They are marked `halved_out`, rank behind the `after` adapters scored on all shots, and share one accuracy rank.
     """
     complete = set(scored.complete().repo_ids)
     means = {}
@@ -152,7 +147,7 @@ def left_behind(scored: ShotScores, after: int) -> tuple[ExpertScore, ...]:
 def chosen_shares(
     perplexity: np.ndarray, correct: np.ndarray, similarity: np.ndarray, shortlist: int, size: int, seed: int = 0
 ) -> np.ndarray:
-    """Bootstrap: repeat Algorithm 1 on resamples of the shots, and count how often each expert is chosen.
+    """Bootstrap: repeat Algorithm 1 on resamples of the shots, and compute how often each expert is chosen [F].
 
     Args:
         perplexity: Reasoning perplexity of each of F experts on each shot [F, K].
@@ -160,10 +155,7 @@ def chosen_shares(
         similarity: [P, P], of the first P experts; the others only take part in the ranks.
         shortlist: M.
         size: N.
-        seed: Seeds the resamples.
-
-    Returns:
-        [F], from 0 to 1.
+        seed: Of the resamples.
     """
     rng = np.random.default_rng(seed)
     counts, shots = np.zeros(len(perplexity)), perplexity.shape[1]
@@ -185,16 +177,9 @@ def chosen_shares(
 
 
 def held_out_accuracy(perplexity: np.ndarray, correct: np.ndarray) -> float | None:
-    """Cross-fit the accuracy of the best single expert: chosen on one half of the shots, measured on the other.
+    """Cross-fit the accuracy of the best of F experts: chosen on half of the K shots, measured on the other half.
 
-    Its accuracy on the shots that chose it is too high.
-
-    Args:
-        perplexity: [F, K].
-        correct: [F, K].
-
-    Returns:
-        Share of right answers over both halves; none with a single shot.
+    Its accuracy on the shots that chose it is too high. Takes [F, K] twice; none with a single shot.
     """
     shots = np.arange(perplexity.shape[1])
     if len(shots) < 2:
@@ -245,13 +230,7 @@ def judge(
       Skills that one shot needs together are not seen; only the comparison after the training measures a merge.
     - `group`: anything else, and all but clear cases below `MIN_SHOTS` shots.
 
-    Whether a fresh LoRA would do as well is measured after the training, see `recommend`.
-
-    Args:
-        scores: All adapters.
-        group: The chosen group.
-        best: The best single adapter.
-        base: The bare base; none = it was not scored, and is not compared.
+    Without `base` it is not compared. Whether a fresh LoRA would do as well is measured after the training.
     """
     if not best.nll or any(len(score.nll) != len(best.nll) for score in group):
         return Verdict(GROUP, "the shots were not scored one by one, so the noise is unknown")
@@ -282,7 +261,7 @@ def righter(score: ExpertScore, base: ExpertScore) -> bool:
 
 
 def _answers_gained(members: Sequence[ExpertScore]) -> np.ndarray:
-    """Mark the shots that only others than the first answer right [K]; nothing where answers are missing."""
+    """Mark the shots that only others than the first answer right [K]; none where answers are missing."""
     if any(len(member.correct) != len(members[0].nll) for member in members):
         return np.zeros(len(members[0].nll))
     correct = np.array([member.correct for member in members])  # [N, K]
