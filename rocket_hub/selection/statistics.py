@@ -234,7 +234,7 @@ def judge(
     """
     if not best.nll or any(len(score.nll) != len(best.nll) for score in group):
         return Verdict(GROUP, "the shots were not scored one by one, so the noise is unknown")
-    if base is not None and not any(likelier(score, base) or righter(score, base) for score in scores):
+    if base is not None and not any(improves(score, base) for score in scores):
         return Verdict(NONE_HELPS, _none_helps(scores, base))
     if len(group) < 2:
         return Verdict(GROUP, "a group of one has nothing to be compared within")
@@ -248,6 +248,11 @@ def judge(
     if base is not None and not any(righter(score, base) for score in group):
         reason += "; no expert of the group answers more shots than the bare base does"
     return Verdict(name, reason, gain, error)
+
+
+def improves(score: ExpertScore, base: ExpertScore) -> bool:
+    """Return whether an adapter is better than the base in likelihood or in answers, beyond one standard error."""
+    return likelier(score, base) or righter(score, base)
 
 
 def likelier(score: ExpertScore, base: ExpertScore) -> bool:
