@@ -99,13 +99,13 @@ MUTANTS = (
         "verdicts: any adapter of the bank may beat the base",
         "not any(improves(score, base) for score in scores)",
         "not any(improves(score, base) for score in group)",
-        "test_verdicts.py test_experts.py test_planted.py test_selectors.py",
+        "test_statistics.py test_experts.py test_selectors.py",
     ),
     Mutant(
         "honesty: the winner is tried on the other half",
         "shots[shots % 2 != half], shots[shots % 2 == half]",
         "shots[shots % 2 != half], shots[shots % 2 != half]",
-        "test_honesty.py test_experts.py",
+        "test_statistics.py test_experts.py",
     ),
     Mutant(
         "halving: ties are paid for at their whole price",
@@ -123,7 +123,7 @@ MUTANTS = (
         "choice: the last row may use up the tokens",
         "if choice.tokens + tokens_of(row) > options.max_tokens:",
         "if choice.tokens + tokens_of(row) >= options.max_tokens:",
-        "test_similarity.py test_instructions.py",
+        "test_near_duplicates.py test_instructions.py",
     ),
     Mutant(
         "overlap: no share above the threshold is missed",
@@ -135,13 +135,13 @@ MUTANTS = (
         "quality: one bracket may stay open",
         "text.count(a) - text.count(b) > 1 for a, b in",
         "text.count(a) - text.count(b) > 0 for a, b in",
-        "test_quality.py",
+        "test_filters.py",
     ),
     Mutant(
         "gates: a shot inside a row is that shot",
         'hit.kind not in ("whole", "inside")',
         'hit.kind not in ("whole",)',
-        "test_row_gates.py test_instructions.py",
+        "test_screening.py test_instructions.py",
     ),
     # Discovery
     Mutant(

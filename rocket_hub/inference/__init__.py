@@ -1,8 +1,4 @@
-"""Batched generation and likelihoods over one model, plain or with an adapter.
-
-Rows are sorted by length, so that a batch holds little padding; results come back in the order given. Text is tokenised
-as TRL's `SFTTrainer` does it, so that what is scored is what is trained.
-"""
+"""Batched generation and likelihoods of one model, plain or with an adapter; results come in the order given."""
 
 from rocket_hub.inference.generation import GREEDY, Continuation, Search, continuations, generate
 from rocket_hub.inference.likelihood import OptionScores, completion_nll, option_nll

@@ -1,5 +1,3 @@
-"""Generation: greedy, sampled, or the best of a beam search."""
-
 from __future__ import annotations
 
 import math
@@ -14,20 +12,13 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from rocket_hub.errors import InputError
 from rocket_hub.inference.tokens import PAD, Progress, batches, evaluating, injected, padded, prompt_ids
 
-LOOK_EVERY = 4  # tokens; looking costs time, and what a row writes after its end costs none that others do not need
+LOOK_EVERY = 4  # tokens between two checks for stop texts; a row waits for the others of its batch anyway
 
 
 class Stopped(StoppingCriteria):
-    """Knows the rows of a batch whose new text holds a text that ends it; looks at them now and then.
+    """Stops the rows of a batch whose new text, from column `start` on, holds a stop text; checks now and then.
 
-    transformers' own criterion would also find a text that begins in the prompt, and first takes a table of the whole
-    vocabulary apart.
-
-    Args:
-        tokenizer: Turns tokens into text.
-        stop: The texts, none empty.
-        start: Column of the first new token.
-        rows: How many rows there are.
+    transformers' own criterion would also find a text that begins in the prompt, and is slow to set up.
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], start: int, rows: int) -> None:
@@ -37,39 +28,30 @@ class Stopped(StoppingCriteria):
         self._done = torch.zeros(rows, dtype=torch.bool)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Return which rows are over, [rows]."""
+        """Return which rows are over [rows]."""
         count = input_ids.shape[1] - self._start
         if count % LOOK_EVERY == 0:
             going = (~self._done).nonzero().flatten().tolist()
-            recent = self._texts(input_ids[going, -min(self._window, count) :])
+            recent = decoded(self._tokenizer, input_ids[going, -min(self._window, count) :])
             found = [row for row, text in zip(going, recent, strict=True) if self._holds(text)]
             # alone, the last tokens may make another text than at the end of all of them
-            sure = self._texts(input_ids[found, self._start :]) if found else []
+            sure = decoded(self._tokenizer, input_ids[found, self._start :]) if found else []
             self._done[[row for row, text in zip(found, sure, strict=True) if self._holds(text)]] = True
         return self._done.to(input_ids.device)
-
-    def _texts(self, ids: torch.Tensor) -> list[str]:
-        return decoded(self._tokenizer, ids)
 
     def _holds(self, text: str) -> bool:
         return any(mark in text for mark in self._stop)
 
 
 class BeamStopped(StoppingCriteria):
-    """Knows which beams have just come to a text that ends them; beams change places, so nothing is remembered.
-
-    Args:
-        tokenizer: Turns tokens into text.
-        stop: The texts, none empty.
-        start: Column of the first new token.
-    """
+    """Stops the beams that have just written a stop text; beams change places, so nothing is remembered."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], start: int) -> None:
         self._tokenizer, self._stop, self._start = tokenizer, stop, start
         self._window = max((len(mark.encode()) for mark in stop), default=0)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Return which beams are over, [beams]."""
+        """Return which beams are over [beams]."""
         texts = decoded(self._tokenizer, input_ids[:, max(self._start, input_ids.shape[1] - self._window) :])
         return torch.tensor([any(mark in text for mark in self._stop) for text in texts], device=input_ids.device)
 
@@ -91,7 +73,7 @@ class Search:
         beams: Beams of a beam search, of which the best is returned; 1 = none.
 
     Raises:
-        InputError: A value that means nothing.
+        InputError: A value is out of range.
     """
 
     temperature: float = 0.0
@@ -116,11 +98,11 @@ GREEDY = Search()
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a model wrote after a prompt.
+    """A model's continuation of a prompt.
 
     Attributes:
         text: The new text alone.
-        ended: Whether the model came to an end, or to a text that ends it, before the tokens ran out.
+        ended: Whether the model reached an end, or a stop text, before the tokens ran out.
     """
 
     text: str
@@ -138,23 +120,20 @@ def generate(
     search: Search = GREEDY,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Continue each prompt until the end-of-sequence token, or a text that ends it.
+    """Continue each prompt until the end-of-sequence token, or a stop text; returns the new texts alone.
 
-    What a repository configures for generation (sampling, repetition penalty) is left out, so that all models are
-    decoded alike. In bf16 the batch can tip a close choice.
+    The repository's generation settings (sampling, repetition penalty) are ignored, so that all models are decoded
+    alike. In bf16 the batch can tip a close choice.
 
     Args:
         model: A causal language model, plain or PEFT.
         tokenizer: Its tokenizer.
-        prompts: What is continued, tokenised as in `encode`.
+        prompts: Tokenised as in `encode`.
         max_new_tokens: Longest continuation, in tokens.
         batch_size: Prompts continued at once.
         stop: A continuation ends before the first of these texts; a batch ends when all its rows did.
         search: How the next token is chosen.
         progress: Called after each batch with (prompts done, prompts in all).
-
-    Returns:
-        The new text alone, in the order of `prompts`.
 
     Raises:
         InputError: A prompt has no tokens at all.
@@ -177,7 +156,7 @@ def continuations(
     search: Search = GREEDY,
     progress: Progress | None = None,
 ) -> list[Continuation]:
-    """Continue each prompt and say whether it came to an end; see `generate`."""
+    """Continue each prompt, and return also whether it came to an end; see `generate`."""
     rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     base = injected(model)
     config = decoding(base, tokenizer, max_new_tokens, search)
@@ -195,7 +174,7 @@ def continuations(
 
 
 def decoding(base: Any, tokenizer: Any, max_new_tokens: int, search: Search) -> GenerationConfig:
-    """Describe a way of decoding until any token that ends a text."""
+    """Make the settings of a way of decoding, until any token that ends a text."""
     config = greedy(base, tokenizer, max_new_tokens)
     if search.temperature:
         # left alone, only the 50 likeliest tokens would be sampled from
@@ -217,7 +196,7 @@ def seeded(search: Search) -> Iterator[None]:
 
 
 def greedy(base: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
-    """Describe greedy decoding until any token that ends a text, by the tokenizer or by the model's own settings."""
+    """Make the settings of greedy decoding until any token that ends a text, by the tokenizer or by the model."""
     configured = base.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     ends = sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
@@ -225,17 +204,14 @@ def greedy(base: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
 
 
 def until(text: str, stop: Sequence[str]) -> str:
-    """Cut a text before the first of the texts that end it."""
+    """Cut a text before the first of the stop texts."""
     return text[: min((at for mark in stop if mark and (at := text.find(mark)) >= 0), default=len(text))]
 
 
 def continued(base: Any, tokenizer: Any, rows: Sequence[list[int]], stop: Sequence[str] = ()) -> list[tuple[str, int]]:
-    """Continue rows of tokens in one batch; call it inside `evaluating` with what `greedy` gives.
+    """Continue rows of tokens in one batch, inside `evaluating` with `greedy`: one (new text, its tokens) a row.
 
-    A row that wrote one of the texts of `stop` goes on for some tokens, and its text is not cut: `until` does that.
-
-    Returns:
-        One (new text, its tokens) a row.
+    A row that wrote a stop text goes on for some tokens, and its text is not cut: `until` does that.
     """
     ids, mask = padded(rows, left=True)
     ends = base.generation_config.eos_token_id or []

@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood: each option after the prompt, whose keys and values are computed once."""
+"""Likelihoods of completions, and of the options of a question."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def scored(ids: list[int], start: int) -> int:
 
 
 def row_nll(base: Any, rows: Sequence[tuple[list[int], int]], *, mean: str = "geometric") -> list[float]:
-    """Sum the NLL of each row's completion, in one batch; call it inside `evaluating`.
+    """Sum the NLL of each row's completion in nats, in one batch; call it inside `evaluating`.
 
     Args:
         base: A transformers model.
@@ -54,23 +54,12 @@ def row_nll(base: Any, rows: Sequence[tuple[list[int], int]], *, mean: str = "ge
         mean: Of a row's token probabilities: `geometric`, which makes the sum the NLL of the completion (Eq. 1), or
             `arithmetic`, which gives -n log of the mean probability of its n tokens. In that each token counts for
             1/n at most, however unlikely it is.
-
-    Returns:
-        Nats, one sum a row.
     """
     return [_summed(losses.double(), mean) for losses in row_losses(base, rows)]
 
 
 def row_losses(base: Any, rows: Sequence[tuple[list[int], int]]) -> tuple[torch.Tensor, ...]:
-    """Compute the NLL of each token of each row's completion, in one batch; call it inside `evaluating`.
-
-    Args:
-        base: A transformers model.
-        rows: (token ids, how many of them are the prompt), of any lengths.
-
-    Returns:
-        Nats, one [completion tokens] float32 a row.
-    """
+    """Compute the NLL of each token of each row's completion, see `row_nll`: one [completion tokens] float32 a row."""
     ids, mask = padded([ids for ids, _ in rows], left=False)
     counts = [scored(ids, start) for ids, start in rows]
     columns = torch.cat([torch.arange(len(ids) - n, len(ids)) for (ids, _), n in zip(rows, counts, strict=True)])
@@ -80,7 +69,7 @@ def row_losses(base: Any, rows: Sequence[tuple[list[int], int]]) -> tuple[torch.
 
 
 def _summed(nll: torch.Tensor, mean: str) -> float:
-    """Sum the NLL [n] of a completion's tokens, or what stands for it with another mean of their probabilities."""
+    """Sum the NLL [n] of a completion's tokens, or compute its counterpart with another mean; see `row_nll`."""
     if mean == "geometric" or not len(nll):
         return float(nll.sum())
     return float(len(nll) * (math.log(len(nll)) - torch.logsumexp(-nll, 0)))
@@ -93,7 +82,7 @@ def token_nll(
 
     Args:
         base: A transformers model.
-        inputs: What its forward pass is given, [batch, length].
+        inputs: Of its forward pass, [batch, length].
         at: Rows and columns of n positions.
         targets: The token after each position [n].
 
@@ -112,7 +101,7 @@ def token_nll(
 def head_at(base: Any, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
     """Give the head [1, n, hidden], the chosen positions only.
 
-    A hook rather than a call of the head: what the model does to the logits afterwards (scaling, soft caps) stays.
+    A hook rather than a call of the head keeps what the model does to the logits afterwards (scaling, soft caps).
     """
     head = base.get_output_embeddings() or nn.Identity()
     hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns][None], *inputs[1:]))
@@ -124,7 +113,7 @@ def head_at(base: Any, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[No
 
 @dataclass(frozen=True)
 class OptionScores:
-    """How likely each option of one question is.
+    """The likelihood of each option of one question.
 
     Attributes:
         nll: Summed negative log-likelihood in nats [options].
@@ -141,8 +130,7 @@ class OptionScores:
     def chosen(self, per: str = "characters") -> int:
         """Return the likeliest option; where several are, the first.
 
-        Args:
-            per: What the likelihood is divided by: `characters` (`acc_norm`), `bytes`, `tokens`, or `nothing` (`acc`).
+        The likelihood is divided `per`: `characters` (`acc_norm`), `bytes`, `tokens`, or `nothing` (`acc`).
         """
         lengths = {"nothing": np.ones(len(self.nll)), "tokens": self.tokens, "bytes": self.bytes}
         return int(np.argmin(self.nll / lengths.get(per, self.characters)))
@@ -175,16 +163,14 @@ def option_nll(
 ) -> list[OptionScores]:
     """Compute the negative log-likelihood of every option of every question, each given the prompt.
 
-    Prompt and option are one text (see `encode`) without an end-of-sequence token, as in lm-evaluation-harness.
+    Prompt and option are one text (see `encode`) without an end-of-sequence token, as in lm-evaluation-harness. The
+    keys and values of a prompt are computed once for all its options.
 
     Args:
         model: A causal language model, plain or PEFT.
         tokenizer: Its tokenizer.
         questions: (prompt, options); an option starts with the space that parts it from the prompt.
         batch_size: Options computed at once, but at least those of one question.
-
-    Returns:
-        One a question, in the order given.
 
     Raises:
         InputError: A question has no options, or an option has no tokens of its own.
@@ -255,7 +241,7 @@ def _after_prompts(
 
 
 def _at_positions(base: Any, mask: torch.Tensor, start: int) -> dict[str, torch.Tensor]:
-    """Give the attention mask [rows, length] and, to models with positions, those from a column on."""
+    """Make the attention mask [rows, length] and, for models with positions, those from column `start` on."""
     known = "position_ids" in inspect.signature(base.forward).parameters
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, start:]
     found = {"attention_mask": mask.to(base.device)}
@@ -263,7 +249,6 @@ def _at_positions(base: Any, mask: torch.Tensor, start: int) -> dict[str, torch.
 
 
 def _scores(question: Question, nll: torch.Tensor) -> OptionScores:
-    """Put the options' lengths beside their likelihoods."""
     texts = [option.strip() for option in question.options]
     return OptionScores(
         nll=nll.numpy(),

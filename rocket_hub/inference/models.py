@@ -1,4 +1,4 @@
-"""Loads base models, tokenizers and sentence encoders, from safetensors files only."""
+"""Load base models, tokenizers and sentence encoders, from safetensors files only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_base(model_id: str, revision: str | None, dtype: str, *, quantization: 
         (model in evaluation mode, tokenizer with a pad token).
 
     Raises:
-        HubError: The repository, the revision or a file in it cannot be had.
+        HubError: The repository, the revision or one of its files is not available.
         InputError: The folder does not exist, the weights are unusable, or the model needs code of its own.
     """
     if dtype not in _DTYPES:
@@ -58,19 +58,7 @@ def load_base(model_id: str, revision: str | None, dtype: str, *, quantization: 
 
 
 def load_tokenizer(model_id: str, revision: str | None) -> Any:
-    """Load a model's tokenizer alone: no weights, and no code from the repository.
-
-    Args:
-        model_id: Repository id or local folder.
-        revision: Commit hash; None or empty = the newest.
-
-    Returns:
-        The tokenizer, with a pad token.
-
-    Raises:
-        HubError: The repository, the revision or a file in it cannot be had.
-        InputError: The folder does not exist, or its tokenizer is unusable or needs code of its own.
-    """
+    """Load a model's tokenizer, with a pad token; no weights, and no code from the repository. See `load_base`."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_id, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -81,13 +69,13 @@ def load_tokenizer(model_id: str, revision: str | None) -> Any:
 
 
 def _unusable(model_id: str, revision: str | None, what: str, error: Exception) -> HubError | InputError:
-    """Say what is wrong with a model; what is the Hub's fault is told apart from what is the model's."""
+    """Make the error for a model that cannot be loaded: HubError where it is not available, else InputError."""
     remote = isinstance(error, OSError) and not Path(model_id).is_dir()
     return (HubError if remote else InputError)(f"{model_id}@{revision or 'main'}: {what}: {error}")
 
 
 def _quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Describe how bitsandbytes shall hold the weights."""
+    """Make the settings of bitsandbytes."""
     if find_spec("bitsandbytes") is None:
         raise InputError(f"quantization {name}: bitsandbytes is not installed; `pip install rocket-hub[quantized]`")
     if name == "4bit":
@@ -99,22 +87,15 @@ def _quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 RETRIEVAL_PREFIX = "Represent the following sentence for similar task retrieval: "  # Algorithm 2
 
-# What an encoder is made of; weights come as safetensors or not at all, and no file can hold code.
+# The files of an encoder; weights come as safetensors or not at all, and no file can hold code.
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
 class Encoder(Protocol):
-    """Anything that turns texts into vectors."""
+    """Turns texts into vectors."""
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts.
-
-        Args:
-            texts: n texts.
-
-        Returns:
-            [n, d] float32, each row of length 1.
-        """
+        """Encode n texts: [n, d] float32, each row of length 1."""
         ...
 
 
@@ -139,18 +120,15 @@ class _SentenceEncoder:
 
 
 def load_encoder(repo_id: str, revision: str | None) -> Encoder:
-    """Load a sentence encoder with sentence-transformers.
+    """Load a sentence encoder with sentence-transformers, on the GPU where there is one.
 
     Args:
         repo_id: Repository id or local folder.
         revision: Commit hash; None = the newest. A local folder has none.
 
-    Returns:
-        The encoder, on the GPU where there is one.
-
     Raises:
-        HubError: The repository or the revision cannot be had.
-        InputError: What is there is no sentence encoder, or its weights are not in safetensors files.
+        HubError: The repository or the revision is not available.
+        InputError: It is no sentence encoder, or its weights are not in safetensors files.
     """
     from huggingface_hub import snapshot_download
 
@@ -168,12 +146,7 @@ def load_encoder(repo_id: str, revision: str | None) -> Encoder:
 
 
 class DeferredEncoder:
-    """A sentence encoder that is loaded when the first text has to be encoded; see `load_encoder`.
-
-    Args:
-        repo_id: Repository id or local folder.
-        revision: Commit hash; None = the newest. A local folder has none.
-    """
+    """A sentence encoder that is loaded when the first text has to be encoded; see `load_encoder`."""
 
     def __init__(self, repo_id: str, revision: str | None) -> None:
         self._place = (repo_id, revision)
@@ -186,17 +159,12 @@ class DeferredEncoder:
 
 
 def encoder_key(repo_id: str, revision: str | None) -> str:
-    """Name an encoder at a revision, for the folder of the vectors that it makes.
+    """Name an encoder at a revision, for the folder of its vectors; a file name that no other encoder has.
 
-    Args:
-        repo_id: Repository id or local folder.
-        revision: Commit hash; a local folder has none and is named by what is in it.
-
-    Returns:
-        A file name that no other encoder has.
+    A local folder has no revision and is named by a hash of its files.
 
     Raises:
-        InputError: An encoder on the Hub without a commit, which may be another one tomorrow.
+        InputError: An encoder on the Hub without a commit, which may change any time.
     """
     found, folder = blake2b(f"{repo_id}@{revision}".encode(), digest_size=8), Path(repo_id)
     if folder.is_dir():

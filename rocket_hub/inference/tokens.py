@@ -1,5 +1,3 @@
-"""From text to batches of token rows, and a model that neither learns nor drops out meanwhile."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +17,7 @@ PAD = 0  # any token will do: the attention mask hides it
 def encode(
     tokenizer: Any, prompt: str, completion: str, *, max_length: int | None = None, ended: bool = True
 ) -> tuple[list[int], int]:
-    """Tokenise a prompt and its completion as TRL's `SFTTrainer` does.
+    """Tokenise a prompt and its completion as TRL's `SFTTrainer` does, so that what is scored is what is trained.
 
     Both are one text, with the end-of-sequence token after it: apart, the completion would get a beginning of its own.
 
@@ -45,11 +43,7 @@ def encode(
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Tokenise a prompt as it stands before a completion, without an end-of-sequence token.
-
-    Raises:
-        InputError: The prompt has no tokens at all.
-    """
+    """Tokenise a prompt as before a completion, without an end-of-sequence token; InputError if it has no tokens."""
     ids, _ = encode(tokenizer, prompt, "", ended=False)
     if not ids:
         raise InputError(f"the prompt {prompt!r} has no tokens; a model needs at least one to go on from")
@@ -63,7 +57,7 @@ def injected(model: Any) -> Any:
 
 @contextmanager
 def evaluating(base: Any, generation: GenerationConfig | None = None) -> Iterator[None]:
-    """Switch dropout and gradients off and set how to generate, then put everything back as it was.
+    """Switch dropout and gradients off and set how to generate, then restore everything.
 
     Not `inference_mode`: buffers that a model makes in it cannot be used in training later. The generation settings
     are replaced, not given to `generate`, which would fill them up with the model's own.
@@ -81,7 +75,7 @@ def evaluating(base: Any, generation: GenerationConfig | None = None) -> Iterato
 
 
 def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Yield the row numbers of each batch, longest rows first, so that a lack of memory shows at once."""
+    """Yield the row numbers of each batch, longest rows first: little padding, and a lack of memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for start in range(0, len(order), size):
         yield order[start : start + size]

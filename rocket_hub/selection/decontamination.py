@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from rocket_hub.records import Example, Rejection
+from rocket_hub.records import Example
 
-NGRAM = 8
-"""Words of an n-gram; shorter texts stand in others by chance."""
-SHARE = 0.7
-"""Share of a text's n-grams that another has to hold."""
-_EVERY = 3  # of a text's n-grams, counted from its end, this one is remembered; below 1 / (1 - SHARE) none is missed
+NGRAM = 8  # words of an n-gram; shorter texts stand in others by chance
+SHARE = 0.7  # of a text's n-grams that another has to hold
+LONG = 20  # words from which a question stays the same question when a few of its words are changed
+SHORTEST_INSIDE = 3  # words that a question needs to be looked for inside a longer text at all
+
+# Cosine from which a row is reported as a neighbour of an evaluation question. With potion-base-4m, prompts against the
+# questions of GSM8K: more than 95 % of the test questions are above it with one word in seven left out; so are 32 of
+# 7,473 training questions, and 2 of 101,140 rows of 74 other sets. Encoders differ.
+NEIGHBOUR = 0.9
+
+_EVERY = 3  # only each third n-gram of a text, from its end, is indexed; below 1 / (1 - SHARE) no text is missed
+_HEAD = 500  # characters that a question of one or two words, its frames and its first options fit into
+_BLOCK = 1 << 22  # cosines computed at once
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _SIGN_IN_NUMBER = re.compile(r"[.,](?<=\d.)(?=\d)")
@@ -40,12 +48,23 @@ _NUMBER_WORDS = frozenset(
         "hundred thousand million billion",
     )
 )
+_FRAME = frozenset(
+    re.split(
+        r"\s*/\s*",
+        "question / q / problem / goal / task / instruction / input / context / user / human / answer / a / response / "
+        "output / assistant / explain / solve / options / choices / answer the question / answer this question / "
+        "answer the following / answer the following question / please answer the question / "
+        "please answer the following question / solve this problem / solve the problem / solve the following problem / "
+        "let s think step by step / think step by step",
+    )
+)
+_LONGEST_FRAME = max(map(len, _FRAME))
 
 Gram = tuple[str, ...]
 
 
 def plain(text: str) -> str:
-    """Fold what is written in several ways: letter case, compatible characters, invisible ones, 1,000 as 1000."""
+    """Fold letter case and compatible characters, drop invisible ones, and write 1,000 as 1000."""
     if not text.isascii():
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     return _SIGN_IN_NUMBER.sub("", text.casefold())
@@ -57,15 +76,12 @@ def words_of(text: str) -> list[str]:
 
 
 def normalise(text: str) -> str:
-    """Bring a text into the form that is compared: plain words, one space for any punctuation and white space."""
+    """Return the form in which texts are compared: plain words, one space for any punctuation and white space."""
     return " ".join(words_of(plain(text)))
 
 
 def forms(text: str) -> tuple[str, ...]:
-    """Write a text in all ways that the signs inside its words can be lost.
-
-    `120-page 3.50` becomes `120 page 350` as other texts are read, `120page 350` and `120 page 3 50`.
-    """
+    """List the normal forms with signs inside words read as usual, dropped, or as spaces: `3.50`: `350`, `3 50`."""
     return tuple(dict.fromkeys(map(normalise, (text, _SIGN_INSIDE.sub("", text), _SIGN_INSIDE.sub(" ", text)))))
 
 
@@ -76,7 +92,7 @@ def without_number(word: str) -> str:
 
 
 def stem(text: str) -> str:
-    """Return what stands before the block of options; the whole text if there is none, or nothing before it."""
+    """Return the text before the block of options; the whole text if there is none, or nothing before it."""
     options = _OPTIONS.search(text)
     head = text[: options.start()] if options else text
     return head if _WORD.search(head) else text
@@ -88,7 +104,7 @@ def segments(text: str) -> list[str]:
 
 
 def opening(text: str) -> str:
-    """Return what stands before the first end of a sentence, a line, a quotation or a bracket."""
+    """Return the text before the first end of a sentence, a line, a quotation or a bracket."""
     return _ENDS.split(text.lstrip(), maxsplit=1)[0]
 
 
@@ -106,13 +122,7 @@ def short_runs(text: str, most: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Held:
-    """What a text holds of another.
-
-    Attributes:
-        text: The other text, in normal form.
-        share: Share of its n-grams, from `SHARE` to 1.
-        same_numbers: Whether its numbers are the same; if not, the share counts all numbers as alike.
-    """
+    """A text found in another: in normal form; the share of its n-grams, numbers alike unless `same_numbers`."""
 
     text: str
     share: float = 1.0
@@ -120,15 +130,11 @@ class Held:
 
 
 class LongTexts:
-    """Texts of eight words or more, to be found in others.
+    """An n-gram index of texts in normal form, of eight words or more, to find them in others.
 
-    Only every third n-gram of a text is remembered, so that memory is a fraction of the texts' own n-grams. Nothing is
-    missed: a text that is held whole, or to `SHARE`, has one of them in the other. The n-grams are remembered without
-    their numbers, so that one look-up serves texts whose numbers were changed as well.
-
-    Args:
-        texts: In normal form.
-        partly_from: Words from which a text is also found by its share alone.
+    Only every third n-gram of a text is indexed, which saves memory and misses nothing: a text that is held whole, or
+    to `SHARE`, has one of them in the other. The n-grams are indexed without their numbers, so that one look-up also
+    serves texts whose numbers were changed. From `partly_from` words on a text is also found by its share alone.
     """
 
     def __init__(self, texts: Iterable[str], partly_from: int) -> None:
@@ -140,11 +146,7 @@ class LongTexts:
                 self._anchors[gram].append(number)
 
     def find(self, words: Sequence[str]) -> Held | None:
-        """Find the longest text that is held, else the one that is held to the largest share, else one less numbers.
-
-        Args:
-            words: The other text, in normal form.
-        """
+        """Find the longest text held by these words (in normal form), else the largest share, else one less numbers."""
         masked = list(map(without_number, words))
         near = self._anchors.keys() & _grams(masked)
         if not near:
@@ -163,46 +165,18 @@ class LongTexts:
 
 
 def _grams(words: Sequence[str]) -> Iterator[Gram]:
-    """Go through the n-grams of a text."""
     return zip(*(words[i:] for i in range(NGRAM)), strict=False)
 
 
 def _share(text: str, known: set[Gram]) -> float:
-    """Compute the share of a text's n-grams that are known."""
     grams = list(_grams(text.split()))
     return sum(gram in known for gram in grams) / len(grams)
 
 
 def _stands_in(text: str, masked: str) -> bool:
-    """Tell whether a text, less its numbers, stands in another; it has to have an n-gram's worth of other words."""
+    """Return whether a text of at least `NGRAM` words besides its numbers stands in another, numbers apart."""
     words = [without_number(word) for word in text.split()]
     return len(words) - words.count("0") >= NGRAM and f" {' '.join(words)} " in masked
-
-
-LONG = 20
-"""Words from which a question stays the same question when a few of its words are changed."""
-SHORTEST_INSIDE = 3
-"""Words that a question needs to be looked for inside a longer text at all."""
-NEIGHBOUR = 0.9
-"""Cosine from which a row is shown to a person as a neighbour of an evaluation question.
-
-With potion-base-4m, prompts against the questions of GSM8K: more than 95 % of the test questions are above it with one
-word in seven left out; so are 32 of 7,473 training questions, and 2 of 101,140 rows of 74 other sets. Encoders differ.
-"""
-
-_HEAD = 500  # characters that a question of one or two words, its frames and its first options fit into
-_BLOCK = 1 << 22  # cosines computed at once
-_FRAME = frozenset(
-    re.split(
-        r"\s*/\s*",
-        "question / q / problem / goal / task / instruction / input / context / user / human / answer / a / response / "
-        "output / assistant / explain / solve / options / choices / answer the question / answer this question / "
-        "answer the following / answer the following question / please answer the question / "
-        "please answer the following question / solve this problem / solve the problem / solve the following problem / "
-        "let s think step by step / think step by step",
-    )
-)
-_LONGEST_FRAME = max(map(len, _FRAME))
 
 
 @dataclass(frozen=True)
@@ -224,14 +198,14 @@ class Hit:
 
     @property
     def certain(self) -> bool:
-        """Whether the row has to go; the others are for a person to look at."""
+        """Whether the row is rejected; other hits are only reported."""
         return self.kind != "numbers_changed"
 
 
 class EvaluationIndex:
-    """The questions of an evaluation set, to be looked for in any number of rows.
+    """Finds the questions of an evaluation set in rows.
 
-    The rule. Texts are compared as words: Unicode's compatible forms folded, without letter case, punctuation, white
+    Texts are compared as words: Unicode's compatible forms folded, without letter case, punctuation, white
     space and invisible characters. Of a question with a block of options, what stands before the block counts, if that
     is three words or more.
 
@@ -284,7 +258,7 @@ class EvaluationIndex:
         return Hit(self._given[held.text], "numbers_changed", held.share, place) if held else None
 
     def _find_short(self, words: list[str], folded: str) -> str | None:
-        """Find a question of three to seven words between the ends of sentences or the like; the longest first."""
+        """Find the longest question of three to seven words between the ends of sentences or the like."""
         if self._short_ends.isdisjoint(zip(*(words[i:] for i in range(SHORTEST_INSIDE)), strict=False)):
             return None
         held = (run for run in short_runs(folded, self._longest_short) if run in self._short)
@@ -304,51 +278,30 @@ def _core(text: str) -> str:
     return " ".join(part for part in segments(plain(stem(text))) if part not in _FRAME)
 
 
-def overlaps(rows: Iterable[Example], questions: Iterable[str]) -> dict[int, Hit]:
-    """Find the rows that hold one of the questions, by the rule of `EvaluationIndex`; rows are read once.
+def contaminated(rows: Iterable[Example], questions: Iterable[str]) -> dict[int, str]:
+    """Find the rows that hold one of the questions for certain, by the rules of `EvaluationIndex`.
 
     Args:
-        rows: Training rows.
+        rows: Training rows, read once.
         questions: Bare questions of the evaluation set. Where they are of one or two words, add their long answers.
 
     Returns:
-        Position in `rows` -> what was found; what is not `certain` is for a person to look at.
+        Position in `rows` -> the question as it was given.
     """
     index = EvaluationIndex(questions)
-    return {position: hit for position, row in enumerate(rows) if (hit := index.find(row))}
-
-
-def contaminated(rows: Iterable[Example], questions: Iterable[str]) -> dict[int, str]:
-    """Find the rows that hold one of the questions for certain: position in `rows` -> the question as it was given."""
-    return {position: hit.question for position, hit in overlaps(rows, questions).items() if hit.certain}
-
-
-def count_by_source(rejected: Iterable[Rejection]) -> dict[str, dict[str, int]]:
-    """Count the rejected rows of each data set by reason, for the report and the card.
-
-    Args:
-        rejected: Rows, named `source#index`; what else was rejected counts under its own name.
-
-    Returns:
-        Data set -> reason -> rows; the data sets in alphabetical order, the reasons most frequent first.
-    """
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for rejection in rejected:
-        source, mark, index = rejection.item.rpartition("#")
-        counts[source if mark and index.isdecimal() else rejection.item][rejection.reason] += 1
-    return {source: dict(counts[source].most_common()) for source in sorted(counts)}
+    return {i: hit.question for i, row in enumerate(rows) if (hit := index.find(row)) and hit.certain}
 
 
 def neighbours(
     row_vectors: np.ndarray, question_vectors: np.ndarray, threshold: float = NEIGHBOUR
 ) -> dict[int, tuple[int, float]]:
-    """Find the rows that are near an evaluation question, for a person to look at: paraphrases that share no n-gram.
+    """Find rows near an evaluation question, such as paraphrases that share no n-gram; they are reported, not dropped.
 
-    They are not dropped: nearness is also what makes a row useful. Encode both sides alike, prompts with questions or
-    rows with solved problems: a completion on one side only moves a row away from its question.
+    Encode both sides alike, prompts with questions or rows with solved problems: a completion on one side only moves a
+    row away from its question.
 
     Args:
-        row_vectors: [n, d], rows of length 1, of any precision; memory-mapped or not.
+        row_vectors: [n, d], rows of length 1, of any precision.
         question_vectors: [m, d], rows of length 1.
         threshold: Least cosine.
 

@@ -1,11 +1,11 @@
-"""Vectors of texts on disk: appended while they are made, looked up by the text's hash, safe to interrupt."""
+"""Encode texts into vectors, and cache the vectors on disk by the hash of their text."""
 
 from __future__ import annotations
 
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -17,10 +17,38 @@ import numpy as np
 
 from rocket_hub.errors import InputError, StorageError
 from rocket_hub.inference.models import RETRIEVAL_PREFIX, Encoder
+from rocket_hub.inference.tokens import Progress
 from rocket_hub.records import Example
 
 KEY_BYTES = 16  # wide enough that nobody can make a text that takes another's vector
 KEYS = np.dtype(f"S{KEY_BYTES}")
+WINDOW = 8192  # texts that are sorted by length together
+BATCH = 512  # texts that are encoded, and then kept, at once
+BATCH_CHARACTERS = 1 << 18  # of a batch; a few minutes of work for a large encoder without a GPU
+PATIENCE = 300.0  # seconds without news from the other processes after which their share is encoded here
+_POLL = 0.2
+_LENGTH_ERROR = 0.01  # of vectors that were normalised in half precision
+_CHARACTERS = 32_768  # of a text: no encoder reads more, and nobody can make us encode a book
+
+
+def text_of(example: Example) -> str:
+    """Join prompt and completion behind the paper's prefix, as rows and shots are compared."""
+    return whole(f"{RETRIEVAL_PREFIX}{example.prompt.strip()}\n{example.completion.strip()}")
+
+
+def whole(text: str) -> str:
+    """Cut a text to what encoders read, and replace half surrogate pairs, which no tokenizer takes."""
+    return text[:_CHARACTERS].encode("utf-8", "replace").decode()
+
+
+def text_key(text: str) -> bytes:
+    """Hash a text."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def keys_of(hashes: Sequence[bytes]) -> np.ndarray:
+    """Put n hashes into an array [n], as `EmbeddingCache.find` takes them."""
+    return np.asarray(hashes, dtype=KEYS)
 
 
 class Vectors(Protocol):
@@ -37,11 +65,7 @@ class Vectors(Protocol):
 
 
 class Embeddings:
-    """Vectors in the order of the texts that they were asked for; they stay on disk until rows are taken.
-
-    Attributes:
-        shape: (texts, d).
-    """
+    """Vectors in the order of the texts that were asked for, `shape` (texts, d); read when their rows are taken."""
 
     def __init__(self, parts: Sequence[np.ndarray], records: np.ndarray) -> None:
         self._parts = parts
@@ -59,19 +83,13 @@ class Embeddings:
             found[own] = self._parts[owner][records[own] - self._starts[owner]]
         return found
 
-    def split(self, position: int) -> tuple[Embeddings, Embeddings]:
-        """Tell the texts before a position from those after it."""
-        first, second = self._records[:position], self._records[position:]
-        return Embeddings(self._parts, first), Embeddings(self._parts, second)
-
 
 class EmbeddingCache:
     """The vectors that one encoder, at one revision, made of texts.
 
-    A folder holds pairs of files, one pair for every process that ever wrote: float32 vectors one after the other, and
-    the texts' hashes in the same order. A vector is on disk before its hash is written, so that only whole records
-    count: after an interruption what was kept is found again, and no process ever writes to another's files. Processes
-    that share the folder share the work.
+    The folder holds a pair of files for every process that ever wrote: float32 vectors one after the other, and the
+    texts' hashes in the same order. A vector is on disk before its hash is written, so that after an interruption all
+    whole records are found again. Processes that share the folder share the work.
 
     Attributes:
         folder: Made when the first vector is kept. One folder for one encoder at one revision, see `encoder_key`.
@@ -108,7 +126,7 @@ class EmbeddingCache:
         return True
 
     def find(self, wanted: np.ndarray) -> np.ndarray:
-        """Look up texts by their hashes: [n] -> positions of their records [n], -1 = not there."""
+        """Look up hashes of texts: [n] -> positions of their records [n], -1 = not there."""
         if not len(self._keys):
             return np.full(len(wanted), -1)
         places = np.searchsorted(self._keys, wanted, sorter=self._order)
@@ -120,11 +138,7 @@ class EmbeddingCache:
         return Embeddings(self._parts, records)
 
     def append(self, keys: np.ndarray, vectors: np.ndarray) -> None:
-        """Keep the vectors [b, d] of texts named by their hashes [b] for good: on disk before the hashes are.
-
-        Raises:
-            StorageError: They cannot be written.
-        """
+        """Write the vectors [b, d] of texts, then their hashes [b]; StorageError where that fails."""
         try:
             if self._writing is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +161,7 @@ class EmbeddingCache:
             ) from error
 
     def close(self) -> None:
-        """Close the files that this process writes; what it keeps next goes to new ones."""
+        """Close the files that this process writes; the next vectors go to new ones."""
         files, self._writing = self._writing, None
         for file in files[:2] if files else ():
             with suppress(OSError):  # of a full disk, where the last bytes are lost anyway
@@ -174,36 +188,10 @@ def open_cache(folder: Path | None) -> Iterator[EmbeddingCache]:
         yield cache
 
 
-def text_key(text: str) -> bytes:
-    """Name a text by its content."""
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
-
-
-def keys_of(named: Sequence[bytes]) -> np.ndarray:
-    """Put the names of n texts into an array [n] that `EmbeddingCache.find` takes."""
-    return np.asarray(named, dtype=KEYS)
-
-
 def _width(name: str) -> int:
-    """Read the length of the vectors out of a file's name; 0 = none of ours."""
+    """Read the length of the vectors out of a file's name; 0 = not a file of the cache."""
     width = name.rpartition("-")[2]
     return int(width) if width.isdecimal() else 0
-
-
-WINDOW = 8192  # texts that are sorted by length together
-BATCH = 512  # texts that are encoded, and then kept, at once
-BATCH_CHARACTERS = 1 << 18  # of a batch; a few minutes of work for a large encoder without a GPU
-PATIENCE = 300.0  # seconds without news from the other processes after which their share is encoded here
-_POLL = 0.2
-_LENGTH_ERROR = 0.01  # of vectors that were normalised in half precision
-
-_CHARACTERS = 32_768  # of a text: no encoder reads more, and nobody can make us encode a book
-
-Progress = Callable[[int, int], None]
-
-
-def _silent(done: int, total: int) -> None:
-    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -215,14 +203,14 @@ class Part:
 
     @classmethod
     def of_process(cls) -> Part:
-        """Read what torchrun and `accelerate launch` tell each process; a process alone has all."""
+        """Read the part that torchrun or `accelerate launch` gave this process; a process alone has all."""
         rank, world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
         if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
             return cls()
         return cls(int(rank), int(world))
 
     def owns(self, keys: np.ndarray) -> np.ndarray:
-        """Tell which texts are this process's to encode: hashes [n] -> [n] bool."""
+        """Return which texts this process encodes: hashes [n] -> [n] bool."""
         numbers = np.ascontiguousarray(keys).view(">u8").reshape(-1, 2)[:, 0]
         return np.asarray(numbers % self.world == self.rank)
 
@@ -237,24 +225,21 @@ def embed(
     *,
     keys: np.ndarray | None = None,
     part: Part = ALL,
-    progress: Progress = _silent,
+    progress: Progress | None = None,
 ) -> Embeddings:
-    """Turn texts into vectors, each text once.
+    """Turn n texts into vectors [n, d], each text once.
 
     Missing texts are encoded window by window, sorted by length within a window so that a batch has little padding, and
     every batch is kept before the next one begins. With several processes each encodes its part and waits for the
-    others; what a process that gives no sign of life was to do is done here in the end.
+    others; the part of a process that stays silent is encoded here in the end.
 
     Args:
         encoder: Turns texts into vectors; not called if everything is in the cache.
-        texts: n texts; only the missing ones are asked for.
+        texts: n texts; only the missing ones are read.
         cache: Where vectors are looked up and kept.
-        keys: What `text_key` says of the texts, if it is known already, [n].
-        part: What this process is to encode.
-        progress: Told how many of the missing texts are done, and how many there are.
-
-    Returns:
-        [n, d], in the order of the texts.
+        keys: The `text_key` of each text, if known already, [n].
+        part: What this process encodes.
+        progress: Called with (missing texts done, missing texts).
 
     Raises:
         InputError: The encoder's vectors are not of length 1.
@@ -270,25 +255,15 @@ def embed(
     return cache.embeddings(records)
 
 
-def text_of(example: Example) -> str:
-    """Join prompt and completion behind the paper's prefix, as rows and shots are compared."""
-    return whole(f"{RETRIEVAL_PREFIX}{example.prompt.strip()}\n{example.completion.strip()}")
-
-
-def whole(text: str) -> str:
-    """Cut what no encoder reads, and replace half a surrogate pair: text to JSON, but to no tokenizer."""
-    return text[:_CHARACTERS].encode("utf-8", "replace").decode()
-
-
 def _fill(
     encoder: Encoder,
     texts: Sequence[str],
     keys: np.ndarray,
     cache: EmbeddingCache,
     part: Part,
-    progress: Progress,
+    progress: Progress | None,
 ) -> None:
-    """Encode what is missing of this process's part."""
+    """Encode the missing texts of this process's part."""
     _, first = np.unique(keys, return_index=True)
     first = np.sort(first)
     missing = first[(cache.find(keys[first]) < 0) & part.owns(keys[first])]
@@ -301,13 +276,14 @@ def _fill(
         for batch in _batches(sorted(read.items(), key=lambda entry: -len(entry[1]))):
             positions = [position for position, _ in batch]
             cache.append(keys[positions], _checked(encoder.encode([text for _, text in batch])))
-            progress(done := done + len(batch), len(missing))
+            done += len(batch)
+            if progress:
+                progress(done, len(missing))
     cache.close()
     cache.refresh()
 
 
 def _batches(entries: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Cut texts with their positions into batches of at most so many texts and characters."""
     batch: list[tuple[int, str]] = []
     size = 0
     for entry in entries:
@@ -321,7 +297,7 @@ def _batches(entries: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str
 
 
 def _complete(cache: EmbeddingCache, keys: np.ndarray) -> bool:
-    """Wait until the other processes have kept their share; returns whether they did."""
+    """Wait until the other processes have kept their parts; returns whether they did."""
     patient_until = time.monotonic() + PATIENCE
     while (cache.find(keys) < 0).any():
         if time.monotonic() > patient_until:

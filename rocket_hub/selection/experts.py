@@ -1,4 +1,4 @@
-"""The choice of experts from their scores, and what the shots say of it: no model, no Hub (Algorithm 1)."""
+"""Choose experts from their scores (Algorithm 1), and report how certain the choice is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from rocket_hub.selection.selectors import (
 from rocket_hub.selection.statistics import (
     NONE_HELPS,
     ONE_EXPERT,
-    Verdict,
     chosen_shares,
     held_out_accuracy,
     judge,
@@ -33,8 +32,8 @@ from rocket_hub.selection.statistics import (
     righter,
 )
 
-# Which verdicts make the group of a selector smaller. One expert is enough where no other is better on whole shots, and
-# of skills that one shot needs together, by which `coverage` chooses, that says nothing.
+# The verdicts that shrink a selector's group. `one_expert` compares whole shots, which is no evidence about skills that
+# one shot needs together, by which `coverage` chooses.
 FOLLOWED = {"rocket": (ONE_EXPERT, NONE_HELPS), "coverage": (NONE_HELPS,)}
 
 
@@ -47,21 +46,21 @@ def select_experts(
     seed: int = 0,
     probes: Probes = NO_PROBES,
 ) -> ExpertSelection:
-    """Choose the group of experts that the K-shot and their diversity favour (Algorithm 1), and say how sure that is.
+    """Choose the group of experts that the K-shot and their diversity favour (Algorithm 1).
 
     The M adapters with the least RP + RA are the shortlist; of all groups of N among them the one with the least
-    Σ (RP + RA) + RD is taken. Equal rank sums are told apart by perplexity, then by repository id. All K shots choose:
-    no expert was trained on them, and what is trained later is judged by cross-fitting. But the winner's figures on the
-    shots that chose it flatter it, so intervals, resamples and a cross-fitted accuracy come with the choice.
+    Σ (RP + RA) + RD is chosen. Equal rank sums are ordered by perplexity, then by repository id. All K shots choose:
+    no expert was trained on them, and the training later is judged by cross-fitting. The winner's figures on the shots
+    that chose it are too good, so intervals, resamples and a cross-fitted accuracy come with the choice.
 
     Args:
         scores: One per adapter, with its ranks; see `expert_scores` and, for the figures on noise, `with_evidence`.
         factors: repository id -> module -> (A [r, in], B [out, r] with the scaling folded in), for the shortlist at
             least.
         options: M, N, which similarity, which selector, and whether the verdict is followed.
-        base: The bare base model on the same shots; without it nothing is said of whether any adapter helps.
+        base: The bare base model on the same shots; needed to find out whether any adapter helps.
         seed: Seeds the resamples and the selector `random`.
-        probes: What `coverage`, `lorahub` and `arrow` ask of the base model.
+        probes: What `coverage`, `lorahub` and `arrow` need from the base model.
 
     Returns:
         The selection. With fewer than N adapters, all of them. Where the verdict is followed, `selected` is one expert
@@ -80,7 +79,7 @@ def select_experts(
     chosen = [score for score in bank.scores if score.repo_id in group]
     verdict = judge(bank.scores, chosen, bank.scores[0], base)
     followed = options.follow_verdict and verdict.name in FOLLOWED.get(options.selector, ())
-    selected = _left_by(verdict, bank) if followed else group
+    selected = ((bank.scores[0].repo_id,) if verdict.name == ONE_EXPERT else ()) if followed else group
     selection = ExpertSelection(
         selected=selected,
         rejected=tuple(_reject(score, bank, group) for score in bank.scores if score.repo_id not in selected),
@@ -95,15 +94,10 @@ def select_experts(
         gain_error=verdict.gain_error,
         selector=options.selector,
     )
-    return _against_others(selection, bank) if options.selector == "rocket" else selection
+    return _with_alternatives(selection, bank) if options.selector == "rocket" else selection
 
 
-def _left_by(verdict: Verdict, bank: Bank) -> tuple[str, ...]:
-    """List what a verdict against the group leaves."""
-    return (bank.scores[0].repo_id,) if verdict.name == ONE_EXPERT else ()
-
-
-def _against_others(selection: ExpertSelection, bank: Bank) -> ExpertSelection:
+def _with_alternatives(selection: ExpertSelection, bank: Bank) -> ExpertSelection:
     """Add how often each expert is chosen from other draws of the shots, and how far the runner-up is behind."""
     shortlist = bank.shortlist
     rank_sums = np.array([rank_sum(score) for score in shortlist])
@@ -119,7 +113,7 @@ def _against_others(selection: ExpertSelection, bank: Bank) -> ExpertSelection:
 
 
 def _lead(shortlist: Sequence[ExpertScore], groups: np.ndarray) -> tuple[float | None, float | None]:
-    """Compare the mean likelihoods of the experts of the first and the second group, paired over the shots."""
+    """Compare the mean likelihoods of the first and the second group, paired over the shots: (mean, error)."""
     if len({len(score.nll) for score in shortlist}) > 1:
         return None, None
     nll = np.array([score.nll for score in shortlist])  # [M, K]
@@ -142,7 +136,7 @@ def _resampled(selection: ExpertSelection, bank: Bank) -> tuple[tuple[ExpertScor
 
 
 def _described(bank: Bank, group: tuple[str, ...], base: ExpertScore | None) -> tuple[ExpertScore, ...]:
-    """Mark what is odd about each score, and say how like the group it is."""
+    """Add marks (no better than the base, like another adapter) and the similarity with the group to each score."""
     place = {score.repo_id: row for row, score in enumerate(bank.pool)}
     inside = [place[name] for name in group if name in place]
     described = []
@@ -162,7 +156,6 @@ def _described(bank: Bank, group: tuple[str, ...], base: ExpertScore | None) -> 
 
 
 def _reject(score: ExpertScore, bank: Bank, group: tuple[str, ...]) -> Rejection:
-    """Say why a scored adapter is not among the experts."""
     detail = (
         f"rank sum {rank_sum(score):g} (perplexity {score.perplexity:.4g}: {score.rank_perplexity:g}, "
         f"accuracy {score.accuracy:.1%}: {score.rank_accuracy:g})"

@@ -1,10 +1,10 @@
-"""Rows that are not worth training on, whatever the task: one short test a fault, in one table."""
+"""Filters for rows that are not worth training on, whatever the task: one short function each, in `GATES`."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -47,26 +47,23 @@ _IN_SCRIPT = {script: re.compile(f"[{letters}]") for script, (letters, _) in _SC
 LANGUAGES = frozenset(_STOP_WORDS) | {language for _, languages in _SCRIPTS.values() for language in languages.split()}
 """The languages that can be declared, as two letters."""
 
-_READ = 600  # characters of a text that are looked at
-_FEWEST = 20  # words in Latin letters, or letters of another script, that tell a language; fewer are a name
+_READ = 600  # characters of a text that are read
+_FEWEST = 20  # words in Latin letters, or letters of another script, that show a language; fewer are a name
 _SHARE = 0.2  # of a text's words that have to be among the commonest of its language
 _DISTINCT = 4  # such words that have to be different
 
 
 def other_language(text: str, declared: tuple[str, ...]) -> str:
-    """Say what a text is written in if that is none of the declared languages.
+    """Return the script or language of a text if it is none of the declared languages, else an empty string.
 
-    Two signs: more than half of the letters, and at least twenty, belong to a script that no declared language uses
-    (Latin and Greek letters never count, as code and formulae are written in them everywhere); or, of at least twenty
-    words, a fifth are the commonest words of one other language, twice as many as those of any declared one. Short
-    texts, texts that quote another language, and languages of which no words are listed pass.
+    Either more than half of the letters, and at least twenty, belong to a script that no declared language uses (Latin
+    and Greek letters never count, as code and formulae use them everywhere); or, of at least twenty words, a fifth are
+    the commonest words of one other language, twice as many as those of any declared one. Short texts, texts that quote
+    another language, and languages of which no words are listed pass.
 
     Args:
-        text: Of which the beginning is read.
-        declared: Some of `LANGUAGES`; none = every language will do.
-
-    Returns:
-        Script or language; empty if there is nothing against the text.
+        text: Its beginning is read.
+        declared: Some of `LANGUAGES`; none = any language.
     """
     head = plain(text[:_READ])
     if not declared:
@@ -88,20 +85,20 @@ def other_language(text: str, declared: tuple[str, ...]) -> str:
 
 
 def _share(words: list[str], language: str) -> float:
-    """Compute the share of words that are among the commonest of a language."""
+    """Compute the share of words that are among the commonest of the language."""
     common = _STOP_WORDS.get(language, frozenset())
     return sum(map(common.__contains__, words)) / max(len(words), 1)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a row has to keep to.
+    """Limits of a row.
 
     Attributes:
         languages: Languages that rows may be in, as two letters; none = any.
         max_characters: Longest prompt and completion together.
         max_tokens: The same in tokens, the model's context; none = no such limit.
-        count_tokens: Counts the tokens of a text; asked only about rows that may be too long.
+        count_tokens: Counts the tokens of a text; called only for rows that may be too long.
 
     Raises:
         InputError: A language is not known, or `max_tokens` is given without `count_tokens`.
@@ -151,44 +148,23 @@ _REPEATED = 4  # words of the n-grams that are counted
 
 
 def fault_of(row: Example, limits: Limits | None = None) -> Rejection | None:
-    """Find the first fault of a row, in the order of `GATES`.
-
-    Args:
-        row: The row.
-        limits: What rows have to keep to; none = the defaults.
-
-    Returns:
-        The rejection, whose reason is the gate's name; None for a sound row.
-    """
+    """Return the rejection by the first of `GATES` that finds a fault, named as the gate; None for a sound row."""
     for reason, gate in GATES.items():
         if found := gate(row, limits or _DEFAULTS):
-            return Rejection(f"{row.source}#{row.index}", reason, found)
+            return Rejection(row_name(row), reason, found)
     return None
 
 
-def faults(rows: Iterable[Example], *, limits: Limits | None = None) -> dict[int, Rejection]:
-    """Find the rows that are not worth training on, and those that are there twice; rows are read once.
-
-    Args:
-        rows: Rows of all data sets.
-        limits: What rows have to keep to; none = the defaults.
-
-    Returns:
-        Position in `rows` -> the rejection; a row with a fault is nobody's duplicate.
-    """
-    found: dict[int, Rejection] = {}
-    known = ExactDuplicates()
-    for position, row in enumerate(rows):
-        if fault := fault_of(row, limits) or known.fault_of(row):
-            found[position] = fault
-    return found
+def row_name(row: Example) -> str:
+    """Name a row as rejections do."""
+    return f"{row.source}#{row.index}"
 
 
 class ExactDuplicates:
     """Rows seen so far, in whichever data set, by a hash of prompt and completion.
 
-    Letter case, white space and compatible characters do not tell rows apart; signs do, as `3 + 4` is not `3 - 4`.
-    Memory is about 200 bytes a row.
+    Letter case, white space and compatible characters are ignored; signs are not, as `3 + 4` is not `3 - 4`. Memory is
+    about 200 bytes a row.
     """
 
     def __init__(self) -> None:
@@ -196,7 +172,7 @@ class ExactDuplicates:
 
     def fault_of(self, row: Example) -> Rejection | None:
         """Return the rejection `duplicate_of` with the name of the equal row before, or remember this one."""
-        name = f"{row.source}#{row.index}"
+        name = row_name(row)
         text = "\0".join(" ".join(_folded(part).split()) for part in (row.prompt, row.completion))
         key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         first = self._first.setdefault(key, name)
@@ -204,7 +180,7 @@ class ExactDuplicates:
 
 
 def empty(row: Example, _: Limits) -> str:
-    """Find a prompt or a completion without any character to see."""
+    """Find a prompt or a completion of white space only."""
     return next((f"no {part}" for part in ("prompt", "completion") if not getattr(row, part).strip()), "")
 
 
@@ -226,7 +202,7 @@ def too_long(row: Example, limits: Limits) -> str:
 
 
 def placeholder(row: Example, _: Limits) -> str:
-    """Find a completion that is only a mark where an answer should be, such as `<nooutput>` or `[insert name]`."""
+    """Find a completion that is only a placeholder, such as `<nooutput>` or `[insert name]`."""
     text = row.completion.strip()
     return text[:60] if len(text) <= 500 and _PLACEHOLDER.fullmatch(text) else ""
 
@@ -248,12 +224,11 @@ def repeats_prompt(row: Example, _: Limits) -> str:
 
 
 def truncated(row: Example, _: Limits) -> str:
-    """Find a completion that breaks off.
+    """Find a completion that breaks off, by signs that sound answers hardly show; most cuts leave none.
 
-    The signs are such that sound answers hardly show them; most cuts leave none of them. A fence of code that is not
-    closed; two brackets or more that are not closed, unless a sentence ends after them; from twelve words on a comma,
-    an opening bracket, three dots after a word or a word such as `the` or `and` at the end, from twenty on a colon;
-    from 150 words on prose that stops in the middle of a sentence.
+    A fence of code that is not closed; two brackets or more that are not closed, unless a sentence ends after them;
+    from twelve words on a comma, an opening bracket, three dots after a word or a word such as `the` or `and` at the
+    end, from twenty on a colon; from 150 words on prose that stops in the middle of a sentence.
     """
     text = row.completion.rstrip()
     if text.count("```") % 2:
@@ -269,7 +244,7 @@ def truncated(row: Example, _: Limits) -> str:
 
 
 def _stops_inside(text: str, words: int) -> bool:
-    """Tell whether prose stops in the middle of a sentence."""
+    """Return whether prose stops in the middle of a sentence."""
     last_line = text.rpartition("\n")[2]
     last_sentence = _SENTENCE_END.split(last_line)[-1].split()
     return (
@@ -282,7 +257,7 @@ def _stops_inside(text: str, words: int) -> bool:
 
 
 def repetitive(row: Example, _: Limits) -> str:
-    """Find a completion of thirty words or more, of whose runs of four words at least half were there before."""
+    """Find a completion of thirty words or more, of whose runs of four words at least half are repeated."""
     if len(row.completion) < 60:
         return ""
     words = row.completion.split()
@@ -294,7 +269,7 @@ def repetitive(row: Example, _: Limits) -> str:
 
 
 def wrong_language(row: Example, limits: Limits) -> str:
-    """Find another language than those declared, see `other_language`."""
+    """Find a language that is not declared, see `other_language`."""
     return other_language(f"{row.prompt[-300:]}\n{row.completion[:300]}", limits.languages)
 
 
@@ -302,11 +277,10 @@ GATES: dict[str, Callable[[Example, Limits], str]] = {
     gate.__name__: gate
     for gate in (empty, too_long, placeholder, refusal, repeats_prompt, truncated, repetitive, wrong_language)
 }
-"""Reason -> what finds it: a gate says what it found, or nothing."""
+"""Reason -> the filter, which returns what it found, or nothing."""
 
 _DEFAULTS = Limits()
 
 
 def _folded(text: str) -> str:
-    """Fold letter case and compatible characters."""
     return (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()

@@ -1,4 +1,4 @@
-"""The best group of experts out of all groups of a size, exactly: arrays only, no model, no Hub."""
+"""Similarity of experts, diversity of a group, and an exact search for the best group (Algorithm 1, Eq. 6)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from rocket_hub.errors import InputError
 Factors = Mapping[str, tuple[np.ndarray, np.ndarray]]  # module -> (A [r, in], B [out, r] with the scaling folded in)
 
 SMALLEST_SIMILARITY = 1e-6  # stands for a mean similarity of zero or less, so that its inverse is a number
+MAX_VISITS = 500_000  # branches of the search: about half a minute
+MAX_TIED = 2_000_000
+_DIGITS = 12  # values are rounded, so that the order in which equal numbers were summed does not tell them apart
+_ROOM = 4096
+_SMALLER = "make experts.shortlist or experts.num_experts smaller"
 
 
 def mean_ranks(values: np.ndarray) -> np.ndarray:
-    """Rank values from 1 = smallest; equal values share the mean of their ranks.
-
-    Args:
-        values: [n].
-
-    Returns:
-        [n] float64.
-    """
+    """Rank values [n] from 1 = smallest; equal values share the mean of their ranks. Returns [n] float64."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
@@ -54,16 +52,10 @@ def delta_w_similarity(experts: Sequence[Factors]) -> np.ndarray:
 
 
 def paper_similarity(experts: Sequence[Factors]) -> np.ndarray:
-    """Compute the similarity of Eq. 6: the cosine of each A and of each B, averaged over all of them.
+    """Compute the similarity of Eq. 6 [M, M]: the cosine of each A and of each B, averaged over all of them.
 
-    It tells initialisation seeds apart rather than skills (equal seeds give near-equal A), and is here to reproduce
-    the paper; `delta_w_similarity` is the default.
-
-    Args:
-        experts: M experts with the same modules and ranks.
-
-    Returns:
-        [M, M] float64.
+    It separates initialisation seeds rather than skills (equal seeds give near-equal A) and serves to reproduce the
+    paper; `delta_w_similarity` is the default.
 
     Raises:
         InputError: The experts differ in modules or ranks.
@@ -83,16 +75,13 @@ def paper_similarity(experts: Sequence[Factors]) -> np.ndarray:
 
 
 def behaviour_similarity(correct: np.ndarray) -> np.ndarray:
-    """Compute how often two experts are right or wrong together: 1 minus the share of shots where exactly one is right.
+    """Compute how often two experts are right or wrong together [M, M]: 1 - the share of shots only one gets right.
 
-    What they answer where both are wrong is not looked at. Experts that are never right are alike: nothing was seen
-    that tells them apart, and the same goes for two that share no scored shot.
+    Wrong answers are not compared with each other. Experts that are never right, and two that share no scored shot,
+    count as alike.
 
     Args:
         correct: 1 = right, 0 = wrong, -1 = not scored [M, K].
-
-    Returns:
-        [M, M] float64 from 0 to 1, ones on the diagonal.
     """
     right, wrong = (np.asarray(correct) == 1).astype(np.float64), (np.asarray(correct) == 0).astype(np.float64)
     apart = right @ wrong.T + wrong @ right.T  # [M, M]
@@ -101,18 +90,10 @@ def behaviour_similarity(correct: np.ndarray) -> np.ndarray:
 
 
 def group_diversity(similarity: np.ndarray, group: Sequence[int]) -> float:
-    """Compute the diversity Ω of a group of experts (Eq. 6): the inverse of their mean pairwise similarity.
+    """Compute the diversity Ω of some rows of `similarity` [M, M] (Eq. 6): one over their mean pairwise similarity.
 
-    A mean of zero or less has no useful inverse: Ω would jump from +∞ to −∞ where the experts grow most different.
-    The printed Ω is therefore at most 1e6, and groups are ranked by the mean itself, ascending, which is the same
-    order wherever Ω is defined. A group of one is only like itself: Ω = 1.
-
-    Args:
-        similarity: [M, M].
-        group: Rows of `similarity`.
-
-    Returns:
-        Ω > 0; larger is more diverse.
+    Where the mean is zero or less Ω would jump from +∞ to −∞, so it is at most 1e6, and groups are ranked by the mean
+    itself, ascending, which is the same order wherever Ω is defined. A group of one has Ω = 1.
     """
     upper = np.triu_indices(len(group), 1)
     pairs = similarity[np.ix_(group, group)][upper]
@@ -120,7 +101,7 @@ def group_diversity(similarity: np.ndarray, group: Sequence[int]) -> float:
 
 
 def _inner_products(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Compute ⟨B_i A_i, B_j A_j⟩ of all pairs of experts in one module: n pairs (A, B) -> [n, n] float64."""
+    """Compute ⟨B_i A_i, B_j A_j⟩ of all experts in one module: n pairs (A, B) -> [n, n] float64."""
     ranks = [len(a) for a, _ in pairs]
     width_in, width_out = pairs[0][0].shape[1], pairs[0][1].shape[0]
     if (len(pairs) ** 2 + sum(ranks)) * width_in * width_out < sum(ranks) ** 2 * (width_in + width_out):
@@ -143,15 +124,8 @@ def _cosines(inner: np.ndarray) -> np.ndarray:
     return cosines
 
 
-MAX_VISITS = 500_000  # branches looked at: about half a minute
-MAX_TIED = 2_000_000
-_DIGITS = 12  # values are rounded, so that the order in which equal numbers were summed does not tell them apart
-_ROOM = 4096
-_SMALLER = "make experts.shortlist or experts.num_experts smaller"
-
-
 class _Best:
-    """The groups of least value among all that were offered: `count` of them, and all that tie with the last one."""
+    """The `count` groups of least value among all that were offered, and all that tie with the last one."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -161,14 +135,14 @@ class _Best:
         self._held, self._allowed = 0, 4 * count + _ROOM
 
     def offer(self, values: np.ndarray, groups: np.ndarray) -> None:
-        """Take groups [n, N] in, with their values [n]."""
+        """Add groups [n, N] with their values [n]."""
         self._parts.append((values.round(_DIGITS), groups))
         self._held += len(values)
         if self._held > self._allowed:
             self._allowed = 2 * len(self.cut()[0]) + 4 * self.count + _ROOM
 
     def cut(self) -> tuple[np.ndarray, np.ndarray]:
-        """Let go of what cannot be among the best any more; returns the rest, groups [n, N] and values [n]."""
+        """Drop groups that cannot be among the best; returns the others [n, N] and their values [n]."""
         values, groups = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
         if len(values) > self.count:
             self.limit = float(np.partition(values, self.count - 1)[self.count - 1])
@@ -187,8 +161,8 @@ def lowest_groups(linear: np.ndarray, pair: np.ndarray, size: int, count: int) -
     with others. The last two experts of a group are found together, as the small entries of one [M, M] matrix.
 
     Args:
-        linear: What each of M experts costs [M].
-        pair: What each pair of experts costs, once per pair, symmetric [M, M]; the diagonal is not looked at.
+        linear: Cost of each of M experts [M].
+        pair: Cost of each pair of experts, symmetric [M, M]; the diagonal is not used.
         size: N, from 1 to M.
         count: How many groups; all that tie with the last one come too.
 
@@ -223,17 +197,10 @@ def _visit(
     value: float,
     missing: int,
 ) -> None:
-    """Complete a group in all ways that can be among the best.
+    """Complete a group of this value, which lacks at least two experts, in all ways that can be among the best.
 
-    Args:
-        best: The best so far.
-        left: Experts that may still be added.
-        costs: What adding each of M experts to the group costs: its own terms and its pairs with the group [M].
-        pair: [M, M].
-        cheapest: Half of the cheapest 1, 2, ... pairs of each expert [M, N - 1].
-        group: Its experts so far.
-        value: What the group costs so far.
-        missing: How many experts it lacks, at least 2.
+    `costs` are those of adding each of M experts to the group: its own terms and its pairs with the group [M];
+    `cheapest` are half of the cheapest 1, 2, ... pairs of each expert [M, N - 1].
     """
     best.visits += 1
     if best.visits > MAX_VISITS:
@@ -257,7 +224,7 @@ def _visit(
 def _complete(
     best: _Best, left: np.ndarray, costs: np.ndarray, pair: np.ndarray, group: list[int], value: float
 ) -> None:
-    """Offer the group with each pair of the experts that are left, as far as it can be among the best."""
+    """Offer the group with each pair of the experts left, as far as it can be among the best."""
     values = pair[np.ix_(left, left)] + costs[left] + (value + costs[left])[:, None]  # [left, left]
     one, other = np.nonzero(np.triu(values <= best.limit + 10.0**-_DIGITS, 1))
     if len(one):
@@ -265,43 +232,10 @@ def _complete(
         best.offer(values[one, other], np.column_stack([prefix, left[one], left[other]]))
 
 
-def most_diverse_group(
-    similarity: np.ndarray, size: int, *, costs: Sequence[float] | np.ndarray | None = None, weight: float = 1.0
-) -> tuple[int, ...]:
-    """Find the group of least mean similarity, or of least Σ costs + weight · mean similarity, exactly.
-
-    Unlike the ranks of Algorithm 1 this sees how much more diverse one group is than another.
-
-    Args:
-        similarity: [M, M].
-        size: N, from 1 to M.
-        costs: What choosing each expert costs [M]; none = nothing.
-        weight: What a mean similarity of 1 costs.
-
-    Returns:
-        The N chosen rows, ascending; of equal groups the first.
-
-    Raises:
-        InputError: See `lowest_groups`.
-    """
-    linear = np.zeros(len(similarity)) if costs is None else np.asarray(costs, dtype=np.float64)
-    groups, _ = lowest_groups(linear, weight * similarity / max(math.comb(size, 2), 1), size, 1)
-    return tuple(int(i) for i in groups[0])
-
-
 def diverse_groups(similarity: np.ndarray, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """List the most diverse groups with their ranks RD among all C(M, N) groups (Algorithm 1).
+    """List the most diverse groups [n, N], and their ranks RD [n] among all C(M, N) groups (Algorithm 1).
 
-    Args:
-        similarity: [M, M].
-        size: N.
-        count: How many groups; all that tie with the last one come too.
-
-    Returns:
-        (groups [n, N], most diverse first; RD [n], 1 = most diverse, equal ones share the mean rank).
-
-    Raises:
-        InputError: See `lowest_groups`.
+    1 = most diverse, equal ones share the mean rank; see `lowest_groups` for `count` and errors.
     """
     pair = similarity / max(math.comb(size, 2), 1)
     groups, means = lowest_groups(np.zeros(len(similarity)), pair, size, count)
@@ -309,7 +243,7 @@ def diverse_groups(similarity: np.ndarray, size: int, count: int) -> tuple[np.nd
 
 
 def ranked_groups(rank_sums: np.ndarray, similarity: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Order groups of experts by Algorithm 1: the least Σ (RP + RA) + RD first.
+    """Order groups of experts by Algorithm 1: the least Σ (RP + RA) + RD first; see `lowest_groups` for errors.
 
     RD ranks all C(M, N) groups by diversity, 1 = most diverse; equal ones share the mean rank. But one step down costs
     1, so a group far down cannot win whatever its experts' ranks are, and is never looked at. Where totals are equal
@@ -318,13 +252,10 @@ def ranked_groups(rank_sums: np.ndarray, similarity: np.ndarray, size: int) -> t
     Args:
         rank_sums: RP + RA of each of M experts [M], best first if the last tie rule is to mean anything.
         similarity: [M, M].
-        size: N, at least 1 and at most M.
+        size: N, from 1 to M.
 
     Returns:
         (groups [n, N], totals [n]); the first two, and all that tie with the first, are those of all C(M, N) groups.
-
-    Raises:
-        InputError: See `lowest_groups`.
     """
     rank_sums = np.asarray(rank_sums, dtype=np.float64)
     least, every, count = np.sort(rank_sums)[:size].sum(), math.comb(len(rank_sums), size), 256
@@ -340,18 +271,6 @@ def ranked_groups(rank_sums: np.ndarray, similarity: np.ndarray, size: int) -> t
 
 
 def best_group(rank_sums: np.ndarray, similarity: np.ndarray, size: int) -> tuple[int, ...]:
-    """Choose the group of experts (Algorithm 1); see `ranked_groups`.
-
-    Args:
-        rank_sums: RP + RA of each of M experts [M].
-        similarity: [M, M].
-        size: N, at least 1 and at most M.
-
-    Returns:
-        The N chosen rows, ascending.
-
-    Raises:
-        InputError: See `lowest_groups`.
-    """
+    """Choose the first of `ranked_groups`: N rows, ascending."""
     groups, _ = ranked_groups(rank_sums, similarity, size)
     return tuple(int(i) for i in groups[0])

@@ -1,9 +1,9 @@
-"""Which (adapter, shot) pairs to score: successive halving, with arrays and no model.
+"""Successive halving: choose which (adapter, shot) pairs to score.
 
-All adapters are scored on a few shots, the better ones go on to more of them, and the finalists meet on all shots, so
-that their rank sums compare like with like. This lies between the successive halving of Karnin, Koren and Somekh (2013)
-and the successive rejects of Audibert and Bubeck (2010): a fifth is left behind each time, because rounds cost nothing
-here and cuts on few shots are what goes wrong; and the budget decides how steeply the rounds grow.
+All adapters are scored on a few shots, the better ones on more of them, and the finalists on all, so that their rank
+sums are comparable. This lies between the successive halving of Karnin, Koren and Somekh (2013) and the successive
+rejects of Audibert and Bubeck (2010): a fifth is dropped each time, as rounds are free and cuts on few shots are risky,
+and the budget decides how steeply the rounds grow.
 """
 
 from __future__ import annotations
@@ -28,12 +28,7 @@ Score = Callable[[Sequence[int], Sequence[int]], np.ndarray]  # adapters [m], sh
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the schedule.
-
-    Attributes:
-        adapters: How many take part.
-        shots: On how many shots each has been scored when it ends, those of earlier rounds included.
-    """
+    """One round of the schedule: how many adapters take part, and on how many shots each has been scored at its end."""
 
     adapters: int
     shots: int
@@ -44,7 +39,7 @@ class Halved:
     """An adapter that did not reach the last round.
 
     Attributes:
-        round: After which round it was left behind, from 1.
+        round: The round after which it was dropped, from 1.
         shots: On how many shots it was scored.
         loss: Its mean loss over them.
         last_kept: The same of the last adapter that went on by its rank.
@@ -58,13 +53,13 @@ class Halved:
 
 @dataclass(frozen=True)
 class Race:
-    """What a race found.
+    """The result of a race.
 
     Attributes:
         losses: [M, K], NaN where a pair was not scored.
-        pairs: How many were.
+        pairs: How many were scored.
         finalists: Adapters scored on all shots, ascending.
-        halved: Adapters left behind.
+        halved: Adapters that were dropped.
         broken: Adapters with a loss that is no number -> on how many shots.
     """
 
@@ -78,21 +73,18 @@ class Race:
 def pairs_within(
     budget: Budget, adapters: int, shots: int, finalists: int, *, pair: float = 0.0, answer: float = 0.0
 ) -> int:
-    """Convert a budget into pairs of an adapter and a shot.
+    """Convert a budget into pairs of an adapter and a shot, each one perplexity: from 0 to M * K.
 
-    A pair is one perplexity. Answers, of the finalists only, are no pairs; a budget in tokens or minutes pays for them
-    and for the bare base model first.
+    Answers, of the finalists only, are no pairs; a budget in tokens or minutes pays for them and for the bare base
+    model first.
 
     Args:
-        budget: What may be spent.
+        budget: The budget.
         adapters: M.
         shots: K.
         finalists: How many adapters answer every shot.
         pair: Tokens, or minutes, of one pair; for budgets in that unit.
         answer: Tokens, or minutes, of one answer.
-
-    Returns:
-        At most M * K and at least 0.
     """
     everything = adapters * shots
     if budget.unit == "%":
@@ -106,21 +98,11 @@ def pairs_within(
 
 
 def schedule(adapters: int, shots: int, finalists: int, pairs: int) -> tuple[Round, ...]:
-    """Plan the rounds.
+    """Plan the rounds, from all M adapters on a few shots to at least `finalists` of them on all K.
 
     Cut M down to the finalists, a fifth at a time. Round r adds shots in proportion to m_r^-α, and α is the smallest
     that keeps within the pairs (less a spare for ties): at α = 1 all rounds cost the same, at -∞ everything is scored.
-    Where even the least, everyone on five shots and the finalists on all, is dearer than the pairs, that is what is
-    planned: a group cannot be chosen from less.
-
-    Args:
-        adapters: M.
-        shots: K.
-        finalists: At least so many adapters are scored on all shots.
-        pairs: How many pairs may be scored.
-
-    Returns:
-        Rounds, from all adapters on a few shots to the finalists on all.
+    The least plan, everyone on five shots and the finalists on all, is used even where it costs more than the pairs.
     """
     if pairs >= adapters * shots or adapters <= finalists or shots <= FEWEST:
         return (Round(adapters, shots),)
@@ -133,7 +115,7 @@ def schedule(adapters: int, shots: int, finalists: int, pairs: int) -> tuple[Rou
 
 
 def _rounds(sizes: Sequence[int], shots: int, steepness: float) -> tuple[Round, ...]:
-    """Split the shots into rounds; one that would add no shot is left out."""
+    """Split the shots into rounds, without those that would add no shot."""
     weights = (np.array(sizes, dtype=np.float64) / sizes[0]) ** -steepness
     ends = np.rint(np.cumsum(weights) / weights.sum() * shots).astype(int)
     ends[:-1] = ends[:-1].clip(FEWEST, shots - 1)  # the finalists have a round of their own
@@ -159,21 +141,17 @@ def race(
     order: Sequence[int],
     answer: float = 0.0,
 ) -> Race:
-    """Run the rounds, and let those that are tied with the last one that goes on go on too, as long as pairs are left.
+    """Run the rounds; adapters tied with the last one that goes on go on too, as long as pairs are left.
 
-    Adapters are ranked by their mean loss over the shots. Two are tied where the mean of their differences, shot by
-    shot, is within one standard error.
+    Adapters are ranked by their mean loss over the shots; see `tied`.
 
     Args:
         score: Scores adapters on shots.
         adapters: M.
         rounds: From `schedule`.
         pairs: How many pairs may be scored.
-        order: In which order the shots come, K of them.
+        order: The order of the K shots.
         answer: How many pairs a finalist's answer to one shot is worth; 0 where the budget does not pay for it.
-
-    Returns:
-        Every number that was computed, and who was left behind.
     """
     losses = np.full((adapters, len(order)), np.nan)
     alive, halved, broken = list(range(adapters)), dict[int, Halved](), dict[int, int]()
@@ -201,24 +179,17 @@ def race(
 
 
 def tied(one: np.ndarray, other: np.ndarray) -> bool:
-    """Tell whether two adapters' scores on the same shots [k] differ by no more than one paired standard error."""
+    """Return whether two adapters' losses on the same shots [k] differ by at most one paired standard error."""
     difference = one - other
     return bool(abs(difference.mean()) <= difference.std(ddof=1) / math.sqrt(len(difference)))
 
 
 def spread(texts: Sequence[str], seed: int) -> list[int]:
-    """Order the shots so that the first few are as different as can be.
+    """Order K texts so that the first few are as different as can be: farthest-first traversal (Gonzalez 1985).
 
-    A K-shot may mix kinds of questions, and an expert for a kind that is not among the first shots would be cut. The
-    first shot is drawn, and then always the one that is least like any before it comes next (Gonzalez 1985), by the
-    cosine of their words, weighed by how rare they are; numbers count as one word.
-
-    Args:
-        texts: K texts.
-        seed: Decides the first one and between equal ones.
-
-    Returns:
-        0 to K - 1 in that order.
+    An expert for a kind of question that is not among the first shots would be cut. The first text is drawn, and then
+    the one that is least like any before it comes next, by the cosine of their words, weighted by how rare they are;
+    numbers count as one word. The seed decides the first text and between equal ones. Returns a permutation of K.
     """
     words = [Counter(re.findall(r"\w+|[^\w\s]", re.sub(r"\d+", "0", text.lower()))) for text in texts]
     known = {word: column for column, word in enumerate(dict.fromkeys(word for each in words for word in each))}

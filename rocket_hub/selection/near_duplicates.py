@@ -1,4 +1,4 @@
-"""How like the K-shot each row is, and the order in which rows are taken: arrays only, in blocks."""
+"""Similarity of rows to the K-shot, the order in which rows are taken, and near-duplicates; all in blocks."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from rocket_hub.selection.embeddings import Vectors
 
 MODES = ("max", "mean", "kde", "round_robin")
 _SIMILARITY_BLOCK = 8192
+_BLOCK = 1024
 _DIGITS = 6  # beyond them lies the rounding of float32 products, which must not rank rows
+_ROUNDING = 1e-5  # more than float32 products of rows of length 1 are ever off, with any block size, BLAS or GPU
 
 
 def similarity(vectors: Vectors, shots: np.ndarray, mode: str = "max", gamma: float = 10.0) -> np.ndarray:
-    """Compute how like the K-shot each row is, on the scale of a cosine.
+    """Compute the similarity of each row to the K-shot, on the scale of a cosine [n].
 
     - `max`: the largest cosine to any shot (Algorithm 2). A single shot can fill the whole budget.
-    - `mean`: the mean cosine, which is the cosine with the mean shot up to a factor. The middle of several kinds of
-      shots may be like none of them.
-    - `kde`: a Gaussian kernel density of the shots (Table 3), mean_i exp(−γ‖shot_i − row‖²). Its logarithm is brought
-      to the cosine's scale, log(mean_i exp(2γ cos_i)) / 2γ, which ranks alike: `mean` for small γ, `max` for large.
+    - `mean`: the mean cosine, which is the cosine with the mean shot up to a factor.
+    - `kde`: a Gaussian kernel density of the shots (Table 3), mean_i exp(−γ‖shot_i − row‖²), as
+      log(mean_i exp(2γ cos_i)) / 2γ, which ranks alike on the cosine's scale: `mean` for small γ, `max` for large.
     - `round_robin` ranks by shots, see `ordered`; its similarity is that of `max`.
+
+    Values are float32, rounded to six digits, so that equal rows are equal wherever they stand.
 
     Args:
         vectors: [n, d], rows of length 1; read once, in blocks.
         shots: [K, d], rows of length 1.
         mode: One of `MODES`.
         gamma: γ of `kde`, one over twice the squared bandwidth.
-
-    Returns:
-        [n] float32, rounded to six digits, so that equal rows are equal wherever they stand.
 
     Raises:
         InputError: There is no such mode, γ is not positive, or rows and shots have different widths.
@@ -57,21 +57,11 @@ def similarity(vectors: Vectors, shots: np.ndarray, mode: str = "max", gamma: fl
 def ordered(
     vectors: Vectors, shots: np.ndarray, ranked_by: np.ndarray, mode: str = "max", least: float = -1.0
 ) -> Iterator[int]:
-    """Go through the rows in the order in which they are taken.
+    """Yield the positions of the rows in the order in which they are taken, each once.
 
     With `round_robin` each shot in turn takes the row nearest to it that is left, so that every shot has its part of
-    the budget; this needs 12 n K bytes. In the other modes the most similar row comes first. Of equally similar rows
-    the one that stands first comes first.
-
-    Args:
-        vectors: [n, d], rows of length 1.
-        shots: [K, d], rows of length 1.
-        ranked_by: What `similarity` found, [n].
-        mode: One of `MODES`.
-        least: Rows below this similarity are left out.
-
-    Yields:
-        Each row once, by position.
+    the budget; this needs 12 n K bytes. In the other modes the most similar row comes first. Equally similar rows keep
+    their order. Arguments as of `similarity`, which returned `ranked_by`; rows below `least` are left out.
     """
     if mode != "round_robin":
         order = np.argsort(-ranked_by, kind="stable")
@@ -99,31 +89,27 @@ def check_mode(mode: str, gamma: float) -> None:
 
 
 def _cosines(vectors: Vectors, shots: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Compare all rows with all shots, block by block: yields which rows, and their cosines [b, K]."""
+    """Compare all rows with all shots: yields slices of rows with their cosines [b, K]."""
     for start in range(0, vectors.shape[0], _SIMILARITY_BLOCK):
         block = slice(start, min(start + _SIMILARITY_BLOCK, vectors.shape[0]))
         yield block, vectors[np.arange(block.start, block.stop)] @ shots.T  # [b, d] @ [d, K] -> [b, K]
 
 
-_BLOCK = 1024
-_ROUNDING = 1e-5  # more than float32 products of rows of length 1 are ever off, with any block size, BLAS or GPU
-
-
 def distinct(vectors: Vectors, order: Iterable[int], threshold: float) -> Iterator[tuple[int, int | None]]:
-    """Walk through rows and tell near-duplicates of those before them.
+    """Find the near-duplicates of kept rows, lazily.
 
     A row is dropped when its cosine with a kept row before it is above the threshold; a row that was itself dropped
     drops no other. Blocks of rows are compared with blocks of kept ones, so that no more than 1,024² cosines exist at
     any time; cosines within rounding of the threshold are computed again in double precision, so that the result is
-    that of comparing the pairs one by one. Nothing is compared before the caller asks for it.
+    that of comparing the pairs one by one.
 
     Args:
         vectors: [n, d], rows of length 1.
-        order: Rows to look at, highest priority first; each at most once.
+        order: The rows, highest priority first; each at most once.
         threshold: τ. At 1 nothing is dropped, not even equal rows, as in the paper.
 
     Yields:
-        (row, None) for a row that is kept, (row, the first kept row that it is a near-duplicate of) for the others.
+        (row, None) for a row that is kept, (row, the first kept row near it) for one that is dropped.
     """
     if threshold >= 1:
         yield from ((int(row), None) for row in order)
@@ -146,33 +132,8 @@ def distinct(vectors: Vectors, order: Iterable[int], threshold: float) -> Iterat
             yield row, None
 
 
-def keep_distinct(embeddings: Vectors, threshold: float, limit: int | None = None) -> tuple[list[int], dict[int, int]]:
-    """Drop near-duplicates, keeping the row of higher priority; see `distinct`.
-
-    Args:
-        embeddings: [n, d], rows of length 1, highest priority first.
-        threshold: τ.
-        limit: Stop once so many rows are kept; None = look at all.
-
-    Returns:
-        (kept rows ascending, dropped row -> the first kept row that it is a near-duplicate of).
-    """
-    kept: list[int] = []
-    dropped: dict[int, int] = {}
-    if limit == 0:
-        return kept, dropped
-    for row, partner in distinct(embeddings, range(embeddings.shape[0]), threshold):
-        if partner is not None:
-            dropped[row] = partner
-            continue
-        kept.append(row)
-        if len(kept) == limit:
-            break
-    return kept, dropped
-
-
 def _partners(block: np.ndarray, vectors: Vectors, kept: list[int], threshold: float) -> np.ndarray:
-    """Find for each row of a block the first kept row that it is a near-duplicate of: [b, d] -> [b], -1 = none."""
+    """Find the first kept row that each row of a block is a near-duplicate of: [b, d] -> [b], -1 = none."""
     partners = np.full(len(block), -1)
     alone = np.arange(len(block))  # rows of the block without a partner so far
     for start in range(0, len(kept), _BLOCK):

@@ -1,4 +1,4 @@
-"""What some selectors ask of the base model: a mixture's loss, hidden states' votes, each adapter's tokens."""
+"""Measurements of the K-shot on the base model that some selectors need."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from rocket_hub.selection.selectors import Loss, Tokens, Votes
 def mixture_loss(
     model: Any, tokenizer: Any, factors: Mapping[str, Mapping[str, Pair]], shots: Sequence[Example], *, batch_size: int
 ) -> Loss:
-    """Make the function that `lorahub` minimises.
+    """Make the function that `lorahub` minimises; it leaves the model as it was.
 
     Args:
-        model: The base model; it is the same as before after every call.
+        model: The base model.
         tokenizer: Its tokenizer.
         factors: repository id -> module -> (A [r, in], B [out, r] with the scaling folded in).
         shots: The K-shot in the task's form.
         batch_size: Rows computed at once.
 
     Returns:
-        repository id -> weight w; to the mean negative log-likelihood per token over the shots, in nats, of the base
-        with Σ w ΔW.
+        From weights w by repository id to the mean negative log-likelihood per token over the shots, in nats, of the
+        base with Σ w ΔW.
     """
     rows = [(shot.prompt, shot.completion) for shot in shots]
 
@@ -45,7 +45,7 @@ def mixture_loss(
 
 
 def mixture(factors: Mapping[str, Mapping[str, Pair]], weights: Mapping[str, float]) -> dict[str, Pair]:
-    """Write Σ w ΔW as one adapter: all A above each other [Σr, in], all w B beside each other [out, Σr]."""
+    """Make Σ w ΔW one adapter: all A above each other [Σr, in], all w B beside each other [out, Σr]."""
     modules = dict.fromkeys(module for expert in factors.values() for module in expert)
     mixed: dict[str, Pair] = {}
     for module in modules:
@@ -59,17 +59,10 @@ def mixture(factors: Mapping[str, Mapping[str, Pair]], weights: Mapping[str, flo
 def kshot_tokens(
     model: Any, tokenizer: Any, factors: Mapping[str, Mapping[str, Pair]], shots: Sequence[Example], *, batch_size: int
 ) -> Tokens:
-    """Make the function that `coverage` reads the K-shot with.
-
-    Args:
-        model: The base model; it is the same as before after every call.
-        tokenizer: Its tokenizer.
-        factors: repository id -> module -> (A [r, in], B [out, r] with the scaling folded in).
-        shots: The K-shot in the task's form.
-        batch_size: Rows computed at once.
+    """Make the function that `coverage` needs; arguments as of `mixture_loss`.
 
     Returns:
-        Repository ids, M of them; to the probability of each completion token of the K-shot under each [M, T].
+        From M repository ids to the probability of each completion token of the K-shot under each adapter [M, T].
     """
 
     def tokens(names: Sequence[str]) -> np.ndarray:
@@ -87,15 +80,10 @@ def kshot_tokens(
 
 
 def kshot_votes(model: Any, tokenizer: Any, shots: Sequence[Example]) -> Votes:
-    """Make the function that `arrow` counts votes with.
-
-    Args:
-        model: The base model, without an adapter.
-        tokenizer: Its tokenizer.
-        shots: The K-shot in the task's form.
+    """Make the function with which `arrow` counts votes on the base model without an adapter.
 
     Returns:
-        module -> prototypes [M, in], zero where an adapter has none; to the votes of all tokens in all modules [M].
+        From module -> prototypes [M, in], zero where an adapter has none, to the votes of all tokens and modules [M].
     """
     rows = [encode(tokenizer, shot.prompt, shot.completion)[0] for shot in shots]
 

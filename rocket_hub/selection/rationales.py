@@ -1,7 +1,7 @@
-"""Reasoning for shots that have only an option or a label, so that reasoning perplexity (Eq. 2) has what to score.
+"""Write reasoning for shots that have only an option or a label, so that reasoning perplexity (Eq. 2) can be computed.
 
-The paper lets a large model write it (Fig. 3: question and answer shown, answer first). Here the reasoning comes first,
-as it is scored and trained, and whatever contradicts the right answer is dropped.
+As in the paper a model is shown question and answer (Fig. 3). But here the reasoning comes before the answer, as it is
+scored and trained, and reasoning that contradicts the right answer is dropped.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ class Rationales:
 
     Attributes:
         examples: The shots, in their order.
-        sources: Where the reasoning of each comes from: `given`, `generated`, or `none`: then its plain completion is
-            what perplexity is taken of.
+        sources: Where the reasoning of each comes from: `given`, `generated`, or `none` (the plain answer is scored).
         rejected: Reasoning that was written and not taken, `empty` or `contradicts`.
     """
 
@@ -49,7 +48,7 @@ class Rationales:
     rejected: tuple[Rejection, ...] = ()
 
     def in_words(self) -> str:
-        """Say what perplexity is taken of, for the screen and the card."""
+        """Write the counts of the sources, for the screen and the card."""
         counts = {source: self.sources.count(source) for source in ("given", "generated", "none")}
         words = {
             "given": "given",
@@ -83,9 +82,6 @@ def with_rationales(
         completion: Turns (rationale, answer) into what a model should write, as in `Task`.
         extract: Reads the answer out of a completion.
 
-    Returns:
-        The shots, where their reasoning comes from, and what was not taken.
-
     Raises:
         InputError: The teacher's texts are not one a prompt.
     """
@@ -109,7 +105,7 @@ def with_rationales(
 
 
 def _tidy(text: str, extract: Callable[[str], str], answer: str) -> str:
-    """Keep the reasoning alone: what follows it, and sentences at its end that only repeat the answer, go."""
+    """Cut the text after the reasoning, and sentences at its end that only repeat the answer."""
     text = _END.split(text.strip(), maxsplit=1)[0].strip()
     sentences = [sentence.strip() for sentence in _SENTENCES.split(text[: MAX_CHARACTERS + 1]) if sentence.strip()]
     if len(text) > MAX_CHARACTERS:
@@ -120,7 +116,7 @@ def _tidy(text: str, extract: Callable[[str], str], answer: str) -> str:
 
 
 def _fault(rationale: str, found: str, shot: Example) -> tuple[str, str] | None:
-    """Say why reasoning is not taken: (reason, detail)."""
+    """Return why reasoning is not taken: (reason, detail)."""
     if not rationale:
         return "empty", "nothing was written"
     other = found if found != shot.answer else _other_option(rationale, shot)

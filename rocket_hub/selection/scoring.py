@@ -1,4 +1,4 @@
-"""How adapters do on the K-shot: reasoning perplexity and exact match (Eq. 1-5), within a budget."""
+"""Score adapters on the K-shot: reasoning perplexity and exact match (Eq. 1-5), within a budget."""
 
 from __future__ import annotations
 
@@ -28,14 +28,7 @@ T = TypeVar("T")
 
 
 def exact_match(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-    """Compare predicted and right answers (the indicator of Eq. 5); an empty prediction is never right.
-
-    Args:
-        predictions: What was read out of the generated text, n of them.
-        answers: The right answers in the same form, n of them.
-
-    Returns:
-        [n] bool.
+    """Compare n predicted and right answers (the indicator of Eq. 5) [n]; an empty prediction is never right.
 
     Raises:
         InputError: The two have different lengths.
@@ -46,33 +39,26 @@ def exact_match(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarra
 
 
 def reasoning_perplexity(nll_sums: np.ndarray, token_counts: np.ndarray) -> np.ndarray:
-    """Compute the reasoning perplexity of each shot, exp(mean NLL per token of rationale and answer).
+    """Compute the reasoning perplexity of each shot, exp(mean NLL per token of rationale and answer), at most e^700.
 
-    Eq. 2 prints no mean, so that long rationales would decide; the values of the paper's Fig. 4 are per-token means,
-    and so is this. It is the inverse of the geometric mean of the tokens' probabilities, or of their arithmetic mean
-    where the sums are of that; see `row_nll`.
+    Eq. 2 prints no mean, but the values of the paper's Fig. 4 are per-token means. It is the inverse of the geometric
+    mean of the tokens' probabilities, or of their arithmetic mean where the sums are of that; see `row_nll`.
 
     Args:
         nll_sums: Summed NLL in nats [..., K].
         token_counts: Completion tokens, broadcast to the same shape, at least 1.
-
-    Returns:
-        [..., K] float64, at most e^700.
     """
     return np.exp(np.minimum(np.asarray(nll_sums, dtype=np.float64) / token_counts, _LARGEST_EXPONENT))
 
 
 def losses(nll_sums: np.ndarray, token_counts: np.ndarray, signal: str) -> np.ndarray:
-    """Turn likelihoods into what halving goes by; less is better.
+    """Turn likelihoods into the losses [..., K] that halving ranks by; NaN where the likelihood is no number.
 
     Args:
         nll_sums: Summed NLL in nats [..., K].
         token_counts: Completion tokens, broadcast to the same shape, at least 1.
         signal: `likelihood`, the NLL per token; or `accuracy`, the probability of anything but the completion: what
-            accuracy would be if answers were drawn and only the completion were right.
-
-    Returns:
-        [..., K], NaN where the likelihood is no number.
+            the error rate would be if answers were drawn and only the completion were right.
     """
     found = nll_sums / token_counts if signal == "likelihood" else -np.expm1(-nll_sums)
     return np.where(np.isfinite(nll_sums), found, np.nan)
@@ -81,11 +67,7 @@ def losses(nll_sums: np.ndarray, token_counts: np.ndarray, signal: str) -> np.nd
 def expert_scores(scores: ShotScores) -> tuple[ExpertScore, ...]:
     """Turn the scores of each shot into one score an adapter, with ranks RP and RA (Algorithm 1, lines 2-6).
 
-    Args:
-        scores: From `score_adapters`; adapters that were not scored on all shots are left out.
-
-    Returns:
-        One an adapter, in the order of `scores.repo_ids`.
+    Adapters that were not scored on all shots are left out.
     """
     scores = scores.complete()
     perplexity = reasoning_perplexity(scores.nll, scores.tokens).mean(axis=1)
@@ -121,19 +103,19 @@ def score_adapters(
 ) -> ShotScores:
     """Score LoRA adapters on the K-shot on one base model: likelihoods by successive halving, then answers.
 
-    Everybody is scored on a few shots and the better ones on more of them. The finalists, at least a shortlist and as
-    many tied with its last as the budget affords, are scored on all shots, and they alone answer. The base is scored
-    too, and counts as no pair. Several processes (`torchrun`, `accelerate launch`) share the work and get equal scores.
+    The finalists, at least a shortlist and as many tied with its last as the budget affords, are scored on all shots,
+    and they alone answer. The base is scored too, and counts as no pair. Several processes (`torchrun`,
+    `accelerate launch`) share the work and get equal scores.
 
     Args:
-        model: The base model; it is the same as before when this returns, or raises.
+        model: The base model; unchanged when this returns, or raises.
         tokenizer: Its tokenizer.
         factors: repository id -> module name as in the base -> (A [r, in], B [out, r] with the scaling folded in).
         shots: K examples in the task's form.
         extract: Reads the answer out of generated text.
         batch_size: Rows computed at once.
         max_new_tokens: Longest generated answer, in tokens.
-        budget: What may be spent, see `read_budget`; None = what `options` say. Minutes depend on the machine.
+        budget: See `read_budget`; None = that of `options`. Minutes depend on the machine.
         seed: Decides which shots come first.
         progress: Called with (pairs and answers done, planned).
         options: The shortlist and the budget; None = the defaults.
@@ -193,7 +175,7 @@ def _measured(
 
 
 def _priced(meter: Meter, unit: str, work: Callable[[], T]) -> tuple[T, float]:
-    """Run some work and say what it cost, in tokens or in minutes."""
+    """Run some work; returns its result and its cost, in tokens or in minutes."""
     started, before = time.perf_counter(), meter.tokens
     found = work()
     if unit == "minutes":
@@ -202,7 +184,7 @@ def _priced(meter: Meter, unit: str, work: Callable[[], T]) -> tuple[T, float]:
 
 
 def _reporter(progress: Progress | None, planned: int) -> Callable[[int], None]:
-    """Add up what is done; adapters that are tied make it more than was planned."""
+    """Return a counter of scored shots for `progress`; ties may take more shots than planned."""
     done = 0
 
     def scored(shots: int) -> None:
@@ -217,7 +199,7 @@ def _reporter(progress: Progress | None, planned: int) -> Callable[[int], None]:
 def _scores(
     names: Sequence[str], shots: Shots, nll: np.ndarray, found: Race, answered: Mapping[int, Sequence[Answer]]
 ) -> ShotScores:
-    """Lay out what the race found, without the adapters that compute what is no number."""
+    """Collect the results of the race, without adapters whose likelihoods are no numbers."""
     rows = [i for i in range(len(names)) if i not in found.broken]
     correct = np.full((len(rows), len(shots.examples)), -1, dtype=np.int8)
     for row, i in enumerate(rows):
@@ -231,14 +213,13 @@ def _scores(
         correct=correct,
         rejected=(
             *(Rejection(names[i], "nan_scores", f"no finite likelihood on {n} shots") for i, n in found.broken.items()),
-            *(Rejection(names[i], "halved_out", _left_behind(each)) for i, each in found.halved.items()),
+            *(Rejection(names[i], "halved_out", _dropped(each)) for i, each in found.halved.items()),
         ),
         answers=tuple(tuple(each.text for each in answered[i]) if i in answered else nothing for i in rows),
     )
 
 
-def _left_behind(halved: Halved) -> str:
-    """Say when and why an adapter was left behind."""
+def _dropped(halved: Halved) -> str:
     return (
         f"round {halved.round}, after {halved.shots} shots: mean loss {halved.loss:.4g}; "
         f"the last that went on: {halved.last_kept:.4g}"

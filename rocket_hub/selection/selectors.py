@@ -1,4 +1,4 @@
-"""What a choice of experts looks at: their scores, and how alike those are that may be chosen together."""
+"""The selectors: functions that choose a group of experts from a bank of scored adapters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from rocket_hub.options import ExpertOptions
 from rocket_hub.records import ExpertScore
 from rocket_hub.selection.groups import Factors, behaviour_similarity, best_group, delta_w_similarity, paper_similarity
 
-SAME = 0.99999  # cosine of two updates that are one, but for the rounding of bf16 files
+SAME = 0.99999  # cosine of two equal updates, but for the rounding of bf16 files
 NEARLY = 0.95
+LORAHUB_BOUND = 1.5  # LoRAHub (Huang et al. 2023), Section 3.3: weights from -1.5 to 1.5, L1 factor 0.05
+LORAHUB_L1 = 0.05
+LORAHUB_STEPS = 40
+_USED = 1e-3  # a smaller weight is none
+_LEAST = 1e-9  # a smaller gain is none
 
 Loss = Callable[[Mapping[str, float]], float]  # weight of each adapter -> mean K-shot loss of their weighted sum
 Tokens = Callable[[Sequence[str]], np.ndarray]  # M adapters -> probability of each token of the K-shot [M, T]
@@ -22,12 +27,12 @@ Votes = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # module -> prototypes
 
 @dataclass(frozen=True)
 class Probes:
-    """What a selector may ask of the base model about the K-shot; none = it cannot be asked.
+    """Measurements of the K-shot on the base model, see `selection/probes.py`; none = not available.
 
     Attributes:
         loss: K-shot loss of a weighted sum of adapters, for `lorahub`.
-        votes: Counts which prototypes the K-shot's hidden states answer to, for `arrow`.
-        tokens: Finds how likely each adapter finds each token of the K-shot, for `coverage`.
+        votes: Counts the prototypes that the K-shot's hidden states are most like, for `arrow`.
+        tokens: Probability of each token of the K-shot under each adapter, for `coverage`.
     """
 
     loss: Loss | None = None
@@ -40,17 +45,17 @@ NO_PROBES = Probes()
 
 @dataclass(frozen=True)
 class Bank:
-    """What a selector may look at.
+    """The input of a selector.
 
     Attributes:
         scores: All M adapters, best rank sum first; equal ones by perplexity, then by repository id.
         factors: repository id -> module -> (A, B).
         options: M, N, which similarity.
         pool: The adapters that the group may be made of, best first: no two of them are the same update.
-        similarity: How alike those are [P, P].
-        copies: Adapter that is left out of the pool -> the better one whose update it is.
-        seed: Seeds what is random.
-        probes: What may be asked of the base model.
+        similarity: Of those [P, P].
+        copies: Adapter that is left out of the pool -> the better one with the same update.
+        seed: Of `random`.
+        probes: Measurements on the base model.
     """
 
     scores: tuple[ExpertScore, ...]
@@ -81,21 +86,11 @@ def make_bank(
     seed: int = 0,
     probes: Probes = NO_PROBES,
 ) -> Bank:
-    """Order the adapters and find out which of them are alike.
+    """Order the adapters, compare them, and leave copies out of the pool.
 
-    Two adapters with one update, whatever their factors, ranks or size of the update, are one skill: the one that the
-    K-shot ranks higher stays in the pool. The paper knows no such rule, so with its own diversity there is none.
-
-    Args:
-        scores: One an adapter, with its ranks.
-        factors: repository id -> module -> (A [r, in], B [out, r] with the scaling folded in), for the shortlist at
-            least; others without them can only be ranked.
-        options: M, N and which similarity.
-        seed: For the bank.
-        probes: For the bank.
-
-    Returns:
-        The bank.
+    Two adapters with the same update, whatever their factors, ranks or size, are one skill: the one that the K-shot
+    ranks higher stays in the pool. The paper has no such rule, so it does not apply to the paper's own diversity.
+    Adapters outside the shortlist may lack factors; they are only ranked.
 
     Raises:
         InputError: The factors of a shortlisted adapter are missing, or cannot be compared.
@@ -124,11 +119,7 @@ def make_bank(
 
 
 def similarity_of(scores: Sequence[ExpertScore], factors: Mapping[str, Factors], diversity: str) -> np.ndarray:
-    """Compute how alike adapters are [n, n], see `ExpertOptions.diversity`.
-
-    Raises:
-        InputError: They cannot be compared in this way.
-    """
+    """Compute the similarity of adapters [n, n], see `ExpertOptions.diversity`; InputError if they have none."""
     if diversity == "behaviour":
         if len({len(score.correct) for score in scores}) > 1 or any(not score.correct for score in scores):
             raise InputError(
@@ -141,26 +132,19 @@ def similarity_of(scores: Sequence[ExpertScore], factors: Mapping[str, Factors],
 
 
 def _shapes(score: ExpertScore, factors: Mapping[str, Factors]) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """Name the modules of an adapter with the shapes of their factors."""
     return {name: (a.shape, b.shape) for name, (a, b) in factors[score.repo_id].items()}
 
 
-_LEAST = 1e-9  # a smaller gain is none
-
-
 def covering_group(probabilities: np.ndarray, size: int) -> tuple[int, ...]:
-    """Find the group of experts with the largest mean over tokens of the best expert's probability.
+    """Find the N experts with the largest mean over tokens of the best expert's probability; rows, ascending.
 
-    That is what a router that gives each token to one expert could reach at best, untrained. The objective is
-    submodular (facility location), so adding the expert that gains most comes within 1 - 1/e of the best group
-    (Nemhauser et al. 1978); after that single experts are exchanged as long as that gains.
+    A router that gives each token to one expert could reach that at best, untrained. The objective is submodular
+    (facility location), so the greedy group is within 1 - 1/e of the best one (Nemhauser et al. 1978); after that
+    single experts are exchanged as long as that gains. Of equal experts the first is taken.
 
     Args:
         probabilities: Of each token under each of M experts [M, T].
         size: N; with M < N, all are taken.
-
-    Returns:
-        The rows of the group, ascending; of equal experts the first.
     """
     group: list[int] = []
     for _ in range(min(size, len(probabilities))):
@@ -177,7 +161,7 @@ def covering_group(probabilities: np.ndarray, size: int) -> tuple[int, ...]:
 
 
 def _best_addition(probabilities: np.ndarray, group: list[int]) -> int:
-    """Find the expert outside a group that adds most to it."""
+    """Return the expert outside a group that adds most to it."""
     covered = probabilities[group].max(axis=0) if group else np.zeros(probabilities.shape[1])
     values = np.maximum(probabilities, covered).mean(axis=1)
     values[group] = -np.inf
@@ -187,12 +171,6 @@ def _best_addition(probabilities: np.ndarray, group: list[int]) -> int:
 def _covered(probabilities: np.ndarray, group: list[int]) -> float:
     """Average the probability of each token under the group's best expert for it."""
     return float(probabilities[group].max(axis=0).mean())
-
-
-LORAHUB_BOUND = 1.5  # LoRAHub (Huang et al. 2023), Section 3.3: weights from -1.5 to 1.5, L1 factor 0.05
-LORAHUB_L1 = 0.05
-LORAHUB_STEPS = 40
-_USED = 1e-3  # a smaller weight is none
 
 
 def rocket(bank: Bank) -> tuple[str, ...]:
@@ -207,8 +185,8 @@ def rocket(bank: Bank) -> tuple[str, ...]:
 def coverage(bank: Bank) -> tuple[str, ...]:
     """Choose the N adapters that together find the K-shot's tokens likeliest, each token under its best one.
 
-    Ranks of whole answers cannot tell skills apart where a task needs several of them in one answer: then no adapter
-    answers anything right, and two of one skill look as good as two of different skills.
+    This is for tasks that need several skills in one answer: there no adapter answers anything right, and by whole
+    answers two of one skill look as good as two of different skills.
     """
     if bank.probes.tokens is None:
         raise InputError("experts.selector: 'coverage' needs the likelihoods of the K-shot's tokens; use it in a build")
@@ -234,7 +212,7 @@ def every(bank: Bank) -> tuple[str, ...]:
 
 
 def arrow(bank: Bank) -> tuple[str, ...]:
-    """Choose the N adapters whose prototypes the K-shot's hidden states answer to most often, without training.
+    """Choose the N adapters whose prototypes the K-shot's hidden states match most often, without training.
 
     Arrow (Ostapenko et al. 2024, Section 4.1) routes a hidden state x to the adapters with the largest |v · x|, v being
     the unit direction of input that ΔW amplifies most. Here each token of the K-shot in each adapted module, as the
@@ -255,9 +233,8 @@ def arrow(bank: Bank) -> tuple[str, ...]:
 def lorahub(bank: Bank) -> tuple[str, ...]:
     """Choose the N adapters of largest weight in the sum of all that does best on the K-shot (LoRAHub).
 
-    The paper adds up A and B apart, so that it needs equal ranks and mixes experts; here the updates ΔW, alpha
-    included, are added up. An adapter of negative weight is one to subtract, so it is not chosen, unless there is no
-    other.
+    The paper adds up A and B separately, which needs equal ranks and mixes experts; here the updates ΔW, alpha
+    included, are added up. An adapter of negative weight is not chosen, unless there is no other.
     """
     if bank.probes.loss is None:
         raise InputError("experts.selector: 'lorahub' needs the K-shot's loss under a mixture; use it in a build")
@@ -267,14 +244,9 @@ def lorahub(bank: Bank) -> tuple[str, ...]:
 
 
 def lorahub_weights(loss: Loss, names: Sequence[str]) -> dict[str, float]:
-    """Find weights of adapters as LoRAHub does (Huang et al. 2023, Section 3.3), without gradients.
+    """Find weights of adapters by their K-shot loss as LoRAHub does (Huang et al. 2023, Section 3.3).
 
-    Args:
-        loss: Mean loss on the K-shot under a weighted sum of the adapters.
-        names: The adapters.
-
-    Returns:
-        Their weights, where loss + 0.05 · Σ|w| is least as far as COBYLA finds it from 0 within ±1.5.
+    COBYLA, which needs no gradients, minimises loss + 0.05 · Σ|w|, from 0 and within ±1.5.
     """
     from scipy.optimize import minimize
 
@@ -291,10 +263,6 @@ def lorahub_weights(loss: Loss, names: Sequence[str]) -> dict[str, float]:
     return named(minimize(objective, np.zeros(len(names)), method="COBYLA", bounds=bounds, options=options).x)
 
 
-SELECTORS = {"rocket": rocket, "coverage": coverage, "random": random, "best_single": best_single, "arrow": arrow,
-             "lorahub": lorahub, "all": every}  # fmt: skip
-
-
 def top_direction(factors: Factors, module: str) -> np.ndarray:
     """Compute the unit direction of input that ΔW = BA of a module amplifies most [in], from r × r matrices."""
     a, b = (matrix.astype(np.float64) for matrix in factors[module])
@@ -304,3 +272,15 @@ def top_direction(factors: Factors, module: str) -> np.ndarray:
     # [k, r] [r, r] -> right singular vectors in the span of q
     direction: np.ndarray = q @ np.linalg.svd(np.linalg.qr(b)[1] @ r.T)[2][0]
     return direction
+
+
+SELECTORS = {
+    "rocket": rocket,
+    "coverage": coverage,
+    "random": random,
+    "best_single": best_single,
+    "arrow": arrow,
+    "lorahub": lorahub,
+    "all": every,
+}
+"""Name in a recipe -> function; `experts.selector` lists the same names."""

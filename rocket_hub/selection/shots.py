@@ -1,4 +1,4 @@
-"""The K-shot in tokens, and the two signals on it: likelihood of completions, and answers."""
+"""The tokenised K-shot, and how an adapter is measured on it: likelihood of completions, and answers."""
 
 from __future__ import annotations
 
@@ -20,122 +20,7 @@ from rocket_hub.records import Example
 from rocket_hub.tasks import Task
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Share:
-    """This process's part of the work.
-
-    Attributes:
-        rank: Number of the process, from 0.
-        world: How many there are.
-        group: Their group for exchanging results; None for a single process.
-    """
-
-    rank: int = 0
-    world: int = 1
-    group: Any = None
-
-    def mine(self, count: int) -> range:
-        """List which of `count` equal pieces of work are this process's."""
-        return range(self.rank, count, self.world)
-
-    def gather(self, found: Mapping[int, T]) -> list[T]:
-        """Put the pieces of all processes together; every process gets the same list, in the order of the pieces."""
-        everyone: list[Mapping[int, T]] = [found]
-        if self.world > 1:
-            everyone = [{} for _ in range(self.world)]
-            dist.all_gather_object(everyone, found, group=self.group)
-        together = {piece: value for each in everyone for piece, value in each.items()}
-        return [together[piece] for piece in sorted(together)]
-
-
-@contextmanager
-def share() -> Iterator[Share]:
-    """Find out how many processes there are, and open a group between them.
-
-    The default group is left to accelerate, as the training after this would make it; results are numbers in main
-    memory and go through gloo, whatever that group uses.
-    """
-    if not dist.is_available() or (int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized()):
-        yield Share()
-        return
-    if not dist.is_initialized():
-        from accelerate import PartialState
-        from torch import cuda
-
-        PartialState(cpu=not cuda.is_available())
-    group = dist.new_group(backend="gloo")
-    try:
-        yield Share(dist.get_rank(), dist.get_world_size(), group)
-    finally:
-        dist.destroy_process_group(group)
-
-
 Adapter = Mapping[str, Pair] | None  # None = the bare base model
-
-
-@dataclass
-class Meter:
-    """Scores adapters and counts what that takes.
-
-    A piece of work is one adapter on one batch. Batches depend on the shots alone, so that any number of processes
-    computes the same numbers.
-
-    Attributes:
-        base: The base model, evaluating, with greedy decoding set.
-        tokenizer: Its tokenizer.
-        shots: The K-shot.
-        swap: Puts an adapter on the base.
-        share: This process's part.
-        tokens: Tokens that went through the model so far.
-        scored: Called with the number of shots of each piece that is done.
-    """
-
-    base: Any
-    tokenizer: Any
-    shots: Shots
-    swap: Swap
-    share: Share
-    tokens: int = 0
-    scored: Callable[[int], None] = lambda _: None
-
-    def likelihoods(self, adapters: Sequence[Adapter], chosen: Sequence[int]) -> np.ndarray:
-        """Sum the negative log-likelihoods of the chosen shots' completions [adapters, chosen], in nats."""
-        batches = likelihood_batches(self.shots, chosen)
-        found = self._run(adapters, batches, lambda batch: likelihoods(self.base, self.shots, batch))
-        self.tokens += len(adapters) * int(self.shots.lengths[list(chosen)].sum())
-        return np.array([[row[shot] for shot in chosen] for row in found]).reshape(len(adapters), len(chosen))
-
-    def answers(self, adapters: Sequence[Adapter]) -> list[list[Answer]]:
-        """Let each adapter answer all shots, [adapters][K]."""
-        batches = answer_batches(self.shots)
-        found = self._run(adapters, batches, lambda batch: answers(self.base, self.tokenizer, self.shots, batch))
-        self.tokens += sum(answer.tokens for row in found for answer in row.values())
-        return [[row[shot] for shot in sorted(row)] for row in found]
-
-    def slowest(self, seconds: float) -> float:
-        """Return the largest of all processes' times, so that they decide alike."""
-        return max(self.share.gather({self.share.rank: seconds}))
-
-    def _run(
-        self, adapters: Sequence[Adapter], batches: Sequence[list[int]], work: Callable[[list[int]], list[T]]
-    ) -> list[dict[int, T]]:
-        """Do this process's pieces and collect everybody's: for each adapter, shot -> what `work` found."""
-        pieces = [(adapter, batch) for adapter in range(len(adapters)) for batch in batches]
-        done: dict[int, list[T]] = {}
-        on: int | None = None
-        for piece in self.share.mine(len(pieces)):
-            adapter, batch = pieces[piece]
-            if adapter != on:
-                self.swap(adapters[adapter])
-                on = adapter
-            done[piece] = work(batch)
-            self.scored(len(batch) * self.share.world)
-        found: list[dict[int, T]] = [{} for _ in adapters]
-        for (adapter, batch), values in zip(pieces, self.share.gather(done), strict=True):
-            found[adapter].update(zip(batch, values, strict=True))
-        return found
 
 
 @dataclass(frozen=True)
@@ -144,8 +29,8 @@ class Choices:
 
     Attributes:
         options: Their texts as completions, each with the space that parts it from the prompt.
-        gold: Which one is right, from 0.
-        prompt: What stands before the options; none = the shot's prompt.
+        gold: Number of the right option, from 0.
+        prompt: The text before the options; none = the shot's prompt.
     """
 
     options: tuple[str, ...]
@@ -153,13 +38,22 @@ class Choices:
     prompt: str | None = None
 
 
+def choices_of(task: Task, shots: Sequence[Example]) -> list[Choices | None]:
+    """List the options of each shot as the task compares their likelihoods; None where a shot has none."""
+    found: list[Choices | None] = []
+    for shot in shots:
+        prompt, options = task.options(shot) if len(shot.choices) > 1 else ("", ())
+        found.append(Choices(options, task.choice_index(shot), prompt) if options else None)
+    return found
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered to one shot.
+    """A model's answer to one shot.
 
     Attributes:
         text: The answer, read out of generated text, or the likeliest option.
-        correct: Whether it is the right one.
+        correct: Whether it is right.
         tokens: Tokens that went through the model for it.
     """
 
@@ -197,11 +91,6 @@ class Shots:
         """Tokens of each completion [K]."""
         return np.array([scored(ids, start) for ids, start in self.rows], dtype=np.int64)
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each prompt with its completion [K]."""
-        return np.array([len(ids) for ids, _ in self.rows], dtype=np.int64)
-
 
 def tokenised(
     tokenizer: Any,
@@ -223,7 +112,7 @@ def tokenised(
     for shot, (ids, start) in zip(shots, rows, strict=True):
         if not scored(ids, start):
             raise InputError(f"the completion {shot.completion!r} of {shot.prompt!r:.80} has no tokens to be scored")
-    given = _checked(shots, choices or [None] * len(shots))
+    given = _numbered(shots, choices or [None] * len(shots))
     return Shots(
         examples=tuple(shots),
         extract=extract,
@@ -238,8 +127,7 @@ def tokenised(
     )
 
 
-def _checked(shots: Sequence[Example], choices: Sequence[Choices | None]) -> dict[int, Choices]:
-    """Number the shots that have options."""
+def _numbered(shots: Sequence[Example], choices: Sequence[Choices | None]) -> dict[int, Choices]:
     if len(choices) != len(shots):
         raise InputError(f"choices for {len(choices)} of {len(shots)} shots; give one a shot, None where it has none")
     for shot, each in zip(shots, choices, strict=True):
@@ -248,51 +136,142 @@ def _checked(shots: Sequence[Example], choices: Sequence[Choices | None]) -> dic
     return {i: each for i, each in enumerate(choices) if each}
 
 
-def choices_of(task: Task, shots: Sequence[Example]) -> list[Choices | None]:
-    """List the options of each shot as the task compares their likelihoods; None where a shot has none."""
-    found: list[Choices | None] = []
-    for shot in shots:
-        prompt, options = task.options(shot) if len(shot.choices) > 1 else ("", ())
-        found.append(Choices(options, task.choice_index(shot), prompt) if options else None)
-    return found
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the work.
 
-
-def likelihood_batches(shots: Shots, chosen: Sequence[int]) -> list[list[int]]:
-    """List the shots of each batch for `likelihoods`; the same for every adapter and any number of processes."""
-    return [[chosen[i] for i in batch] for batch in batches([len(shots.rows[i][0]) for i in chosen], shots.batch_size)]
-
-
-def answer_batches(shots: Shots) -> list[list[int]]:
-    """List the shots of each batch for `answers`: questions with options, then those that are generated."""
-    asked = list(shots.questions)
-    open_ended = [i for i in range(len(shots.examples)) if i not in shots.questions]
-    return [
-        *([asked[i] for i in batch] for batch in question_batches([*shots.questions.values()], shots.batch_size)),
-        *([open_ended[i] for i in b] for b in batches([len(shots.prompts[i]) for i in open_ended], shots.batch_size)),
-    ]
-
-
-def likelihoods(base: Any, shots: Shots, batch: Sequence[int]) -> list[float]:
-    """Sum the negative log-likelihood of each completion of a batch, in nats; call it inside `evaluating`."""
-    return row_nll(base, [shots.rows[i] for i in batch], mean=shots.mean)
-
-
-def answers(base: Any, tokenizer: Any, shots: Shots, batch: Sequence[int]) -> list[Answer]:
-    """Let a model answer a batch of shots; call it inside `evaluating` with what `greedy` gives.
-
-    Where there are options the likeliest by character is the answer (lm-evaluation-harness' `acc_norm`), and nothing
-    is generated.
+    Attributes:
+        rank: Number of the process, from 0.
+        world: Number of processes.
+        group: Their group for exchanging results; None for a single process.
     """
-    if batch[0] in shots.questions:
-        questions = [shots.questions[i] for i in batch]
-        found = []
-        for i, scores in zip(batch, choice_scores(base, questions), strict=True):
-            chosen, choices = scores.chosen("characters"), shots.choices[i]
-            found.append(Answer(choices.options[chosen].strip(), chosen == choices.gold, shots.questions[i].tokens))
+
+    rank: int = 0
+    world: int = 1
+    group: Any = None
+
+    def mine(self, count: int) -> range:
+        """List which of `count` equal pieces of work are this process's."""
+        return range(self.rank, count, self.world)
+
+    def gather(self, found: Mapping[int, T]) -> list[T]:
+        """Collect the pieces of all processes; every process gets the same list, in the order of the pieces."""
+        everyone: list[Mapping[int, T]] = [found]
+        if self.world > 1:
+            everyone = [{} for _ in range(self.world)]
+            dist.all_gather_object(everyone, found, group=self.group)
+        together = {piece: value for each in everyone for piece, value in each.items()}
+        return [together[piece] for piece in sorted(together)]
+
+
+@contextmanager
+def share() -> Iterator[Share]:
+    """Find this process's share, and open a group between the processes.
+
+    The default group is made by accelerate, as the training after this would make it; results are numbers in main
+    memory and go through gloo, whatever that group uses.
+    """
+    if not dist.is_available() or (int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized()):
+        yield Share()
+        return
+    if not dist.is_initialized():
+        from accelerate import PartialState
+        from torch import cuda
+
+        PartialState(cpu=not cuda.is_available())
+    group = dist.new_group(backend="gloo")
+    try:
+        yield Share(dist.get_rank(), dist.get_world_size(), group)
+    finally:
+        dist.destroy_process_group(group)
+
+
+@dataclass
+class Meter:
+    """Scores adapters and counts the tokens that takes.
+
+    A piece of work is one adapter on one batch. Batches depend on the shots alone, so that any number of processes
+    computes the same numbers.
+
+    Attributes:
+        base: The base model, inside `evaluating` with what `greedy` gives.
+        tokenizer: Its tokenizer.
+        shots: The K-shot.
+        swap: Puts an adapter on the base.
+        share: This process's part.
+        tokens: Tokens that went through the model so far.
+        scored: Called with the number of shots of each piece that is done.
+    """
+
+    base: Any
+    tokenizer: Any
+    shots: Shots
+    swap: Swap
+    share: Share
+    tokens: int = 0
+    scored: Callable[[int], None] = lambda _: None
+
+    def likelihoods(self, adapters: Sequence[Adapter], chosen: Sequence[int]) -> np.ndarray:
+        """Sum the negative log-likelihoods of the chosen shots' completions [adapters, chosen], in nats."""
+        lengths = [len(self.shots.rows[i][0]) for i in chosen]
+        pieces = [[chosen[i] for i in batch] for batch in batches(lengths, self.shots.batch_size)]
+        found = self._run(adapters, pieces, self._likelihoods)
+        self.tokens += len(adapters) * sum(lengths)
+        return np.array([[row[shot] for shot in chosen] for row in found]).reshape(len(adapters), len(chosen))
+
+    def answers(self, adapters: Sequence[Adapter]) -> list[list[Answer]]:
+        """Let each adapter answer all shots, [adapters][K].
+
+        Where a shot has options the likeliest by character is the answer (lm-evaluation-harness' `acc_norm`), and
+        nothing is generated.
+        """
+        shots, size, asked = self.shots, self.shots.batch_size, list(self.shots.questions)
+        open_ended = [i for i in range(len(shots.examples)) if i not in shots.questions]
+        pieces = [
+            *([asked[i] for i in batch] for batch in question_batches([*shots.questions.values()], size)),
+            *([open_ended[i] for i in batch] for batch in batches([len(shots.prompts[i]) for i in open_ended], size)),
+        ]
+        found = self._run(adapters, pieces, self._answer)
+        self.tokens += sum(answer.tokens for row in found for answer in row.values())
+        return [[row[shot] for shot in sorted(row)] for row in found]
+
+    def slowest(self, seconds: float) -> float:
+        """Return the largest of all processes' times, so that they decide alike."""
+        return max(self.share.gather({self.share.rank: seconds}))
+
+    def _likelihoods(self, batch: Sequence[int]) -> list[float]:
+        return row_nll(self.base, [self.shots.rows[i] for i in batch], mean=self.shots.mean)
+
+    def _answer(self, batch: Sequence[int]) -> list[Answer]:
+        shots, found = self.shots, []
+        if batch[0] in shots.questions:
+            scores = choice_scores(self.base, [shots.questions[i] for i in batch])
+            for i, likely in zip(batch, scores, strict=True):
+                chosen, choices = likely.chosen("characters"), shots.choices[i]
+                found.append(Answer(choices.options[chosen].strip(), chosen == choices.gold, shots.questions[i].tokens))
+            return found
+        written = continued(self.base, self.tokenizer, [shots.prompts[i] for i in batch])
+        for i, (text, new) in zip(batch, written, strict=True):
+            answer = shots.extract(text)
+            right = bool(answer) and answer == shots.examples[i].answer
+            found.append(Answer(answer, right, len(shots.prompts[i]) + new))
         return found
-    found = []
-    for i, (text, new) in zip(batch, continued(base, tokenizer, [shots.prompts[i] for i in batch]), strict=True):
-        answer = shots.extract(text)
-        right = bool(answer) and answer == shots.examples[i].answer
-        found.append(Answer(answer, right, len(shots.prompts[i]) + new))
-    return found
+
+    def _run(
+        self, adapters: Sequence[Adapter], batches: Sequence[list[int]], work: Callable[[list[int]], list[T]]
+    ) -> list[dict[int, T]]:
+        """Do this process's pieces and collect everybody's: for each adapter, shot -> result of `work`."""
+        pieces = [(adapter, batch) for adapter in range(len(adapters)) for batch in batches]
+        done: dict[int, list[T]] = {}
+        on: int | None = None
+        for piece in self.share.mine(len(pieces)):
+            adapter, batch = pieces[piece]
+            if adapter != on:
+                self.swap(adapters[adapter])
+                on = adapter
+            done[piece] = work(batch)
+            self.scored(len(batch) * self.share.world)
+        found: list[dict[int, T]] = [{} for _ in adapters]
+        for (adapter, batch), values in zip(pieces, self.share.gather(done), strict=True):
+            found[adapter].update(zip(batch, values, strict=True))
+        return found

@@ -1,4 +1,4 @@
-"""How far K shots bear a choice out: intervals, paired differences, resampling. Arrays only."""
+"""Confidence intervals, paired tests and bootstrap for the selection of experts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ import numpy as np
 from rocket_hub.records import ExpertScore, Rejection
 from rocket_hub.selection.groups import diverse_groups, mean_ranks
 
+GROUP, ONE_EXPERT, NONE_HELPS = "group", "one_expert", "none_helps"
+Z = 1.959963984540054  # two-sided 95 %
+MIN_SHOTS = 10  # below this a standard error over the shots means nothing
+RESAMPLES = 400  # a share of them is known to 2.5 points
+_ROUNDING = 1e-9  # one shot of many: its mean is its standard error
+
 
 @dataclass(frozen=True)
 class Cost:
-    """What scoring cost.
+    """The cost of scoring.
 
     Attributes:
         pairs: Perplexities of an adapter on a shot that were computed.
         possible: M * K, the pairs of the exhaustive run.
-        allowed: Pairs that the budget allowed; `pairs` is more where the least schedule is dearer than that.
+        allowed: Pairs that the budget allowed; `pairs` is more where the least schedule costs more than that.
         answers: Answers of an adapter to a shot, generated or chosen by likelihood; only finalists answer.
         tokens: Tokens that went through the model, the bare base's included.
         seconds: Wall-clock seconds.
@@ -35,19 +41,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class ShotScores:
-    """What every adapter did on every shot.
+    """The scores of every adapter on every shot.
 
     Attributes:
-        repo_ids: The M adapters that could be scored, those that were left behind half way included.
-        nll: Summed negative log-likelihood of each completion in nats, or what stands for it with the arithmetic mean
+        repo_ids: The M adapters that could be scored, those dropped half way included.
+        nll: Summed negative log-likelihood of each completion in nats, or its counterpart with the arithmetic mean
             (see `row_nll`) [M, K]; NaN where a pair was not scored.
         tokens: Tokens of each completion [K].
-        correct: 1 where the answer is the right one, 0 where it is not, -1 where none was asked for [M, K].
-        rejected: Adapters that could not be scored, `unloadable` or `nan_scores`, and those left behind, `halved_out`.
+        correct: 1 where the answer is right, 0 where it is wrong, -1 where none was asked for [M, K].
+        rejected: Adapters that could not be scored, `unloadable` or `nan_scores`, and those dropped, `halved_out`.
         base_nll: The bare base model's `nll` [K].
         base_correct: The bare base model's `correct` [K].
         answers: Answers by adapter and shot, empty where there is none.
-        cost: What it cost.
+        cost: The cost of scoring.
     """
 
     repo_ids: tuple[str, ...]
@@ -61,7 +67,7 @@ class ShotScores:
     cost: Cost | None = None
 
     def complete(self) -> ShotScores:
-        """Keep the adapters that were scored on all shots; only their means compare."""
+        """Keep the adapters that were scored on all shots, as only their means are comparable."""
         kept = np.flatnonzero(np.isfinite(self.nll).all(axis=1) & (self.correct >= 0).all(axis=1))
         return replace(
             self,
@@ -70,12 +76,6 @@ class ShotScores:
             correct=self.correct[kept],
             answers=tuple(self.answers[i] for i in kept) if self.answers else (),
         )
-
-
-Z = 1.959963984540054  # two-sided 95 %
-MIN_SHOTS = 10  # below this a standard error over the shots says nothing
-_ROUNDING = 1e-9  # one shot of many: its mean is its standard error
-RESAMPLES = 400  # a share of them is known to 2.5 points
 
 
 def accuracy_interval(right: int, shots: int) -> tuple[float, float]:
@@ -96,9 +96,9 @@ def paired(differences: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def beats(differences: np.ndarray) -> bool:
-    """Tell whether differences over the shots [K] are above zero beyond one standard error.
+    """Return whether differences over the shots [K] are above zero beyond one standard error.
 
-    Below `MIN_SHOTS` shots the error is no guide, so only differences that are never above zero count as nothing.
+    Below `MIN_SHOTS` shots the error is no guide, and any difference above zero counts.
     """
     if len(differences) < MIN_SHOTS:
         return bool(np.any(differences > 0))
@@ -107,21 +107,13 @@ def beats(differences: np.ndarray) -> bool:
 
 
 def with_evidence(scores: Sequence[ExpertScore], scored: ShotScores) -> tuple[ExpertScore, ...]:
-    """Add to each adapter's score what it did on every shot, and the interval of its accuracy.
-
-    Args:
-        scores: From `expert_scores`.
-        scored: What it was computed from.
-
-    Returns:
-        The scores, in the same order.
-    """
+    """Add its answers shot by shot, and the interval of its accuracy, to each of the scores made from `scored`."""
     rows = {repo_id: row for row, repo_id in enumerate(scored.repo_ids)}
     return tuple(_seen(score, scored.correct[rows[score.repo_id]], len(score.nll)) for score in scores)
 
 
 def base_score(scored: ShotScores, base: str) -> ExpertScore | None:
-    """Put the bare base's figures into the form of an adapter's; it has no ranks. None = it was not scored."""
+    """Make the bare base's score, without ranks. None = it was not scored."""
     if scored.base_nll is None or scored.base_correct is None:
         return None
     nll = scored.base_nll / scored.tokens
@@ -132,14 +124,9 @@ def base_score(scored: ShotScores, base: str) -> ExpertScore | None:
 
 
 def left_behind(scored: ShotScores, after: int) -> tuple[ExpertScore, ...]:
-    """List the adapters that were not scored on all shots, those that came further first.
+    """Score the adapters dropped by halving on the shots that each was scored on, those that came furthest first.
 
-    Args:
-        scored: From `score_adapters`.
-        after: How many were; the others rank behind them.
-
-    Returns:
-        Scores over the shots that each was scored on, marked `halved_out`; they share no accuracy, as none was asked.
+    They are marked `halved_out`, rank behind the `after` adapters scored on all shots, and share one accuracy rank.
     """
     complete = set(scored.complete().repo_ids)
     means = {}
@@ -160,7 +147,7 @@ def left_behind(scored: ShotScores, after: int) -> tuple[ExpertScore, ...]:
 def chosen_shares(
     perplexity: np.ndarray, correct: np.ndarray, similarity: np.ndarray, shortlist: int, size: int, seed: int = 0
 ) -> np.ndarray:
-    """Choose again on resamples of the shots (bootstrap) and count how often each expert is chosen by Algorithm 1.
+    """Bootstrap: repeat Algorithm 1 on resamples of the shots, and compute how often each expert is chosen [F].
 
     Args:
         perplexity: Reasoning perplexity of each of F experts on each shot [F, K].
@@ -168,10 +155,7 @@ def chosen_shares(
         similarity: [P, P], of the first P experts; the others only take part in the ranks.
         shortlist: M.
         size: N.
-        seed: Seeds the resamples.
-
-    Returns:
-        [F], from 0 to 1.
+        seed: Of the resamples.
     """
     rng = np.random.default_rng(seed)
     counts, shots = np.zeros(len(perplexity)), perplexity.shape[1]
@@ -193,16 +177,9 @@ def chosen_shares(
 
 
 def held_out_accuracy(perplexity: np.ndarray, correct: np.ndarray) -> float | None:
-    """Measure the best single expert on shots that had no say in choosing it: chosen on one half, tried on the other.
+    """Cross-fit the accuracy of the best of F experts: chosen on half of the K shots, measured on the other half.
 
-    What is best of many on some shots is partly lucky on them, so its accuracy there is too high.
-
-    Args:
-        perplexity: [F, K].
-        correct: [F, K].
-
-    Returns:
-        Share of right answers over both halves; none with a single shot.
+    Its accuracy on the shots that chose it is too high. Takes [F, K] twice; none with a single shot.
     """
     shots = np.arange(perplexity.shape[1])
     if len(shots) < 2:
@@ -217,24 +194,20 @@ def held_out_accuracy(perplexity: np.ndarray, correct: np.ndarray) -> float | No
 
 
 def _seen(score: ExpertScore, correct: np.ndarray, shots: int) -> ExpertScore:
-    """Add answers and interval to a score."""
     answered = [int(each) for each in correct if each >= 0]
     low, high = accuracy_interval(sum(answered), len(answered))
     whole = tuple(answered) if len(answered) == len(correct) else ()
     return replace(score, correct=whole, shots=shots, accuracy_low=low, accuracy_high=high)
 
 
-GROUP, ONE_EXPERT, NONE_HELPS = "group", "one_expert", "none_helps"
-
-
 @dataclass(frozen=True)
 class Verdict:
-    """What the K-shot says.
+    """The decision for the group, for one expert, or for none.
 
     Attributes:
         name: `group`, `one_expert` or `none_helps`.
         reason: One sentence with the numbers.
-        gain: What the likeliest expert of the group on each shot gains over the best single one, in nats a token.
+        gain: Gain of the likeliest expert of the group on each shot over the best single one, in nats a token.
         gain_error: Its standard error over the shots.
     """
 
@@ -247,28 +220,17 @@ class Verdict:
 def judge(
     scores: Sequence[ExpertScore], group: Sequence[ExpertScore], best: ExpertScore, base: ExpertScore | None
 ) -> Verdict:
-    """Say whether the group, one expert or none of them is worth taking.
+    """Decide whether the group, one expert or none of them is worth taking.
 
     - `none_helps`: no adapter makes the shots likelier than the bare base does, nor answers more of them, beyond one
       standard error of the difference paired over the shots.
     - `one_expert`: no other expert of the group adds to the best single one. Each shot is given to whichever expert of
       the group finds it likeliest; that gain, and likewise the answers that only others get right, is within one
-      standard error of zero. The gain is chosen in hindsight, so it is a bound: it is large for noise, too, and the
-      verdict falls only where the others are next to never better. It says nothing of skills that one shot needs
-      together; what a merge is worth only the comparison after the training tells.
-    - `group`: anything else, and everything but the blatant below `MIN_SHOTS` shots.
+      standard error of zero. The gain is chosen in hindsight, so it is an upper bound that is large for noise, too.
+      Skills that one shot needs together are not seen; only the comparison after the training measures a merge.
+    - `group`: anything else, and all but clear cases below `MIN_SHOTS` shots.
 
-    That a fresh LoRA would do as well cannot be known without training one: the build compares them once they are
-    measured, see `recommend`.
-
-    Args:
-        scores: All adapters.
-        group: The chosen group.
-        best: The best single adapter.
-        base: The bare base; none = it was not scored, and nothing is said about it.
-
-    Returns:
-        The verdict.
+    Without `base` it is not compared. Whether a fresh LoRA would do as well is measured after the training.
     """
     if not best.nll or any(len(score.nll) != len(best.nll) for score in group):
         return Verdict(GROUP, "the shots were not scored one by one, so the noise is unknown")
@@ -289,22 +251,22 @@ def judge(
 
 
 def improves(score: ExpertScore, base: ExpertScore) -> bool:
-    """Tell whether an adapter is better than the base beyond one standard error, in likelihood or in answers."""
+    """Return whether an adapter is better than the base in likelihood or in answers, beyond one standard error."""
     return likelier(score, base) or righter(score, base)
 
 
 def likelier(score: ExpertScore, base: ExpertScore) -> bool:
-    """Tell whether an adapter makes the shots likelier than the base, beyond one standard error."""
+    """Return whether an adapter makes the shots likelier than the base, beyond one standard error."""
     return len(score.nll) == len(base.nll) and beats(np.subtract(base.nll, score.nll))
 
 
 def righter(score: ExpertScore, base: ExpertScore) -> bool:
-    """Tell whether an adapter answers more shots than the base, beyond one standard error."""
+    """Return whether an adapter answers more shots than the base, beyond one standard error."""
     return len(score.correct) == len(base.correct) and beats(np.subtract(score.correct, base.correct))
 
 
 def _answers_gained(members: Sequence[ExpertScore]) -> np.ndarray:
-    """Mark the shots that only others than the first answer right [K]; nothing where answers are missing."""
+    """Mark the shots that only others than the first answer right [K]; none where answers are missing."""
     if any(len(member.correct) != len(members[0].nll) for member in members):
         return np.zeros(len(members[0].nll))
     correct = np.array([member.correct for member in members])  # [N, K]
@@ -312,7 +274,6 @@ def _answers_gained(members: Sequence[ExpertScore]) -> np.ndarray:
 
 
 def _because(name: str, best: ExpertScore, base: ExpertScore | None, gain: float | None, error: float | None) -> str:
-    """Write the reason for `group` or `one_expert`."""
     shots = len(best.nll)
     amount = f"{gain or 0:.4f}{'' if error is None else f' ± {error:.4f}'} nats a token over {best.repo_id}"
     if name == ONE_EXPERT:
@@ -327,7 +288,6 @@ def _because(name: str, best: ExpertScore, base: ExpertScore | None, gain: float
 
 
 def _none_helps(scores: Sequence[ExpertScore], base: ExpertScore) -> str:
-    """Write the reason for `none_helps`."""
     whole = [score for score in scores if len(score.nll) == len(base.nll)]
     if not whole:
         return "no adapter was scored on all shots"

@@ -3,15 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.records import Example, Rejection
+from rocket_hub.records import Example
 from rocket_hub.selection.decontamination import (
     EvaluationIndex,
     LongTexts,
     contaminated,
-    count_by_source,
     neighbours,
     normalise,
-    overlaps,
 )
 
 LONG = "Tom has 3 apples and buys 4 more apples. How many?"
@@ -100,7 +98,7 @@ def test_other_numbers_are_only_reported():
     hit = find(STORY, STORY.replace("16", "120").replace("three", "5").replace("2.50", "1"))
     assert hit.kind == "numbers_changed" and hit.overlap == 1 and not hit.certain
     asked = "Write a function to check whether the given month number contains {} days or not."
-    assert overlaps(rows("a", asked.format("twenty")), [asked.format(31)]).keys() == {1}
+    assert find(asked.format(31), asked.format("twenty")).kind == "numbers_changed"
     assert contaminated(rows(asked.format(30)), [asked.format(31)]) == {}
     assert find("What is 3 + 4 + 5 + 6 + 7 + 8 + 9?", "What is 5 + 4 + 5 + 6 + 2 + 8 + 1?") is None
 
@@ -198,21 +196,6 @@ def test_no_share_above_the_threshold_is_missed(numbers, data):
     assert (held is not None) == (share >= 0.7)
     assert held is None or held.share == share
     assert grams.keys() >= set(every)
-
-
-def test_count_by_source():
-    rejected = [
-        Rejection("u/b#3", "contaminated"),
-        Rejection("u/a#0", "truncated"),
-        Rejection("u/b#12", "refusal"),
-        Rejection("u/b#4", "contaminated"),
-        Rejection("u/broken", "unknown_columns"),
-    ]
-    assert count_by_source(rejected) == {
-        "u/a": {"truncated": 1},
-        "u/b": {"contaminated": 2, "refusal": 1},
-        "u/broken": {"unknown_columns": 1},
-    }
 
 
 @pytest.mark.parametrize("precision", [np.float16, np.float32, np.float64])

@@ -59,9 +59,6 @@ def test_vectors_come_in_the_order_of_the_texts_and_each_text_is_encoded_once(tm
     assert np.array_equal(everything(vectors), encoder.vectors(texts))
     assert np.array_equal(vectors[np.array([40, 2, 2])], encoder.vectors([texts[40], texts[2], texts[2]]))
     assert sorted(encoder.texts) == sorted(set(texts))
-    first, second = vectors.split(30)
-    assert (first.shape, second.shape) == ((30, 6), (39, 6))
-    assert np.array_equal(everything(second), encoder.vectors(texts[30:]))
 
 
 def test_batches_are_of_like_length_the_longest_first(tmp_path, small):

@@ -3,11 +3,10 @@ import resource
 import numpy as np
 import pytest
 
+from rocket_hub.errors import DatasetError, StorageError
 from rocket_hub.records import Example
-from rocket_hub.selection import filters
-from rocket_hub.selection.decontamination import EvaluationIndex
 from rocket_hub.selection.filters import Limits
-from rocket_hub.selection.screening import survey
+from rocket_hub.selection.screening import Pool, survey
 
 LONG = (
     "A train leaves the station at noon with 120 people on board, and at every stop 15 of them get off while 7 others "
@@ -72,37 +71,42 @@ def test_equal_rows_are_found_across_data_sets_and_a_row_with_a_fault_is_nobodys
     }
 
 
-def test_rows_that_are_known_to_be_sound_are_not_searched_again(tmp_path, monkeypatch):
-    doubtful = row(QUESTION.replace("nine", "seven"), index=2)
-    rows = [row("one"), row(QUESTION, index=1), doubtful, row("I", "word " * 9000, index=3), row("one", index=4)]
-    first = survey(rows, [SHOT], [QUESTION], folder=tmp_path)
-    assert [fault.reason for fault in first.faults.values()] == ["contaminated", "too_long", "duplicate_of"]
-    searched = []
-    find = EvaluationIndex.find
-    monkeypatch.setattr(EvaluationIndex, "find", lambda index, row: searched.append(row) or find(index, row))
-    again = survey([*rows, row("new", index=5)], [SHOT], [QUESTION], folder=tmp_path)
-    assert (again.faults, again.doubts) == (first.faults, first.doubts)
-    assert again.usable.tolist() == [*first.usable, 5] and again.keys[:-1].tolist() == first.keys.tolist()
-    assert searched == [rows[1], doubtful, row("new", index=5)]
-    searched.clear()
-    assert survey(rows, [SHOT], ["One!"], folder=tmp_path).faults[0].reason == "contaminated"
-    assert len(searched) == 4, "other questions are other rules"
-    searched.clear()
-    limits = Limits(max_tokens=1, count_tokens=lambda text: len(text.split()))
-    assert survey(rows[:1], [SHOT], [QUESTION], folder=tmp_path, limits=limits).faults[0].reason == "too_long"
+ROWS = [Example(f"question\n{i} é 漢 \ud800", f"answer {i}\u2028", source="u/data", index=i) for i in range(50)]
 
 
-def test_other_code_is_other_rules_and_a_full_disk_costs_only_time(tmp_path, monkeypatch):
-    survey([row("one")], [SHOT], folder=tmp_path)
-    copy = tmp_path / "quality.py"
-    copy.write_text("another gate")
-    monkeypatch.setattr(filters, "__file__", str(copy))
-    survey([row("one")], [SHOT], folder=tmp_path)
-    assert len(list(tmp_path.glob("sound-*.rows"))) == 2 and not list(tmp_path.glob(".*"))
+def test_rows_come_back_as_they_were_in_any_order_and_as_often_as_wanted(tmp_path):
+    with Pool(iter(ROWS), tmp_path / "made") as pool:
+        assert len(pool) == 50
+        assert list(pool) == ROWS and list(pool) == ROWS
+        assert (pool[7], pool[0], pool[-1]) == (ROWS[7], ROWS[0], ROWS[49])
+        assert ROWS[20] in pool and pool.index(ROWS[20]) == 20
+        for position in (50, -51):
+            with pytest.raises(IndexError):
+                pool[position]
+    with Pool([]) as pool:
+        assert list(pool) == []
+
+
+def test_nothing_is_left_in_the_folder_not_even_while_it_is_in_use(tmp_path):
+    with Pool(ROWS, tmp_path) as pool:
+        assert list(tmp_path.iterdir()) == []
+        assert pool[1] == ROWS[1]
+
+
+def test_an_error_of_whoever_gives_the_rows_goes_through(tmp_path):
+    def rows():
+        yield ROWS[0]
+        raise DatasetError("unreadable", "cut off")
+
+    with pytest.raises(DatasetError, match="cut off"):
+        Pool(rows(), tmp_path)
+
+
+def test_a_full_disk_is_said(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        assert not survey([row("two")], [SHOT], folder=tmp_path / "full").faults
+        with pytest.raises(StorageError, match="free some space"):
+            Pool(ROWS * 200, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert list((tmp_path / "full").iterdir()) == []

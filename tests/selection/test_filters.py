@@ -1,5 +1,7 @@
+import json
 import random
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError
 from rocket_hub.records import Example, Rejection
-from rocket_hub.selection.filters import GATES, LANGUAGES, ExactDuplicates, Limits, fault_of, faults, other_language
+from rocket_hub.selection.filters import GATES, LANGUAGES, ExactDuplicates, Limits, fault_of, other_language
+from rocket_hub.selection.screening import survey
 
 PROSE = (
     "The market opens at eight and closes at noon. People come from all over the valley to buy bread and cheese. "
@@ -15,73 +18,26 @@ PROSE = (
 )
 
 
+def table(name):
+    return [json.loads(line) for line in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()]
+
+
+COMPLETIONS = [(row["completion"], row["reason"]) for row in table("completions.jsonl")]
+TEXTS = {row["language"]: row["text"] for row in table("languages.jsonl")}
+
+
 def reason(completion, prompt="Tell me something.", **limits):
     fault = fault_of(Example(prompt, completion, source="u/data", index=3), Limits(**limits))
     return fault.reason if fault else ""
 
 
-ANSWERS = [
-    "42", "-3.5", "$1,200", "A", "B. helium", "(C)", "yes", "No.", "+", "?", "...", ",", "(", "[]", "{}", "None",
-    "null and void", "x = 3;", "#### 18", "\\boxed{7}", "the", "Dushanbe", ".na", "陳智遠", "Варшавская губерния",
-    "well ...", "Too sweet for my taste...", "I can't wait", "I'm sorry to hear that. Try to talk to a friend.",
-    "I can't help but laugh at this.", "I cannot find my keys anywhere, so we have to take the bus.",
-    "Unfortunately, none of his coworkers notice.", "As an airline pilot, he flew all over the world.",
-]  # fmt: skip
-SOUND = [
-    *ANSWERS,
-    "Caused my normally iron kitty to vomit all over the house again and again, it is that bad :(",
-    "def add(a, b):\n    return a + b",
-    "for (let i = 0; i < 10; i++) {\n  console.log(i);\n}",
-    "```python\nprint('hello')\n```",
-    "SELECT a, b\nFROM t\nWHERE a IN (1, 2, 3)\nGROUP BY a, b\nORDER BY a DESC\nLIMIT 5;",
-    "1. Java\n2. Python\n3. C++",
-    "Dear Sir,\n\nThank you for the parcel. It came yesterday.\n\nYours sincerely,\n[Your Name]",
-    "Sodium: metal\nNeon: gas\nArgon: gas\nIron: metal\nGold: metal\nKrypton: gas\nXenon: gas\nZinc: metal\nTin: metal",
-    PROSE,
-    f"{PROSE}\n\n- Fourthly, one should not forget that the best cheese is gone when the church bell rings at nine",
-]
-
-
-@pytest.mark.parametrize("completion", SOUND)
-def test_sound_completions_pass(completion):
-    assert reason(completion) == ""
-
-
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        ("", "empty"),
-        (" \n\t", "empty"),
-        ("x" * 40_000, "too_long"),
-        ("<nooutput>", "placeholder"),
-        ("N/A", "placeholder"),
-        ("[insert your answer here]", "placeholder"),
-        ("TODO", "placeholder"),
-        ("Lorem ipsum dolor sit amet, consectetur adipiscing elit", "placeholder"),
-        ("I'm sorry, but I can't assist with that.", "refusal"),
-        ("I’m sorry, but as an AI I have no favourite film.", "refusal"),
-        ("As an AI language model, I do not have feelings. However, here is a poem:\nRoses are red.", "refusal"),
-        ("I cannot provide medical advice.", "refusal"),
-        ("Unfortunately, I am unable to access the internet.", "refusal"),
-        ("Tell me something.", "repeats_prompt"),
-        ("  tell me, SOMETHING", "repeats_prompt"),
-        ("Here is the code:\n```python\nprint('hello')\n", "truncated"),
-        ("function f(x) {\n  if (x) {\n    for (const y of x) {\n      console.log(y)", "truncated"),
-        ("The three best things about the valley are the bread, the cheese and the", "truncated"),
-        ("There are many reasons for it, but the first one that comes to mind is, of course,", "truncated"),
-        (f"{PROSE}To make it at home yourself you need flour, water, salt and the following tools:", "truncated"),
-        ("We walked along the river for hours and nobody said a word until at last someb...", "truncated"),
-        (f"{PROSE * 4}When the snow comes in the winter the road is closed and the peo", "truncated"),
-        ("I like it very much. " * 20, "repetitive"),
-        ("na " * 40, "repetitive"),
-        ("Das ist ein Satz, der nicht auf Englisch ist, und er ist so lang, dass man es an den Wörtern sehen kann, "
-         "auch wenn sie in lateinischen Buchstaben sind.", "wrong_language"),
-        ("Москва является столицей России.", "wrong_language"),
-    ],
-)  # fmt: skip
-def test_each_gate_has_a_reason(completion, expected):
+@pytest.mark.parametrize(("completion", "expected"), COMPLETIONS)
+def test_sound_completions_pass_and_each_fault_has_its_reason(completion, expected):
     assert reason(completion) == expected
-    assert expected in GATES
+
+
+def test_every_filter_has_an_example():
+    assert {expected for _, expected in COMPLETIONS if expected} == {*GATES} - {"too_long"}
 
 
 def test_a_rejection_names_row_reason_and_finding():
@@ -110,6 +66,7 @@ def test_length_against_the_context():
     assert reason("short", "p", **limits) == "" and asked == []  # 20 bytes are never more than 20 tokens
     assert reason("several longer words of text", "prompt", **limits) == "" and len(asked) == 1
     assert reason(PROSE, "prompt", **limits) == "too_long"
+    assert reason("x" * 40_000) == "too_long"
     assert reason("abc", "de", max_characters=5) == "" and reason("abc", "def", max_characters=5) == "too_long"
 
 
@@ -118,22 +75,6 @@ def test_limits_that_make_no_sense_are_refused():
         Limits(languages=("en", "xx"))
     with pytest.raises(InputError, match="count_tokens"):
         Limits(max_tokens=5)
-
-
-TEXTS = {
-    "en": PROSE,
-    "de": "Der Markt öffnet um acht und schließt am Mittag. Die Leute kommen aus dem ganzen Tal, um hier Brot und "
-    "Käse zu kaufen.",
-    "fr": "Le marché ouvre à huit heures et ferme à midi. Les gens viennent de toute la vallée pour acheter du pain et "
-    "du fromage, et ils ne sont pas seuls.",
-    "es": "El mercado abre a las ocho y cierra al mediodía. La gente viene de todo el valle para comprar el pan y el "
-    "queso de los vecinos.",
-    "ru": "Рынок открывается в восемь и закрывается в полдень.",
-    "ja": "いちばは はちじに あき、 ひるに しまります。 パンと チーズが あります。",
-    "ko": "시장은 여덟 시에 열고 정오에 닫습니다. 사람들은 빵과 치즈를 삽니다.",
-    "ar": "يفتح السوق في الثامنة ويغلق عند الظهر.",
-    "hi": "बाज़ार आठ बजे खुलता है और दोपहर में बंद होता है।",
-}
 
 
 @pytest.mark.parametrize("language", TEXTS)
@@ -179,20 +120,6 @@ def test_exact_duplicates_across_sets():
     ]
 
 
-def test_faults_reads_a_stream_once():
-    rows = [
-        Example("p q", text, source="u/a", index=i) for i, text in enumerate(("TODO", "fine", "todo", "Fine", "fine"))
-    ]
-    found = faults(iter(rows), limits=Limits(languages=()))
-    assert {position: (fault.reason, fault.detail) for position, fault in found.items()} == {
-        0: ("placeholder", "TODO"),
-        2: ("placeholder", "todo"),
-        3: ("duplicate_of", "u/a#1"),
-        4: ("duplicate_of", "u/a#1"),
-    }
-    assert faults([]) == {}
-
-
 pieces = st.sampled_from(
     ["```", "(", "[", "{", ",", "\n", "the ", "word ", "...", "1. ", "- ", ". ", "é", "\ud800", "１", "<", "'"]
 )
@@ -204,7 +131,7 @@ def test_any_text_can_be_judged(completion, prompt):
     row = Example(prompt, completion, source="u/data", index=0)
     fault = fault_of(row)
     assert fault is None or (fault.reason in GATES and fault.detail)
-    assert faults([row, row]).keys() == ({0, 1} if fault else {1})
+    assert survey([row, row], [], limits=Limits()).faults.keys() == ({0, 1} if fault else {1})
 
 
 @settings(max_examples=60, deadline=None)
