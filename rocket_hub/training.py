@@ -71,7 +71,7 @@ def train_expert(
         raise RecipeError(f"train.schedule: expected one of {', '.join(SCHEDULES)}, found {options.schedule!r}")
     rate = learning_rate or options.learning_rate[0]
     started = time.monotonic()
-    with (opened or _adapted)(base, adapter, True) as model:
+    with (opened or trainable)(base, adapter, True) as model:
         _prepare(model, options)
         try:
             trainer = _trainer(model, tokenizer, examples, options, output, rate, seed, progress)
@@ -89,8 +89,8 @@ def train_expert(
 
 
 @contextmanager
-def _adapted(base: Any, adapter: Path, trained: bool) -> Iterator[Any]:
-    """Put an adapter on the base for as long as it is trained."""
+def trainable(base: Any, adapter: Path, trained: bool = True) -> Iterator[Any]:
+    """Yield the base with an adapter to train, and give it back as it was."""
     mode, use_cache, own = base.training, base.config.use_cache, vars(base).get("forward")
     model = load_adapter(base, adapter, trained=trained)
     try:

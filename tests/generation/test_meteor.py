@@ -16,9 +16,8 @@ from peft import PeftModel
 
 from rocket_hub.errors import NothingLeftError, RecipeError
 from rocket_hub.generation.meteor import Cost, check, cost
-from rocket_hub.generation.meteor_stages import Pair, _trainer, prefer
 from rocket_hub.generation.prompts import answer_prompt
-from rocket_hub.generation.student import Weak
+from rocket_hub.generation.student import Pair, Student, dpo, dpo_trainer
 from rocket_hub.inference import completion_nll
 from rocket_hub.inference.models import load_base
 from rocket_hub.options import MeteorOptions
@@ -157,14 +156,14 @@ def test_preferences_are_learned_over_the_adapter_before(
     base, tokenizer = load_base(str(tiny_model), None, "float32")
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     options = MeteorOptions(evolve_learning_rate=1e-2, evolve_epochs=8, batch_size=4)
-    weak = Weak(base, tokenizer, GSM8K, options, KeptResults(tmp_path / "texts"), Silent())
+    student = Student(base, tokenizer, GSM8K, options, KeptResults(tmp_path / "texts"), Silent())
     pairs = [Pair(GSM8K.prompt(question), " the answer #### 3", " 7 7 7 #### 8") for question in QUESTIONS[:8]]
     model = PeftModel.from_pretrained(base, str(lora_bank[0]), is_trainable=True)
-    trainer = _trainer(weak, model, pairs, tmp_path / "look")
+    trainer = dpo_trainer(student, model, pairs, tmp_path / "look")
     loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
     assert abs(float(loss.detach()) - math.log(2)) < 1e-5  # before the first step it is its own reference
     model.unload()
-    prefer(weak, pairs, lora_bank[0], tmp_path / "adapter")
+    dpo(student, pairs, lora_bank[0], tmp_path / "adapter")
     margins = [likelihood(tiny_model, adapter, pairs[0].rejected) - likelihood(tiny_model, adapter, pairs[0].chosen)
                for adapter in (lora_bank[0], tmp_path / "adapter")]  # fmt: skip
     assert margins[1] > margins[0] + 0.5
