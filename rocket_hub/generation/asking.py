@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 from rocket_hub.errors import InputError
 from rocket_hub.generation.teachers import AGAIN, Decoding, Reply, Teacher
@@ -60,6 +61,10 @@ class Bill:
         self.unmetered += not reply.metered
         if reply.fault:
             self.faults[reply.fault] = self.faults.get(reply.fault, 0) + 1
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return what is not zero."""
+        return {name: value for name, value in asdict(self).items() if value}
 
     def calls_left(self, budget: Budget) -> float:
         """Return how many more calls the budget allows."""

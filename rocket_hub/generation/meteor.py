@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.errors import NothingLeftError, RecipeError
+from rocket_hub.errors import InputError, NothingLeftError, RecipeError
 from rocket_hub.generation.asking import Budget, TeacherClient
 from rocket_hub.generation.meteor_stages import OPEN, distil, evolve, refine
-from rocket_hub.generation.prompts import answer_prompt, judge_prompt
+from rocket_hub.generation.prompts import answer_prompt, compare, judge_prompt, tally
 from rocket_hub.generation.questions import Question
 from rocket_hub.generation.student import Student
 from rocket_hub.generation.teachers import Teacher
@@ -40,8 +40,9 @@ class Meteor:
     Attributes:
         generated: The rows that were learned: the teacher's answers and the model's own that it found right.
         adapters: Folder of the adapter after each stage that was run, by the stage's name.
-        counts: How many there were at each step, by stage.
-        bill: What the teacher cost in this folder, all runs together; `cached` is this run's.
+        counts: How many there were at each step, by stage; `compared` is what the judge said.
+        bill: What the teacher cost in this folder, all runs together; `cached` is this run's; `judge`: what the judge
+            cost.
     """
 
     generated: Generated
@@ -75,6 +76,7 @@ def meteor(
     folder: Path,
     budget: Budget,
     maker: str,
+    judge: Teacher | None = None,
     progress: Reporter | None = None,
 ) -> Meteor:
     """Teach a model with a stronger one.
@@ -93,36 +95,35 @@ def meteor(
         folder: Where everything is kept.
         budget: What the teacher may cost, all runs in this folder together.
         maker: Who wrote the rows, for the card.
+        judge: Compares the answers after the last stage with those before the first, within as large a budget.
         progress: Receives progress; none = no output.
-
-    Returns:
-        Rows, adapters, counts and bill.
 
     Raises:
         RecipeError: An option means nothing.
         NothingLeftError: No question can be asked, or no answer be learned from.
-        InputError: The teacher refuses the request itself.
+        InputError: The teacher refuses the request itself, or is the judge.
         StorageError: The folder cannot be written.
     """
     check(options)
-    reporter = progress or Silent()
-    texts = KeptResults(folder / "texts.jsonl")
+    if judge and judge.name == teacher.name:
+        raise InputError(f"the judge is the teacher, {judge.name}: it finds right what it taught; give another one")
+    reporter, texts = progress or Silent(), KeptResults(folder / "texts.jsonl")
     student = Student(base, tokenizer, task.for_model(tokenizer), options, texts, reporter)
     kept, rejected = usable(student, questions)
     client, run = TeacherClient(teacher, folder, budget), RunFolder(folder, reporter)
-    at = adapter or _start(run, student)
+    at = start = adapter or _start(run, student)
     results: dict[str, Any] = {}
     for name in (name for name in STAGES if name in options.stages):
         results[name] = _stage(run, name, student, client, kept, at)
         at = run.absolute(results[name]["adapter"])
-        rejected += [Rejection(f"{name}#{index}", *why) for index, *why in results[name]["rejected"]]
-    bill = {key: value for key, value in asdict(client.bill).items() if value}
-    counts = {"questions": {"given": len(questions), "asked": len(kept)},
-              **{name: found["counts"] for name, found in results.items()}}  # fmt: skip
-    flat = {f"{stage}_{name}": count for stage, found in counts.items() for name, count in found.items()}
-    generated = Generated("meteor", maker, _rows(kept, results), tuple(rejected), flat, bill)
+    counts = {"questions": {"given": len(questions), "asked": len(kept)}}
+    counts |= {name: found["counts"] for name, found in results.items()}
+    bill = client.bill.to_plain()
+    if judge:
+        client = TeacherClient(judge, folder / "judge", budget)
+        counts["compared"], bill["judge"] = _compared(student, client, kept, start, at), client.bill.to_plain()
     adapters = {name: str(run.absolute(found["adapter"])) for name, found in results.items()}
-    return Meteor(generated, adapters, counts, bill)
+    return Meteor(_generated(maker, kept, rejected, results, counts, bill), adapters, counts, bill)
 
 
 def check(options: MeteorOptions) -> None:
@@ -215,8 +216,25 @@ def _stage(
     return found
 
 
-def _rows(questions: Sequence[Question], results: dict[str, Any]) -> tuple[Example, ...]:
-    """Put the rows of the stages together, each once."""
+def _compared(
+    student: Student, judge: TeacherClient, questions: Sequence[Question], before: Path, after: Path
+) -> dict[str, int]:
+    """Let the judge compare the student's answers after all stages with those before; see `tally`."""
+    prompts = [student.task.prompt(question.text) for question in questions]
+    answers, others = ([each.text for each in student.write(adapter, prompts, student.options.max_new_tokens)]
+                       for adapter in (after, before))  # fmt: skip
+    return tally(compare(judge, [question.text for question in questions], answers, others))
+
+
+def _generated(
+    maker: str, questions: Sequence[Question], rejected: list[Rejection], results: dict[str, Any],
+    counts: dict[str, dict[str, int]], bill: dict[str, Any],
+) -> Generated:  # fmt: skip
+    """Put the rows of the stages together, each once, and all rejections."""
     texts = {question.number: question.text for question in questions}
     found = dict.fromkeys((index, text) for result in results.values() for index, text in result["rows"])
-    return tuple(Example(texts[index], text, source=SOURCE, index=at) for at, (index, text) in enumerate(found))
+    rows = tuple(Example(texts[index], text, source=SOURCE, index=at) for at, (index, text) in enumerate(found))
+    for name, result in results.items():
+        rejected += [Rejection(f"{name}#{index}", *why) for index, *why in result["rejected"]]
+    flat = {f"{stage}_{name}": count for stage, part in counts.items() for name, count in part.items()}
+    return Generated("meteor", maker, rows, tuple(rejected), flat, bill)

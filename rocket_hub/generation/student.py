@@ -64,6 +64,10 @@ class Student:
         context = getattr(self.base.config, "max_position_embeddings", None) or self.options.max_length
         return min(int(context), self.options.max_length)
 
+    def dtype(self) -> str:
+        """Return the precision of the base."""
+        return "bfloat16" if str(self.base.dtype) == "torch.bfloat16" else "float32"
+
     def fits(self, prompt: str) -> bool:
         """Return whether there is room for a prompt and at least one token more."""
         return len(encode(self.tokenizer, prompt, "")[0]) < self.room()
@@ -145,7 +149,7 @@ class Student:
             max_steps=steps(len(examples), epochs, batch_size),
             batch_size=batch_size,
             max_length=options.max_length,
-            dtype="bfloat16" if str(self.base.dtype) == "torch.bfloat16" else "float32",
+            dtype=self.dtype(),
         )
         inputs = {"rows": digest([(each.prompt, each.completion) for each in examples]), "start": fingerprint(start),
                   "train": asdict(train), "seed": options.seed}  # fmt: skip
@@ -214,31 +218,23 @@ def dpo(student: Student, pairs: Sequence[Pair], start: Path, output: Path) -> N
 
 def dpo_trainer(student: Student, model: Any, pairs: Sequence[Pair], output: Path) -> Any:
     """Set up TRL's trainer; one reference pass a step, no checkpoints: it is one pass over few pairs."""
-    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    options, on_gpu = student.options, torch.cuda.is_available()
-    batch_size = min(options.batch_size, len(pairs))
+    from rocket_hub.training import shared_arguments
+
+    options, batch_size = student.options, min(student.options.batch_size, len(pairs))
     arguments = DPOConfig(
-        output_dir=str(output),
         max_steps=steps(len(pairs), options.evolve_epochs, batch_size),
         per_device_train_batch_size=batch_size,
         learning_rate=options.evolve_learning_rate,
-        lr_scheduler_type="cosine",
         beta=options.beta,
         max_length=options.max_length,
-        activation_checkpointing=False,
-        bf16=on_gpu and str(student.base.dtype) == "torch.bfloat16",
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
         save_strategy="no",
         logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=options.seed,
+        **shared_arguments(output, student.dtype(), options.seed),
     )
     rows = Dataset.from_list([asdict(pair) for pair in pairs])
     trainer = DPOTrainer(model=model, args=arguments, train_dataset=rows, processing_class=student.tokenizer)
