@@ -1,11 +1,10 @@
-"""Measure a model on the task's evaluation set, with an interval, and compare two measurements pair by pair."""
-
 from __future__ import annotations
 
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from rocket_hub.inference import Progress, generate, option_nll
 from rocket_hub.inference.tokens import batches
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.records import Evaluation, Example
-from rocket_hub.runs import KeptResults, digest
+from rocket_hub.runs import Batches, KeptResults, digest
 from rocket_hub.selection.statistics import accuracy_interval
 from rocket_hub.tasks import Task, score
 from rocket_hub.tasks.yes_no import CHOICES as YES_NO
 
 REASONS = 5  # why programs failed, the most frequent ones
+Each = Callable[[Sequence[str], Sequence[str], Callable[[list[int]], list[Any]]], list[Any]]
 
 
 def evaluate(
@@ -60,18 +60,19 @@ def evaluate(
     started, details = time.monotonic(), dict[str, Any]()
     if not examples:
         raise TaskError(f"task '{task.name}': no problems to measure on; give at least one")
+    each = partial(_each, KeptResults(kept), tokenizer, options.batch_size, progress)
     questions = [task.options(example) for example in examples] if options.scoring != "generation" else []
     if options.scoring != "likelihood":
-        texts = _texts(model, tokenizer, task, examples, options, progress, kept)
+        texts = _texts(model, tokenizer, task, examples, options, each)
         judged = score(task, texts, examples, allow_code_execution=options.allow_code_execution)
         main = _measured(judged["correct"])
         if "reasons" in judged:
             details["reasons"] = dict(Counter(judged["reasons"]).most_common(REASONS))
     if questions:
-        chosen = _chosen(model, tokenizer, questions, options, progress, kept)
+        chosen = _chosen(model, tokenizer, questions, options, each)
         right = [task.choice_index(example) for example in examples]
         for place, name in enumerate(("acc", "acc_norm")):
-            details[name] = _measured([int(each[place] == at) for each, at in zip(chosen, right, strict=True)])
+            details[name] = _measured([int(found[place] == at) for found, at in zip(chosen, right, strict=True)])
     if options.scoring == "likelihood":
         main = details["acc" if all(example.choices == YES_NO for example in examples) else "acc_norm"]
     return Evaluation(method, **main, seconds=time.monotonic() - started, details=details)
@@ -84,13 +85,7 @@ def _measured(correct: Sequence[int]) -> dict[str, Any]:
 
 
 def _texts(
-    model: Any,
-    tokenizer: Any,
-    task: Task,
-    examples: Sequence[Example],
-    options: EvaluateOptions,
-    progress: Progress | None,
-    kept: Path | None,
+    model: Any, tokenizer: Any, task: Task, examples: Sequence[Example], options: EvaluateOptions, each: Each
 ) -> list[str]:
     """Let the model write an answer to each problem."""
     prompts = [example.prompt for example in examples]
@@ -100,61 +95,48 @@ def _texts(
         length, size = options.max_new_tokens, options.batch_size
         return generate(model, tokenizer, asked, max_new_tokens=length, batch_size=size, stop=task.stop)
 
-    keys = [digest(["text", prompt, options.max_new_tokens, task.stop]) for prompt in prompts]
-    return _each(keys, _groups(tokenizer, prompts, options.batch_size), write, progress, kept)
+    return each(prompts, [digest(["text", prompt, options.max_new_tokens, task.stop]) for prompt in prompts], write)
 
 
 def _chosen(
-    model: Any,
-    tokenizer: Any,
-    questions: Sequence[tuple[str, Sequence[str]]],
-    options: EvaluateOptions,
-    progress: Progress | None,
-    kept: Path | None,
+    model: Any, tokenizer: Any, questions: Sequence[tuple[str, Sequence[str]]], options: EvaluateOptions, each: Each
 ) -> list[list[int]]:
     """Find the likeliest option of each question: as it is (`acc`), and per character (`acc_norm`)."""
 
     def choose(rows: list[int]) -> list[list[int]]:
         scores = option_nll(model, tokenizer, [questions[i] for i in rows], batch_size=options.batch_size)
-        return [[each.chosen("nothing"), each.chosen("characters")] for each in scores]
+        return [[score.chosen("nothing"), score.chosen("characters")] for score in scores]
 
-    keys = [digest(["option", *question]) for question in questions]
-    prompts = [prompt for prompt, _ in questions]
-    return _each(keys, _groups(tokenizer, prompts, options.batch_size), choose, progress, kept)
-
-
-def _groups(tokenizer: Any, prompts: Sequence[str], size: int) -> list[list[int]]:
-    """Batch prompts by their length in tokens; an interrupted run goes on with the same batches, so it ends equal."""
-    return list(batches([len(ids) for ids in tokenizer(text=list(prompts), verbose=False)["input_ids"]], size))
+    return each([prompt for prompt, _ in questions], [digest(["option", *question]) for question in questions], choose)
 
 
 def _each(
-    keys: Sequence[str],
-    groups: Sequence[list[int]],
-    compute: Callable[[list[int]], list[Any]],
+    kept: KeptResults,
+    tokenizer: Any,
+    size: int,
     progress: Progress | None,
-    kept: Path | None,
+    prompts: Sequence[str],
+    keys: Sequence[str],
+    answer: Callable[[list[int]], list[Any]],
 ) -> list[Any]:
-    """Compute one result a row, group by group, but for the groups that an earlier run has kept."""
-    store = KeptResults(kept) if kept else None
-    known, done = store.known if store else dict[str, Any](), 0
-    for group in groups:
-        if not all(keys[i] in known for i in group):
-            found = {keys[i]: result for i, result in zip(group, compute(group), strict=True)}
-            if store:
-                store.add(found)
-            else:
-                known.update(found)
-        done += len(group)
-        if progress:
-            progress(done, len(keys))
-    return [known[key] for key in keys]
+    """Answer prompts in batches of like length; an interrupted run goes on with the same batches, so it ends equal."""
+
+    def compute(missing: list[int]) -> Batches[int]:
+        waiting, done = set(missing), 0
+        for batch in batches([len(ids) for ids in tokenizer(text=list(prompts), verbose=False)["input_ids"]], size):
+            if not waiting.isdisjoint(batch):
+                yield dict(zip(batch, answer(batch), strict=True))
+            done += len(batch)
+            if progress:
+                progress(done, len(prompts))
+
+    return kept.each(range(len(prompts)), keys.__getitem__, compute)
 
 
 def paired_difference(one: Evaluation, other: Evaluation) -> tuple[float, float]:
     """Return the difference in accuracy (one - other) and its standard error over the same problems.
 
-    One problem says nothing about the error: it is infinite.
+    Over one problem the error is infinite.
 
     Raises:
         ValueError: The two were not measured on the same number of problems.

@@ -86,6 +86,8 @@ class MeteorOptions:
         rank: Rank of a fresh LoRA, where no adapter is given.
         alpha: Its alpha; the update counts alpha / rank.
         targets: Endings of the names of the modules that it adapts; `all-linear` = every linear layer but the head.
+        judge: Model that compares the answers after the last stage with those before the first in METEOR's five
+            aspects; named as a teacher is, and not the teacher; none = nobody does.
         seed: Seeds the fresh LoRA, the order of the rows, and the teacher where it can be seeded.
     """
 
@@ -108,6 +110,7 @@ class MeteorOptions:
     rank: int = 16
     alpha: int = 32
     targets: tuple[str, ...] = ("all-linear",)
+    judge: str | None = None
     seed: int = 0
 
 

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -17,6 +17,9 @@ from rocket_hub.errors import RecipeError, StorageError
 from rocket_hub.serialization import from_dict
 
 T = TypeVar("T")
+Item = TypeVar("Item", bound=Hashable)
+Batches = Generator[Mapping[Item, Any], None, None]
+"""Yields results by item, a batch at a time."""
 
 
 class Reporter(Protocol):
@@ -105,15 +108,15 @@ class KeptResults:
         known: Name -> result, as plain data.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read what an earlier run kept.
+    def __init__(self, path: Path | None) -> None:
+        """Read what an earlier run kept; None: nothing outlives this object.
 
         Raises:
             StorageError: The file cannot be read.
         """
         self._path, self.known = path, dict[str, Any]()
         try:
-            data = path.read_bytes() if path.exists() else b""
+            data = path.read_bytes() if path and path.exists() else b""
         except OSError as error:
             raise StorageError(f"{path}: cannot be read: {error}; delete it or choose another folder") from error
         self._torn = bool(data) and not data.endswith(b"\n")
@@ -122,6 +125,27 @@ class KeptResults:
                 entry = json.loads(line)
                 self.known[str(entry["problem"])] = entry["result"]
 
+    def each(
+        self, items: Sequence[Item], key: Callable[[Item], str], compute: Callable[[list[Item]], Batches[Item]]
+    ) -> list[Any]:
+        """Return the result of each item: the kept one, or what `compute` finds.
+
+        Args:
+            items: Of two with the same key one is computed.
+            key: Names all that an item's result depends on.
+            compute: Is given the items without a result and yields results by item, one batch after the other; a batch
+                is on disk when the next is asked for. An item that it leaves out has no result this time.
+
+        Returns:
+            One result an item, in their order; None where there is none.
+        """
+        names = [key(item) for item in items]
+        missing = {name: item for name, item in zip(names, items, strict=True) if name not in self.known}
+        with closing(compute(list(missing.values()))) as batches:
+            for found in batches:
+                self.add({key(item): result for item, result in found.items()})
+        return [self.known.get(name) for name in names]
+
     def add(self, found: Mapping[str, Any]) -> None:
         """Keep results, in one write; they are on disk when this returns.
 
@@ -129,6 +153,8 @@ class KeptResults:
             StorageError: The file cannot be written.
         """
         self.known.update(found)
+        if self._path is None:
+            return
         lines = [json.dumps({"problem": name, "result": result}) for name, result in found.items()]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

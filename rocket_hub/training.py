@@ -1,4 +1,4 @@
-"""Fine-tune one adapter with TRL's SFTTrainer, loss on completions only."""
+"""Fine-tune one adapter with TRL's SFTTrainer; the loss is on completions only."""
 
 from __future__ import annotations
 
@@ -56,10 +56,7 @@ def train_expert(
         learning_rate: Peak learning rate; none = the first of `options`.
         seed: Seeds the data order and dropout.
         progress: Called after each step.
-        opened: Opens what is no adapter: (base, folder, True) -> a block that yields the model and spares the base.
-
-    Returns:
-        What was done.
+        opened: Opens what is no adapter, as `trainable` does.
 
     Raises:
         RecipeError: The schedule is unknown.
@@ -71,7 +68,7 @@ def train_expert(
         raise RecipeError(f"train.schedule: expected one of {', '.join(SCHEDULES)}, found {options.schedule!r}")
     rate = learning_rate or options.learning_rate[0]
     started = time.monotonic()
-    with (opened or _adapted)(base, adapter, True) as model:
+    with (opened or trainable)(base, adapter, True) as model:
         _prepare(model, options)
         try:
             trainer = _trainer(model, tokenizer, examples, options, output, rate, seed, progress)
@@ -89,8 +86,8 @@ def train_expert(
 
 
 @contextmanager
-def _adapted(base: Any, adapter: Path, trained: bool) -> Iterator[Any]:
-    """Put an adapter on the base for as long as it is trained."""
+def trainable(base: Any, adapter: Path, trained: bool = True) -> Iterator[Any]:
+    """Yield the base with an adapter to train, and give it back as it was."""
     mode, use_cache, own = base.training, base.config.use_cache, vars(base).get("forward")
     model = load_adapter(base, adapter, trained=trained)
     try:
@@ -104,7 +101,7 @@ def _adapted(base: Any, adapter: Path, trained: bool) -> Iterator[Any]:
 
 
 def _prepare(model: Any, options: TrainOptions) -> None:
-    """Freeze what the schedule leaves alone, and note how the base is quantised while it is trained on."""
+    """Freeze what the schedule does not train, and note how the base is quantised."""
     config = getattr(model, "peft_config", {}).get("default")
     if not isinstance(config, RocketMoeConfig):
         return
@@ -125,33 +122,23 @@ def _trainer(
     progress: Progress | None,
 ) -> Any:
     """Set up TRL's trainer over prompt/completion rows."""
-    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    on_gpu = torch.cuda.is_available()
     arguments = SFTConfig(
-        output_dir=str(output),
         max_steps=options.max_steps,
         per_device_train_batch_size=options.batch_size,
         learning_rate=rate,
-        lr_scheduler_type="cosine",
         warmup_steps=round(options.warmup_ratio * options.max_steps),
         weight_decay=options.weight_decay,
         max_length=options.max_length,
         completion_only_loss=True,
-        activation_checkpointing=False,
-        bf16=on_gpu and options.dtype == "bfloat16",
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
         save_steps=max(1, options.max_steps // CHECKPOINTS),
         save_total_limit=1,
         logging_steps=max(1, options.max_steps // 20),
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
+        **shared_arguments(output, options.dtype, seed),
     )
     optimizer = _optimizer(model, options, rate)
     rows = Dataset.from_list([{"prompt": item.prompt, "completion": item.completion} for item in examples])
@@ -169,8 +156,26 @@ def _trainer(
     return trainer
 
 
+def shared_arguments(output: Path, dtype: str, seed: int) -> dict[str, Any]:
+    """Return what every training tells TRL, whatever it trains."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(output),
+        "lr_scheduler_type": "cosine",
+        "activation_checkpointing": False,
+        "bf16": on_gpu and dtype == "bfloat16",
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+    }
+
+
 def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Optimizer:
-    """AdamW, slower for routers: gates that learn as fast as experts are a lottery. Alone they have the rate itself."""
+    """Return AdamW with a lower rate for routers; routers trained alone have the full rate."""
     import torch
 
     ratio = 1.0 if options.schedule == "router_only" else options.router_learning_rate_ratio
@@ -187,7 +192,7 @@ def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Op
 def _two_stages(optimizer: torch.optim.Optimizer, options: TrainOptions) -> torch.optim.lr_scheduler.LambdaLR:
     """Warm up and follow a cosine as in the other schedules, but start the experts after the routers' stage.
 
-    The experts wait at rate 0 instead of frozen: DDP and checkpoints stay the same from one stage to the next.
+    Until then the experts have rate 0 and are not frozen, so that DDP and checkpoints are the same in both stages.
     """
     import torch
 

@@ -77,7 +77,8 @@ def table(made: Meteor, seconds: float) -> Table:
     return shown
 
 
-OWN = ("rounds", "collect", "max_new_tokens", "learning_rate", "epochs", "beams", "batch_size", "rank", "seed")
+OWN = ("rounds", "collect", "max_new_tokens", "learning_rate", "epochs", "beams", "batch_size", "rank", "judge",
+       "seed")  # fmt: skip
 """Options that are named as in `MeteorOptions`."""
 
 
@@ -96,6 +97,8 @@ OWN = ("rounds", "collect", "max_new_tokens", "learning_rate", "epochs", "beams"
               "default ROCKET_HUB_TEACHER_KEY.")  # fmt: skip
 @click.option("--calls", type=click.IntRange(1), help="Budget: calls, those that fail included, all runs together.")
 @click.option("--tokens", type=click.IntRange(1), help="Budget: tokens, in and out.")
+@click.option("--judge", metavar="MODEL", help="Compares the answers after the last stage with those before the first "
+              "in five aspects, within as large a budget; named as a teacher is, and not the teacher.")  # fmt: skip
 @click.option("--stages", metavar="A,B", help="Some of distilled,refined,evolved; default all.")
 @click.option("--no-guideline", is_flag=True, help="The teacher answers without the weak model's guideline.")
 @click.option("--rounds", type=int, help=f"Answers to one question that are judged; default {MeteorOptions.rounds}.")
@@ -163,6 +166,7 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     made = meteor(
         model, tokenizer, task, questions, _adapter(api, given["adapter"]), teacher.open(), options, folder=out,
         budget=budget, maker=f"{named(teacher.origin)}, with {named(base)}", progress=screen,
+        judge=find_teacher(api, options.judge, recipe.train.dtype).open() if options.judge else None,
     )  # fmt: skip
     seconds = time.monotonic() - started
     write_results(made, out, [base, teacher.origin, *read], recipe.task, options, seconds)

@@ -1,18 +1,18 @@
-"""Ask a teacher: within a budget, again where that may help, and nothing twice."""
+"""Ask a teacher within a budget. Answers and costs are kept on disk, and nothing is asked twice."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 from rocket_hub.errors import InputError
 from rocket_hub.generation.teachers import AGAIN, Decoding, Reply, Teacher
-from rocket_hub.runs import KeptResults, digest
+from rocket_hub.runs import Batches, KeptResults, digest
 
 TRIES = 4
 LONGEST_WAIT = 60.0
@@ -54,7 +54,7 @@ class Bill:
     faults: dict[str, int] = field(default_factory=dict)
 
     def add(self, reply: Reply) -> None:
-        """Note one attempt."""
+        """Count one attempt."""
         self.calls += 1
         self.tokens_in += reply.tokens_in
         self.tokens_out += reply.tokens_out
@@ -62,150 +62,110 @@ class Bill:
         if reply.fault:
             self.faults[reply.fault] = self.faults.get(reply.fault, 0) + 1
 
-    def room(self, budget: Budget) -> float:
-        """Say how many more calls the budget allows."""
+    def to_plain(self) -> dict[str, Any]:
+        """Return what is not zero."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    def calls_left(self, budget: Budget) -> float:
+        """Return how many more calls the budget allows."""
         if budget.tokens is not None and self.tokens_in + self.tokens_out >= budget.tokens:
             return 0
         return float("inf") if budget.calls is None else max(budget.calls - self.calls, 0)
 
 
-class AnswerCache:
-    """Answers by what was asked; see `KeptResults`."""
-
-    def __init__(self, path: Path) -> None:
-        self._kept = KeptResults(path)
-
-    def get(self, key: str) -> Reply | None:
-        """Return the answer to what has been asked before."""
-        known = self._kept.known.get(key)
-        return None if known is None else Reply(**known)
-
-    def put(self, key: str, reply: Reply) -> None:
-        """Keep an answer; it is on disk when this returns."""
-        self._kept.add({key: asdict(reply)})
-
-
-def ask(
-    teacher: Teacher,
-    prompts: Sequence[str],
-    how: Decoding,
-    *,
-    cache: AnswerCache,
-    bill: Bill,
-    budget: Budget,
-    progress: Callable[[int, int], None] | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> list[Reply]:
-    """Ask a teacher, and nothing twice: not an equal prompt, and not what an earlier run has an answer to.
+class TeacherClient:
+    """Asks a teacher, retries what may pass, and keeps answers and costs.
 
     Args:
         teacher: Who is asked.
-        prompts: What is asked.
-        how: Longest answer, temperature and seed.
-        cache: Answers so far; every new one is kept at once.
-        bill: Added to.
-        budget: What the bill may come to.
-        progress: Called with (prompts settled, prompts in all).
-        sleep: Waits; replaced in tests.
+        folder: Where answers and costs are; those of earlier runs count.
+        budget: What the teacher may cost, all runs in the folder together.
 
-    Returns:
-        One reply a prompt, in their order. Where there is a fault after `TRIES` attempts, it says which; `over_budget`
-        where the budget did not allow an attempt.
+    Attributes:
+        teacher: Who is asked.
+        bill: What it has cost, all runs in the folder together; `cached` is this run's.
 
     Raises:
-        InputError: The teacher refuses the request itself, as it would every other (a wrong key or model).
-        StorageError: The cache cannot be written.
-    """
-    asked = {"teacher": teacher.name, **asdict(how)}
-    keys = [digest({**asked, "prompt": prompt}) for prompt in prompts]
-    replies = {key: known for key in keys if (known := cache.get(key))}
-    bill.cached += sum(key in replies for key in keys)
-    prompt_of = dict(zip(keys, prompts, strict=True))
-    waiting = [key for key in prompt_of if key not in replies]
-    tries: Counter[str] = Counter()
-    while waiting:
-        batch = waiting[: int(min(teacher.at_once, bill.room(budget)))]
-        if not batch:
-            replies |= {key: Reply(fault="over_budget") for key in waiting}
-            break
-        waiting, pause = waiting[len(batch) :], 0.0
-        for at, reply in _answers(teacher, [prompt_of[key] for key in batch], how):
-            key = batch[at]
-            bill.add(reply)
-            tries[key] += 1
-            if reply.fault in AGAIN and tries[key] < TRIES:
-                waiting.append(key)
-                pause = max(pause, reply.wait or float(2 ** (tries[key] - 1)))
-            else:
-                replies[key] = _kept(teacher, cache, key, reply)
-        sleep(min(pause, LONGEST_WAIT))
-        if progress:
-            progress(len(keys) - len(waiting), len(keys))
-    return [replies[key] for key in keys]
-
-
-def _answers(teacher: Teacher, prompts: Sequence[str], how: Decoding) -> Iterator[tuple[int, Reply]]:
-    """Yield each reply with its prompt's position as soon as it is there: what is kept then, a kill does not lose."""
-    if not getattr(teacher, "apart", False):
-        yield from enumerate(teacher.answer(prompts, how))
-        return
-    with ThreadPoolExecutor(len(prompts)) as pool:
-        asked = {pool.submit(teacher.answer, [prompt], how): at for at, prompt in enumerate(prompts)}
-        for done in as_completed(asked):
-            yield asked[done], done.result()[0]
-
-
-def _kept(teacher: Teacher, cache: AnswerCache, key: str, reply: Reply) -> Reply:
-    """Cache what is an answer, or a lasting lack of one; an outage is neither, and a refusal is everybody's."""
-    if reply.fault == "refused":
-        raise InputError(f"teacher {teacher.name}: it refuses to answer ({reply.detail}); check its key and model")
-    if reply.fault not in AGAIN:
-        cache.put(key, reply)
-    return reply
-
-
-class KeptBill(Bill):
-    """A bill that goes on where an earlier run's stopped; `cached` alone is this run's.
-
-    Args:
-        path: File with a line for each attempt.
+        StorageError: What is in the folder cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._kept = KeptResults(path)
-        for entry in self._kept.known.values():
-            super().add(Reply(**entry))
-
-    def add(self, reply: Reply) -> None:
-        """Note one attempt; it is on disk when this returns."""
-        super().add(reply)
-        self._kept.add({str(self.calls): asdict(replace(reply, text="", detail=""))})
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A teacher, what it may cost, and what it has said and cost so far."""
-
-    teacher: Teacher
-    cache: AnswerCache
-    bill: KeptBill
-    budget: Budget
+    def __init__(self, teacher: Teacher, folder: Path, budget: Budget) -> None:
+        self.teacher, self.bill, self._budget = teacher, Bill(), budget
+        self._answers, self._costs = KeptResults(folder / "answers.jsonl"), KeptResults(folder / "bill.jsonl")
+        for attempt in self._costs.known.values():
+            self.bill.add(Reply(**attempt))
 
     def ask(
         self, prompts: Sequence[str], how: Decoding, progress: Callable[[int, int], None] | None = None
     ) -> list[Reply]:
-        """Ask within the budget and nothing twice; see `asking.ask`."""
-        return ask(
-            self.teacher, prompts, how, cache=self.cache, bill=self.bill, budget=self.budget, progress=progress,
-            sleep=sleep,
-        )  # fmt: skip
+        """Ask, but no equal prompt twice, and none that an earlier run has an answer to.
+
+        Args:
+            prompts: What is asked.
+            how: Longest answer, temperature and seed.
+            progress: Called with (prompts settled, prompts in all).
+
+        Returns:
+            One reply a prompt, in their order. Where there is a fault after `TRIES` attempts, it says which;
+            `over_budget` where the budget did not allow an attempt.
+
+        Raises:
+            InputError: The teacher refuses the request itself, as it would every other (a wrong key or model).
+            StorageError: An answer or a cost cannot be written.
+        """
+        asked = {"teacher": self.teacher.name, **asdict(how)}
+        lost: dict[str, Reply] = {}
+
+        def compute(missing: list[str]) -> Batches[str]:
+            waiting = set(missing)
+            self.bill.cached += sum(prompt not in waiting for prompt in prompts)
+            for prompt, reply in self._settled(missing, how, len(prompts), progress):
+                if reply.fault in (*AGAIN, "over_budget"):
+                    lost[prompt] = reply
+                else:  # an answer, or a lasting lack of one
+                    yield {prompt: asdict(reply)}
+
+        found = self._answers.each(prompts, lambda prompt: digest({**asked, "prompt": prompt}), compute)
+        return [Reply(**each) if each else lost[prompt] for prompt, each in zip(prompts, found, strict=True)]
+
+    def _settled(
+        self, prompts: list[str], how: Decoding, total: int, progress: Callable[[int, int], None] | None
+    ) -> Iterator[tuple[str, Reply]]:
+        """Yield each prompt with its last reply."""
+        waiting, tries = prompts, Counter[str]()
+        while waiting:
+            batch = waiting[: int(min(self.teacher.at_once, self.bill.calls_left(self._budget)))]
+            if not batch:
+                yield from ((prompt, Reply(fault="over_budget")) for prompt in waiting)
+                return
+            waiting, pause = waiting[len(batch) :], 0.0
+            for prompt, reply in _replies(self.teacher, batch, how):
+                self._pay(reply)
+                tries[prompt] += 1
+                if reply.fault in AGAIN and tries[prompt] < TRIES:
+                    waiting.append(prompt)
+                    pause = max(pause, reply.wait or float(2 ** (tries[prompt] - 1)))
+                else:
+                    yield prompt, reply
+            sleep(min(pause, LONGEST_WAIT))
+            if progress:
+                progress(total - len(waiting), total)
+
+    def _pay(self, reply: Reply) -> None:
+        """Keep what an attempt cost; raise where every other would be refused like it."""
+        self.bill.add(reply)
+        self._costs.add({str(self.bill.calls): asdict(replace(reply, text="", detail=""))})
+        if reply.fault == "refused":
+            name = self.teacher.name
+            raise InputError(f"teacher {name}: it refuses to answer ({reply.detail}); check its key and model")
 
 
-def open_desk(teacher: Teacher, folder: Path, budget: Budget) -> Desk:
-    """Open the desk in a folder; what an earlier run left there is known and paid for.
-
-    Raises:
-        StorageError: What is there cannot be read.
-    """
-    return Desk(teacher, AnswerCache(folder / "answers.jsonl"), KeptBill(folder / "bill.jsonl"), budget)
+def _replies(teacher: Teacher, prompts: Sequence[str], how: Decoding) -> Iterator[tuple[str, Reply]]:
+    """Yield each reply as soon as it is there, so that a kill loses none that has arrived."""
+    if not getattr(teacher, "apart", False):
+        yield from zip(prompts, teacher.answer(prompts, how), strict=True)
+        return
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        asked = {pool.submit(teacher.answer, [prompt], how): prompt for prompt in prompts}
+        for done in as_completed(asked):
+            yield asked[done], done.result()[0]

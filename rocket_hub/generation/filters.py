@@ -1,4 +1,4 @@
-"""What is wrong with a text that a model made: each filter is a function of texts, and has a reason to give."""
+"""Filters of generated texts; each returns the reason and what was found."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ def text_fault(found: Continuation, lengths: Lengths) -> Fault | None:
 
 
 def repeats(words: Sequence[str]) -> bool:
-    """Say whether at least half of the runs of three words were there before; short texts may repeat."""
+    """Return whether at least half of the runs of three words were there before; short texts may repeat."""
     runs = list(zip(*(words[i:] for i in range(_RUN)), strict=False))
     return len(words) >= _FEWEST and 2 * len(set(runs)) <= len(runs)
 
 
 def folded(text: str) -> str:
-    """Write a question for the comparison with others: letter case and white space do not tell two apart."""
+    """Return a text without differences of letter case and white space."""
     return " ".join(text.casefold().split())
 
 
 class Novelty(Protocol):
-    """Remembers texts, and says how near a new one is to the nearest of them."""
+    """Finds the nearest of the texts that were added."""
 
     def nearest(self, text: str) -> tuple[float, str]:
         """Return (similarity, the text that is so similar); (0, "") where there is none yet."""
         ...
 
     def add(self, text: str) -> None:
-        """Remember a text."""
+        """Add a text."""
         ...
 
 
@@ -81,7 +81,7 @@ class RougeNovelty:
             self.add(text)
 
     def nearest(self, text: str) -> tuple[float, str]:
-        """Compare with all that is remembered; see `Novelty.nearest`."""
+        """See `Novelty.nearest`."""
         words = _WORD.findall(text.casefold())
         common, best = common_with(words), (0.0, "")
         for known, other in self._known:
@@ -92,7 +92,7 @@ class RougeNovelty:
         return best
 
     def add(self, text: str) -> None:
-        """Remember a text."""
+        """Add a text."""
         self._known.append((text, _WORD.findall(text.casefold())))
 
 
@@ -104,7 +104,7 @@ class EmbeddingNovelty:
         self._vectors = list(encoder.encode(self._texts))
 
     def nearest(self, text: str) -> tuple[float, str]:
-        """Compare with all that is remembered; see `Novelty.nearest`."""
+        """See `Novelty.nearest`."""
         if not self._texts:
             return 0.0, ""
         # [known, d] @ [d] -> [known]
@@ -113,7 +113,7 @@ class EmbeddingNovelty:
         return float(cosines[best]), self._texts[best]
 
     def add(self, text: str) -> None:
-        """Remember a text."""
+        """Add a text."""
         self._texts.append(text)
         self._vectors.append(self._encoder.encode([text])[0])
 
@@ -124,9 +124,9 @@ def rouge_l(text: str, other: str) -> float:
 
 
 def common_with(words: Sequence[str]) -> Callable[[Sequence[str]], int]:
-    """Return what computes the length of the longest common subsequence with some words.
+    """Return a function that computes the length of the longest common subsequence with some words.
 
-    A bit for each word and one addition for each word of the other text (Hyyrö 2004), as thousands are compared.
+    Bit-parallel (Hyyrö 2004): one addition for each word of the other text, as thousands are compared.
     """
     places: dict[str, int] = {}
     for place, word in enumerate(words):
@@ -144,7 +144,7 @@ def common_with(words: Sequence[str]) -> Callable[[Sequence[str]], int]:
 
 
 def vote_fault(answer: str, votes: Sequence[str]) -> Fault | None:
-    """Find `inconsistent`: not more than half of the samples give the greedy answer; no answer is another one."""
+    """Find `inconsistent`: at most half of the samples give the greedy answer; no answer counts as another one."""
     if 2 * votes.count(answer) > len(votes):
         return None
     said, count = Counter(votes).most_common(1)[0]

@@ -1,4 +1,4 @@
-"""New questions: the base model goes on with a list of seed questions, and what it writes must have their form."""
+"""New questions: a model continues a list of seed questions, and what it writes must have their form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rocket_hub.generation.filters import Fault, Lengths, Novelty, folded, text_
 from rocket_hub.inference import Continuation, Search, continuations, encode
 from rocket_hub.options import SelfSpecializationOptions
 from rocket_hub.records import Example, Rejection
-from rocket_hub.runs import KeptResults, digest
+from rocket_hub.runs import Batches, KeptResults, digest
 from rocket_hub.tasks import Task
 from rocket_hub.tasks.answers import lettered, split_choices
 
@@ -24,6 +24,14 @@ _LABEL = re.compile(r"^\w[\w ]{0,30}:", re.MULTILINE)
 _NUMBER = re.compile(
     r"\A(?:\*\*)?(?:(?:new |the )?(?:problem|question)\s*\d*\s*[:.)](?:\*\*)?\s*|\d{1,3}[.)]\s+)", re.I
 )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A bare question; `number` counts what was asked for, or given, from 0."""
+
+    number: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -70,27 +78,23 @@ class QuestionForm:
         if not self.options:
             return None
         stem, choices = split_choices(question)
-        if (
-            not stem.strip()
-            or len(choices) < 2
-            or not all(choices)
-            or len({*map(str.casefold, choices)}) < len(choices)
-        ):
+        distinct = {*map(str.casefold, choices)} - {""}
+        if not stem.strip() or len(choices) < 2 or len(distinct) < len(choices):
             return "unparsable", f"{len(choices)} options, or two that are the same, or no question"
         return None
 
 
 def question_prompt(task: Task, form: QuestionForm, tokenizer: Any, seeds: Sequence[str]) -> str:
-    """Write what a model goes on from with a new question.
+    """Write a prompt that a model continues with a new question.
 
-    A base model follows examples and no orders: it gets a list of questions in the task's own frame, without answers,
-    that ends where the next begins. What ends an example must be seen in it: a blank line, or, where questions have
-    blank lines of their own, the rest of the frame. A chat model gets an order.
+    A base model gets a list of questions in the task's own frame, without answers, that ends where the next begins.
+    Each ends with a blank line or, where questions have blank lines of their own, with the rest of the frame. A chat
+    model gets an instruction.
 
     Args:
         task: The task, without shots and chat template.
         form: What its questions look like.
-        tokenizer: Says by its chat template what kind of model it is.
+        tokenizer: Its chat template, or the lack of one, says what kind of model it is.
         seeds: Some seed questions.
     """
     if not getattr(tokenizer, "chat_template", None):
@@ -98,11 +102,11 @@ def question_prompt(task: Task, form: QuestionForm, tokenizer: Any, seeds: Seque
         shown = "".join(f"{form.before}{seed}{end}\n\n" for seed in seeds)
         return shown + form.before.rstrip() if form.before.strip() else shown
     bare = replace(task, prompt=str, frame=None, shots=())
-    return bare.for_model(tokenizer).prompt(_order(task.description, form, seeds))
+    return bare.for_model(tokenizer).prompt(_instruction(task.description, form, seeds))
 
 
-def _order(description: str, form: QuestionForm, seeds: Sequence[str]) -> str:
-    """Write the order to a chat model, in the spirit of Self-MoE's prompts: a role and numbered requirements."""
+def _instruction(description: str, form: QuestionForm, seeds: Sequence[str]) -> str:
+    """Write the instruction to a chat model, as Self-MoE's prompts do: a role and numbered requirements."""
     shown = "\n\n".join(f"Problem {number}:\n{seed}" for number, seed in enumerate(seeds, 1))
     wanted = [
         "It is of the same kind as the problems below and about as long, but about something else.",
@@ -120,7 +124,7 @@ def _order(description: str, form: QuestionForm, seeds: Sequence[str]) -> str:
 
 
 def read_question(text: str) -> str:
-    """Take what a model wrote for a question: without a heading that it repeated, and without spaces around it."""
+    """Return what a model wrote without spaces around it and without a heading that it repeated."""
     return _NUMBER.sub("", text.strip(), count=1).strip()
 
 
@@ -149,9 +153,7 @@ class Brainstorm:
         self._questions = [self.task.question_of(seed) for seed in self.seeds]
         self._form, self._lengths = QuestionForm.of(self.task, self.seeds), Lengths.like(self._questions)
         self._known = {folded(question) for question in self._questions}
-        chat = bool(
-            getattr(self.tokenizer, "chat_template", None)
-        )  # it ends its turn, and may have an empty line in it
+        chat = getattr(self.tokenizer, "chat_template", None)  # it ends its turn, and may have an empty line in it
         self._stop = tuple(mark for mark in self._form.stop if not (chat and mark == "\n\n"))
 
     @property
@@ -160,7 +162,7 @@ class Brainstorm:
         return self.asked >= self.options.most_prompts
 
     def batch(self, writer: Writer) -> list[Question]:
-        """Ask for one batch of questions and return those that are kept."""
+        """Ask for a batch of questions and return those that are kept."""
         numbers = range(self.asked, min(self.asked + self.options.batch_size, self.options.most_prompts))
         search = Search(self.options.temperature, self.options.top_p, seed_of(self.seed, "questions", self.asked))
         found = writer.write([self._prompt(number) for number in numbers], search, self._stop)
@@ -178,7 +180,7 @@ class Brainstorm:
         return new
 
     def _in_form(self, text: str) -> str:
-        """Write a question as the task would write it when it reads the row, so that two that differ do so then."""
+        """Write a question as the task will write it when it reads the row."""
         return self.task.question_of(self.task.example(Example(text, "", ""))) if text else ""
 
     def fault_of(self, found: Continuation) -> Fault | None:
@@ -207,53 +209,39 @@ class Brainstorm:
 
 
 def rejection(number: int, fault: Fault, text: str = "") -> Rejection:
-    """Name a row that was not taken by the number of its question, with what was found and how the text begins."""
-    return Rejection(
-        f"{SOURCE}#{number}", fault[0], " ".join(f"{fault[1]} {text[:160]!r}".split()) if text else fault[1]
-    )
+    """Reject a question by its number, with what was found and how the text begins."""
+    detail = " ".join(f"{fault[1]} {text[:160]!r}".split()) if text else fault[1]
+    return Rejection(f"{SOURCE}#{number}", fault[0], detail)
 
 
 @dataclass(frozen=True)
-class Question:
-    """A bare question; `number` counts what was asked for, or given, from 0."""
-
-    number: int
-    text: str
-
-
 class Writer:
-    """A model whose texts are kept: what it was asked before, it is not asked again.
+    """A model whose texts are kept in `kept`, under its `name`: nothing is written twice."""
 
-    Args:
-        model: A causal language model, plain or PEFT.
-        tokenizer: Its tokenizer.
-        name: Who it is, at its commit; texts of another name are not taken for its own.
-        kept: Where its texts are.
-        batch_size: Prompts at once.
-        max_new_tokens: Longest text, in tokens.
-    """
-
-    def __init__(
-        self, model: Any, tokenizer: Any, name: str, kept: KeptResults, batch_size: int, max_new_tokens: int
-    ) -> None:
-        self._model, self._tokenizer, self._kept = model, tokenizer, kept
-        self._name = f"{name} {model.name_or_path} {model.dtype}"
-        self._batch_size, self._max_new_tokens = batch_size, max_new_tokens
+    model: Any
+    tokenizer: Any
+    name: str
+    kept: KeptResults
+    batch_size: int
+    max_new_tokens: int
 
     def write(self, prompts: Sequence[str], search: Search, stop: Sequence[str]) -> list[Continuation]:
         """Continue prompts; each batch is on disk when the next begins."""
-        found: list[Continuation] = []
-        for start in range(0, len(prompts), self._batch_size):
-            batch = list(prompts[start : start + self._batch_size])
-            key = digest([self._name, batch, asdict(search), list(stop), self._max_new_tokens])
-            if key not in self._kept.known:
-                new = continuations(
-                    self._model, self._tokenizer, batch, max_new_tokens=self._max_new_tokens,
-                    batch_size=self._batch_size, stop=stop, search=search,
-                )  # fmt: skip
-                self._kept.add({key: [[each.text, each.ended] for each in new]})
-            found += [Continuation(text, ended) for text, ended in self._kept.known[key]]
-        return found
+        size = self.batch_size
+        asked = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+
+        name = f"{self.name} {self.model.name_or_path} {self.model.dtype}"
+
+        def key(batch: tuple[str, ...]) -> str:
+            return digest([name, batch, asdict(search), list(stop), self.max_new_tokens])
+
+        def compute(missing: list[tuple[str, ...]]) -> Batches[tuple[str, ...]]:
+            for batch in missing:
+                found = continuations(self.model, self.tokenizer, list(batch), max_new_tokens=self.max_new_tokens,
+                                      batch_size=size, stop=stop, search=search)  # fmt: skip
+                yield {batch: [[each.text, each.ended] for each in found]}
+
+        return [Continuation(*each) for batch in self.kept.each(asked, key, compute) for each in batch]
 
 
 def room_of(model: Any, max_new_tokens: int) -> float:
@@ -263,7 +251,7 @@ def room_of(model: Any, max_new_tokens: int) -> float:
 
 
 def first_fitting(prompts: Iterable[str], tokenizer: Any, room: float) -> str | None:
-    """Return the first of some ways to ask that is short enough; none where none is."""
+    """Return the first prompt that is short enough; none where none is."""
     return next((text for text in prompts if len(encode(tokenizer, text, "", ended=False)[0]) <= room), None)
 
 

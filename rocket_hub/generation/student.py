@@ -1,32 +1,42 @@
-"""The model that learns: it writes with one of its adapters, an adapter is tuned, and neither is done twice."""
+"""METEOR's student: it writes with one of its adapters, and adapters are trained. Neither is done twice."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rocket_hub.errors import AdapterError
 from rocket_hub.generation.questions import Question
 from rocket_hub.inference import GREEDY, Continuation, Search, continuations, encode
 from rocket_hub.inference.generation import until
 from rocket_hub.lora.attach import WEIGHTS, adapted, fingerprint
 from rocket_hub.options import MeteorOptions, TrainOptions
 from rocket_hub.records import Example
-from rocket_hub.runs import KeptResults, Reporter, RunFolder, Silent, digest
+from rocket_hub.runs import Batches, KeptResults, Reporter, RunFolder, Silent, digest
 from rocket_hub.tasks import Task
 
 TOGETHER = 64  # prompts whose texts are kept together: a killed run writes at most so many again
 
 
 @dataclass(frozen=True)
-class Weak:
+class Pair:
+    """Two completions of one prompt, with what stands between prompt and completion."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Student:
     """A model that learns.
 
     Attributes:
-        base: The base model, without an adapter.
+        base: The base model, without an adapter; it is given back unchanged.
         tokenizer: Its tokenizer.
         task: The task as this model is asked, see `Task.for_model`.
         options: How it learns.
@@ -46,7 +56,7 @@ class Weak:
         return self.task.chat(prompt) if self.task.chat else prompt
 
     def has_control_tokens(self, text: str) -> bool:
-        """Say whether a text holds what the tokenizer reads as the end of a turn, or the like."""
+        """Return whether a text holds what the tokenizer reads as the end of a turn, or the like."""
         return any(token in text for token in self.tokenizer.all_special_tokens)
 
     def room(self) -> int:
@@ -54,64 +64,115 @@ class Weak:
         context = getattr(self.base.config, "max_position_embeddings", None) or self.options.max_length
         return min(int(context), self.options.max_length)
 
+    def dtype(self) -> str:
+        """Return the precision of the base."""
+        return "bfloat16" if str(self.base.dtype) == "torch.bfloat16" else "float32"
 
-def write(
-    weak: Weak, adapter: Path, prompts: Sequence[str], max_tokens: int, search: Search = GREEDY
-) -> list[Continuation]:
-    """Let the model write with an adapter on; what it has written before, with equal weights, is not written again.
+    def fits(self, prompt: str) -> bool:
+        """Return whether there is room for a prompt and at least one token more."""
+        return len(encode(self.tokenizer, prompt, "")[0]) < self.room()
 
-    Args:
-        weak: The model.
-        adapter: Folder of its adapter.
-        prompts: In the form that it is asked in.
-        max_tokens: Longest continuation.
-        search: How the next token is chosen.
+    def write(
+        self, adapter: Path, prompts: Sequence[str], max_tokens: int, search: Search = GREEDY
+    ) -> list[Continuation]:
+        """Write with an adapter on; what was written before with equal weights is not written again.
 
-    Returns:
-        One a prompt, in their order; nothing where the prompt is longer than the model reads.
-    """
-    fixed = [weak.base.name_or_path, fingerprint(adapter), max_tokens, asdict(search), weak.task.stop]
-    keys = [digest([*fixed, prompt]) for prompt in prompts]
-    new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in weak.texts.known}
-    fits = {key: prompt for key, prompt in new.items() if len(encode(weak.tokenizer, prompt, "")[0]) < weak.room()}
-    waiting = list(fits)
-    if waiting:
-        with adapted(weak.base, adapter) as model:
-            for start in range(0, len(waiting), TOGETHER):
-                part = waiting[start : start + TOGETHER]
-                found = continuations(model, weak.tokenizer, [fits[key] for key in part], max_new_tokens=max_tokens,
-                                      stop=weak.task.stop, search=search)  # fmt: skip
-                weak.texts.add({key: asdict(each) for key, each in zip(part, found, strict=True)})
-                weak.reporter.advance("the model writes", min(start + TOGETHER, len(waiting)), len(waiting))
-    nothing = asdict(Continuation("", False))
-    return [Continuation(**weak.texts.known.get(key, nothing)) for key in keys]
+        Args:
+            adapter: Its folder.
+            prompts: In the form that the model is asked in.
+            max_tokens: Longest continuation.
+            search: How the next token is chosen.
 
+        Returns:
+            One a prompt, in their order; nothing where the prompt is longer than the model reads.
+        """
+        fixed = [self.base.name_or_path, fingerprint(adapter), max_tokens, asdict(search), self.task.stop]
 
-def read_completion(weak: Weak, question: str, text: str) -> tuple[str, str]:
-    """Bring an answer, the teacher's or the model's own, into the task's form.
+        def compute(missing: list[str]) -> Batches[str]:
+            waiting = list(filter(self.fits, missing))
+            if not waiting:
+                return
+            with adapted(self.base, adapter) as model:
+                for start in range(0, len(waiting), TOGETHER):
+                    part = waiting[start : start + TOGETHER]
+                    found = continuations(model, self.tokenizer, part, max_new_tokens=max_tokens, stop=self.task.stop,
+                                          search=search)  # fmt: skip
+                    yield {prompt: asdict(each) for prompt, each in zip(part, found, strict=True)}
+                    self.reporter.advance("the model writes", start + len(part), len(waiting))
 
-    Args:
-        weak: The model that is to learn it.
-        question: The bare question.
-        text: What was answered.
+        found = self.texts.each(prompts, lambda prompt: digest([*fixed, prompt]), compute)
+        return [Continuation(**each) if each else Continuation("", False) for each in found]
 
-    Returns:
-        (completion, reason): either is empty. The reason is `control_tokens` (it holds text that the tokenizer reads as
-        the end of a turn), `no_answer_in_form` or `too_long`.
-    """
-    text = until(text, weak.task.stop).strip()
-    if weak.has_control_tokens(text):
-        return "", "control_tokens"
-    raw = Example(question, text, "")
-    example = weak.task.example(raw) if text else raw
-    if text and not example.answer and (answer := weak.task.read_answer(text, raw)):
-        text = weak.task.completion(text, answer)
-        example = weak.task.example(Example(question, text, ""))
-    if not text or not example.answer:
-        return "", "no_answer_in_form"
-    if len(encode(weak.tokenizer, example.prompt, example.completion)[0]) > weak.room():
-        return "", "too_long"
-    return text, ""
+    def read_completion(self, question: str, text: str) -> tuple[str, str]:
+        """Bring an answer, the teacher's or the student's own, into the task's form.
+
+        Args:
+            question: The bare question.
+            text: What was answered.
+
+        Returns:
+            (completion, reason): either is empty. The reason is `control_tokens` (it holds text that the tokenizer
+            reads as the end of a turn), `no_answer_in_form` or `too_long`.
+        """
+        text = until(text, self.task.stop).strip()
+        if self.has_control_tokens(text):
+            return "", "control_tokens"
+        raw = Example(question, text, "")
+        example = self.task.example(raw) if text else raw
+        if text and not example.answer and (answer := self.task.read_answer(text, raw)):
+            text = self.task.completion(text, answer)
+            example = self.task.example(Example(question, text, ""))
+        if not text or not example.answer:
+            return "", "no_answer_in_form"
+        if len(encode(self.tokenizer, example.prompt, example.completion)[0]) > self.room():
+            return "", "too_long"
+        return text, ""
+
+    def train(self, rows: Mapping[Question, str], epochs: float, start: Path, folder: Path) -> Path:
+        """Train an adapter on rows, or return what an earlier run made of the same.
+
+        Args:
+            rows: Completions in the task's form.
+            epochs: Passes over them.
+            start: Adapter to continue from.
+            folder: Gets the new one; an unfinished training there goes on.
+
+        Returns:
+            Folder of the trained adapter.
+        """
+        from rocket_hub.training import train_expert
+
+        examples = [self.task.example(Example(question.text, text, "")) for question, text in rows.items()]
+        options, batch_size = self.options, min(self.options.batch_size, len(examples))
+        train = TrainOptions(
+            learning_rate=(options.learning_rate,),
+            max_steps=steps(len(examples), epochs, batch_size),
+            batch_size=batch_size,
+            max_length=options.max_length,
+            dtype=self.dtype(),
+        )
+        inputs = {"rows": digest([(each.prompt, each.completion) for each in examples]), "start": fingerprint(start),
+                  "train": asdict(train), "seed": options.seed}  # fmt: skip
+        what = f"{folder.parent.name}: training on {len(examples)} rows"
+        return once(folder, inputs, lambda output: train_expert(
+            self.base, self.tokenizer, start, examples, train, output, seed=options.seed,
+            progress=lambda done, total, _: self.reporter.advance(what, done, total),
+        ))  # fmt: skip
+
+    def prefer(self, pairs: Sequence[Pair], start: Path, folder: Path) -> Path:
+        """Train an adapter on preferences, or return what an earlier run made of the same; see `dpo`.
+
+        Args:
+            pairs: What is preferred to what.
+            start: Adapter to continue from, and the reference.
+            folder: Gets the new one.
+
+        Returns:
+            Folder of the trained adapter.
+        """
+        inputs = {"pairs": digest([(each.prompt, each.chosen, each.rejected) for each in pairs]),
+                  "seed": self.options.seed, "start": fingerprint(start)}  # fmt: skip
+        return once(folder, inputs, partial(dpo, self, pairs, start))
 
 
 def steps(rows: int, epochs: float, batch_size: int) -> int:
@@ -119,50 +180,63 @@ def steps(rows: int, epochs: float, batch_size: int) -> int:
     return max(1, math.ceil(rows * epochs / batch_size))
 
 
-def tune(weak: Weak, rows: Mapping[Question, str], epochs: float, start: Path, folder: Path) -> Path:
-    """Tune an adapter on rows, or give back what an earlier run made of the same.
-
-    Args:
-        weak: The model.
-        rows: Completions in the task's form.
-        epochs: Passes over them.
-        start: Adapter that is gone on from.
-        folder: Gets the new one; an unfinished training there goes on.
-
-    Returns:
-        Folder of the trained adapter.
-    """
-    examples = [weak.task.example(Example(question.text, text, "")) for question, text in rows.items()]
-    options = weak.options
-    batch_size = min(options.batch_size, len(examples))
-    train = TrainOptions(
-        learning_rate=(options.learning_rate,),
-        max_steps=steps(len(examples), epochs, batch_size),
-        batch_size=batch_size,
-        max_length=options.max_length,
-        dtype="bfloat16" if str(weak.base.dtype) == "torch.bfloat16" else "float32",
-    )
-    inputs = {"rows": digest([(each.prompt, each.completion) for each in examples]), "start": fingerprint(start),
-              "train": asdict(train), "seed": options.seed}  # fmt: skip
+def once(folder: Path, inputs: Mapping[str, Any], train: Callable[[Path], Any]) -> Path:
+    """Train an adapter into `folder`/adapter, unless an earlier run did so from the same inputs; return its folder."""
 
     def make(place: Path) -> str:
-        from rocket_hub.training import train_expert
-
-        told = partial(_told, weak.reporter, f"{folder.parent.name}: training on {len(examples)} rows")
-        train_expert(weak.base, weak.tokenizer, start, examples, train, place / "adapter", seed=options.seed,
-                     progress=told)  # fmt: skip
+        train(place / "adapter")
         return "adapter"
 
-    return once(folder, inputs, make)
-
-
-def _told(reporter: Reporter, what: str, done: int, total: int, _: float) -> None:
-    """Pass on how far a training is."""
-    reporter.advance(what, done, total)
-
-
-def once(folder: Path, inputs: Mapping[str, Any], make: Any) -> Path:
-    """Make an adapter in a folder, unless an earlier run made it there from the same inputs."""
     if not (folder / "adapter" / WEIGHTS).is_file():
         (folder / "result.json").unlink(missing_ok=True)
     return folder / str(RunFolder(folder.parent, Silent()).stage(folder.name, inputs, make))
+
+
+def dpo(student: Student, pairs: Sequence[Pair], start: Path, output: Path) -> None:
+    """Run TRL's DPO over a LoRA, whose reference is a frozen copy that TRL makes of the adapter as it was.
+
+    Args:
+        student: The model; its base is given back unchanged.
+        pairs: What is preferred to what.
+        start: The adapter before.
+        output: Folder for the adapter after.
+
+    Raises:
+        AdapterError: The adapter is no plain LoRA.
+    """
+    from peft import PeftType
+
+    from rocket_hub.training import trainable
+
+    with trainable(student.base, start) as model:
+        if model.peft_config["default"].peft_type != PeftType.LORA:
+            raise AdapterError("not_lora", f"{start}: 'evolved' tunes a plain LoRA; collapse this one first")
+        dpo_trainer(student, model, pairs, output).train()
+        # without the frozen copy, which TRL added under the name "ref"
+        model.save_pretrained(str(output), selected_adapters=["default"])
+
+
+def dpo_trainer(student: Student, model: Any, pairs: Sequence[Pair], output: Path) -> Any:
+    """Set up TRL's trainer; one reference pass a step, no checkpoints: it is one pass over few pairs."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    from rocket_hub.training import shared_arguments
+
+    options, batch_size = student.options, min(student.options.batch_size, len(pairs))
+    arguments = DPOConfig(
+        max_steps=steps(len(pairs), options.evolve_epochs, batch_size),
+        per_device_train_batch_size=batch_size,
+        learning_rate=options.evolve_learning_rate,
+        beta=options.beta,
+        max_length=options.max_length,
+        save_strategy="no",
+        logging_strategy="no",
+        **shared_arguments(output, student.dtype(), options.seed),
+    )
+    rows = Dataset.from_list([asdict(pair) for pair in pairs])
+    trainer = DPOTrainer(model=model, args=arguments, train_dataset=rows, processing_class=student.tokenizer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -1,7 +1,4 @@
-"""Who answers prompts: a local model, any OpenAI-compatible endpoint, or Hugging Face Inference.
-
-A teacher makes one attempt a prompt and says what came of it; `asking.py` tries again, keeps the bill and the cache.
-"""
+"""Models that answer prompts: on this machine, at any OpenAI-compatible address, or at Hugging Face Inference."""
 
 from __future__ import annotations
 
@@ -75,13 +72,12 @@ class Decoding:
 
 
 class Teacher(Protocol):
-    """Anything that answers prompts.
+    """Anything that answers prompts; retries, costs and the cache are `TeacherClient`'s.
 
     Attributes:
         name: Who it is, for the bill, the cache and the card; never a key.
         at_once: How many prompts it likes to be given together.
-        apart: Whether it answers each by itself, so that each answer can be had as soon as it is there; where a teacher
-            does not say, it does not.
+        apart: Optional. True: it answers each prompt by itself, and is asked from as many threads.
     """
 
     name: str
@@ -139,12 +135,9 @@ class EndpointTeacher:
         self._client = httpx.Client(headers=headers, timeout=timeout, follow_redirects=False)
 
     def answer(self, prompts: Sequence[str], how: Decoding) -> list[Reply]:
-        """Ask all prompts at once; see `Teacher.answer`."""
-        from concurrent.futures import ThreadPoolExecutor
-
+        """Ask one prompt after the other; see `Teacher.answer`."""
         fixed: dict[str, Any] = {"model": self._model, **asdict(how)}
-        with ThreadPoolExecutor(self.at_once) as pool:
-            return list(pool.map(lambda prompt: self._ask(fixed | {"messages": _message(prompt)}), prompts))
+        return [self._ask(fixed | {"messages": _message(prompt)}) for prompt in prompts]
 
     def _ask(self, body: dict[str, Any]) -> Reply:
         data, last = bytearray(), time.monotonic() + LONGEST
@@ -178,12 +171,8 @@ class InferenceTeacher:
         self._client = InferenceClient(model, provider=provider, timeout=timeout)  # type: ignore[arg-type]
 
     def answer(self, prompts: Sequence[str], how: Decoding) -> list[Reply]:
-        """Ask all prompts at once; see `Teacher.answer`."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        fixed = asdict(how)
-        with ThreadPoolExecutor(self.at_once) as pool:
-            return list(pool.map(lambda prompt: self._ask(prompt, fixed), prompts))
+        """Ask one prompt after the other; see `Teacher.answer`."""
+        return [self._ask(prompt, asdict(how)) for prompt in prompts]
 
     def _ask(self, prompt: str, fixed: Mapping[str, Any]) -> Reply:
         try:

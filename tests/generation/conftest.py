@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from rocket_hub.generation import asking
+
 
 class Script:
     """What the server does, and what it saw.
@@ -96,3 +98,11 @@ def script() -> Iterator[Script]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits between attempts, none of which takes time."""
+    waited: list[float] = []
+    monkeypatch.setattr(asking, "sleep", lambda seconds: waited.append(seconds) if seconds else None)
+    return waited

@@ -6,24 +6,22 @@ from pathlib import Path
 import pytest
 
 from rocket_hub.errors import InputError, StorageError
-from rocket_hub.generation.asking import TRIES, AnswerCache, Bill, Budget, ask
-from rocket_hub.generation.teachers import Decoding, EndpointTeacher, InferenceTeacher, LocalTeacher, Reply
+from rocket_hub.generation.asking import TRIES, Bill, Budget, TeacherClient
+from rocket_hub.generation.teachers import Decoding, EndpointTeacher, InferenceTeacher, LocalTeacher, Reply, Teacher
+from rocket_hub.inference.models import load_base
 
 from .conftest import Script
 
-KEY = "sk-very-secret"
+KEY, NO_LIMIT = "sk-very-secret", Budget()
 
 
-def teacher(script: Script, **more: float) -> EndpointTeacher:
-    return EndpointTeacher(script.url, "wise", key=KEY, **more)
-
-
-def put(script: Script, prompts: list[str], folder: Path, **more: object) -> tuple[list[Reply], Bill, list[float]]:
-    bill, waits = Bill(), []
-    cache = AnswerCache(folder / "answers.jsonl")
-    how = Decoding(int(more.pop("max_tokens", 50)))  # type: ignore[call-overload]
-    options = {"budget": Budget(), "sleep": lambda wait: waits.append(wait) if wait else None} | more
-    return ask(teacher(script, timeout=0.4), prompts, how, cache=cache, bill=bill, **options), bill, waits  # type: ignore[arg-type]
+def put(
+    asked: Script | Teacher, prompts: list[str], folder: Path, budget: Budget = NO_LIMIT, max_tokens: int = 50
+) -> tuple[list[Reply], Bill]:
+    """Ask; the bill is that of all runs in the folder."""
+    teacher = EndpointTeacher(asked.url, "wise", key=KEY, timeout=0.4) if isinstance(asked, Script) else asked
+    client = TeacherClient(teacher, folder, budget)
+    return client.ask(prompts, Decoding(max_tokens)), client.bill
 
 
 FAULTS = {
@@ -33,33 +31,42 @@ FAULTS = {
 }  # fmt: skip
 
 
+def put_all(asked: Script | Teacher, prompts: list[str], folder: Path) -> Bill:
+    """Ask, and expect the script's answer to every prompt."""
+    replies, bill = put(asked, prompts, folder)
+    assert [reply.text for reply in replies] == [f"answer to {prompt}" for prompt in prompts]
+    return bill
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_passing_fault_costs_a_call_and_loses_nothing(script: Script, tmp_path: Path, fault: str) -> None:
+def test_a_passing_fault_costs_a_call_and_loses_nothing(
+    script: Script, tmp_path: Path, waits: list[float], fault: str
+) -> None:
     script.faults = {"two": [fault]}
-    replies, bill, waits = put(script, ["one", "two", "three"], tmp_path)
-    assert [reply.text for reply in replies] == ["answer to one", "answer to two", "answer to three"]
+    bill = put_all(script, ["one", "two", "three"], tmp_path)
     assert (bill.calls, bill.faults) == (len(script.seen), {FAULTS[fault]: 1}) == (4, {FAULTS[fault]: 1})
     assert bill.tokens_in + bill.tokens_out == script.tokens
     assert waits == [3.0 if fault == "429" else 1.0]
 
 
-def test_a_lasting_outage_is_no_answer_and_is_asked_again_later(script: Script, tmp_path: Path) -> None:
+def test_a_lasting_outage_is_no_answer_and_is_asked_again_later(
+    script: Script, tmp_path: Path, waits: list[float]
+) -> None:
     script.faults = {"two": ["500"] * TRIES}
-    replies, bill, waits = put(script, ["one", "two"], tmp_path)
+    replies, bill = put(script, ["one", "two"], tmp_path)
     assert [reply.fault for reply in replies] == ["", "server_error"]
-    assert (bill.calls, len(waits)) == (1 + TRIES, TRIES - 1)
-    again, bill, _ = put(script, ["one", "two"], tmp_path)
-    assert [reply.text for reply in again] == ["answer to one", "answer to two"]
-    assert (bill.calls, bill.cached) == (1, 1)
+    assert (bill.calls, waits) == (1 + TRIES, [1.0, 2.0, 4.0])
+    bill = put_all(script, ["one", "two"], tmp_path)
+    assert (bill.calls, bill.cached) == (1 + TRIES + 1, 1)
 
 
 @pytest.mark.parametrize(("fault", "named"), [("empty", "empty"), ("length", "cut_off")])
 def test_an_answer_that_is_none_is_kept_as_none(script: Script, tmp_path: Path, fault: str, named: str) -> None:
     script.faults = {"two": [fault]}
-    replies, bill, _ = put(script, ["two"], tmp_path)
-    assert (replies[0].text, replies[0].fault, bill.calls) == ("", named, 1)
-    again, bill, _ = put(script, ["two"], tmp_path)
-    assert (again, bill.calls) == (replies, 0)
+    replies, _ = put(script, ["two"], tmp_path)
+    assert (replies[0].text, replies[0].fault) == ("", named)
+    again, bill = put(script, ["two"], tmp_path)
+    assert (again, bill.calls, bill.cached) == (replies, 1, 1)
 
 
 @pytest.mark.parametrize("status", ["400", "401", "404", "redirect"])
@@ -73,20 +80,17 @@ def test_a_refusal_stops_at_once_and_names_no_key(script: Script, tmp_path: Path
 
 def test_without_a_count_of_tokens_the_call_is_unmetered(script: Script, tmp_path: Path) -> None:
     script.faults = {"two": ["no usage"]}
-    replies, bill, _ = put(script, ["one", "two"], tmp_path)
-    assert [reply.text for reply in replies] == ["answer to one", "answer to two"]
+    bill = put_all(script, ["one", "two"], tmp_path)
     assert (bill.calls, bill.unmetered, bill.tokens_in + bill.tokens_out) == (2, 1, script.tokens)
 
 
 def test_nothing_is_asked_twice(script: Script, tmp_path: Path) -> None:
-    replies, bill, _ = put(script, ["one", "one", "two"], tmp_path)
-    assert [reply.text for reply in replies] == ["answer to one", "answer to one", "answer to two"]
+    assert put_all(script, ["one", "one", "two"], tmp_path).calls == 2
     assert sorted(script.prompts()) == ["one", "two"]
     put(script, ["two", "three"], tmp_path)
     assert sorted(script.prompts()) == ["one", "three", "two"]
     put(script, ["two"], tmp_path, max_tokens=60)  # another question
     assert script.prompts().count("two") == 2
-    assert bill.calls == 2
 
 
 def test_a_line_that_a_kill_cut_short_is_asked_again(script: Script, tmp_path: Path) -> None:
@@ -94,20 +98,18 @@ def test_a_line_that_a_kill_cut_short_is_asked_again(script: Script, tmp_path: P
     put(script, ["two"], tmp_path)
     path = tmp_path / "answers.jsonl"
     path.write_bytes(path.read_bytes()[:-10])
-    replies, bill, _ = put(script, ["one", "two", "three"], tmp_path)
-    assert [reply.text for reply in replies] == ["answer to one", "answer to two", "answer to three"]
-    assert (bill.calls, bill.cached) == (2, 1)
-    _, bill, _ = put(script, ["one", "two", "three"], tmp_path)
-    assert (bill.calls, bill.cached) == (0, 3)
+    for cached in (1, 3):
+        bill = put_all(script, ["one", "two", "three"], tmp_path)
+        assert (bill.calls, bill.cached) == (4, cached)
 
 
 def test_the_budget_holds(script: Script, tmp_path: Path) -> None:
     prompts = [f"question {number}" for number in range(20)]
     script.faults = {"question 0": ["500"]}
-    replies, bill, _ = put(script, prompts, tmp_path, budget=Budget(calls=10))
+    replies, bill = put(script, prompts, tmp_path, Budget(calls=10))
     assert (bill.calls, len(script.seen)) == (10, 10)
     assert sum(reply.fault == "over_budget" for reply in replies) == sum(not reply.text for reply in replies) == 11
-    few, bill, _ = put(script, prompts, tmp_path / "other", budget=Budget(tokens=1))
+    few, bill = put(script, prompts, tmp_path / "other", Budget(tokens=1))
     assert bill.calls == EndpointTeacher.at_once  # what a call uses is known only after it
     assert sum(bool(reply.text) for reply in few) == EndpointTeacher.at_once
 
@@ -118,36 +120,25 @@ def test_the_key_is_sent_and_never_kept(
     monkeypatch.setenv("HF_TOKEN", "hf_token_of_the_hub")
     with caplog.at_level(logging.DEBUG):
         put(script, ["one"], tmp_path)
-        AnswerCache(tmp_path / "x.jsonl")
-        unsigned = EndpointTeacher(script.url, "wise")
-        unsigned.answer(["two"], Decoding(5))
+        EndpointTeacher(script.url, "wise").answer(["two"], Decoding(5))
     assert script.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert "Authorization" not in script.headers[1]
-    kept = (tmp_path / "answers.jsonl").read_text() + teacher(script).name + caplog.text
+    kept = "".join(path.read_text() for path in tmp_path.iterdir())
+    kept += EndpointTeacher(script.url, "wise", key=KEY).name + caplog.text
     assert KEY not in kept and "hf_token" not in str(script.headers) + kept
 
 
 def test_hugging_face_inference_answers_and_fails_alike(script: Script, tmp_path: Path) -> None:
     script.faults = {"two": ["429"], "three": ["number"], "four": ["not json"], "five": ["hang"]}
-    wise = InferenceTeacher(script.url, timeout=0.4)
-    bill, waits = Bill(), []
-    prompts = ["one", "two", "three", "four", "five"]
-    replies = ask(wise, prompts, Decoding(9), cache=AnswerCache(tmp_path / "a"), bill=bill, budget=Budget(),
-                  sleep=waits.append)  # fmt: skip
-    assert [reply.text for reply in replies] == [f"answer to {prompt}" for prompt in prompts]
+    bill = put_all(InferenceTeacher(script.url, timeout=0.4), ["one", "two", "three", "four", "five"], tmp_path)
     assert bill.calls == len(script.seen) == 9
     assert bill.faults == {"rate_limited": 1, "unreadable": 2, "timeout": 1}
 
 
 def test_a_local_model_teaches(tiny_model: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
-    wise = LocalTeacher(model.eval(), tokenizer, "tiny")
-    bill = Bill()
-    prompts = ["what is 1 plus 2 ?", "what is 3 plus 4 ?"]
-    cache = AnswerCache(tmp_path / "a.jsonl")
-    replies = ask(wise, prompts, Decoding(6), cache=cache, bill=bill, budget=Budget())
+    model, tokenizer = load_base(str(tiny_model), None, "float32")
+    wise, prompts = LocalTeacher(model, tokenizer, "tiny"), ["what is 1 plus 2 ?", "what is 3 plus 4 ?"]
+    replies, bill = put(wise, prompts, tmp_path, max_tokens=6)
     assert all(reply.text for reply in replies)
     assert (bill.calls, bill.tokens_in) == (2, sum(len(tokenizer(prompt)["input_ids"]) for prompt in prompts))
     assert 0 < bill.tokens_out <= 14
@@ -155,18 +146,16 @@ def test_a_local_model_teaches(tiny_model: Path, tmp_path: Path) -> None:
     assert sampled[0] == sampled[1] != sampled[2]
 
 
+def test_a_local_chat_model_is_asked_in_its_template(tiny_model: Path) -> None:
+    model, tokenizer = load_base(str(tiny_model), None, "float32")
+    plain = LocalTeacher(model, tokenizer, "tiny").answer(["user : what is 1 ? assistant :"], Decoding(6))
+    tokenizer.chat_template = "user : {{ messages[0]['content'] }} assistant :"
+    assert LocalTeacher(model, tokenizer, "tiny").answer(["what is 1 ?"], Decoding(6)) == plain
+
+
 def test_wrong_addresses_and_files_are_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="http"):
         EndpointTeacher("localhost:8000", "m")
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "answers.jsonl").mkdir()
     with pytest.raises(StorageError, match="cannot be read"):
-        AnswerCache(tmp_path / "folder")
-
-
-def test_a_local_chat_model_is_asked_in_its_template(tiny_model: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
-    plain = LocalTeacher(model.eval(), tokenizer, "tiny").answer(["user : what is 1 ? assistant :"], Decoding(6))
-    tokenizer.chat_template = "user : {{ messages[0]['content'] }} assistant :"
-    assert LocalTeacher(model, tokenizer, "tiny").answer(["what is 1 ?"], Decoding(6)) == plain
+        TeacherClient(EndpointTeacher("http://localhost", "m"), tmp_path, Budget())

@@ -14,11 +14,11 @@ import pytest
 import torch
 from peft import PeftModel
 
-from rocket_hub.errors import NothingLeftError, RecipeError
+from rocket_hub.errors import InputError, NothingLeftError, RecipeError
 from rocket_hub.generation.meteor import Cost, check, cost
-from rocket_hub.generation.meteor_stages import Pair, _trainer, prefer
-from rocket_hub.generation.prompts import answer_prompt
-from rocket_hub.generation.student import Weak
+from rocket_hub.generation.prompts import ASPECTS, answer_prompt
+from rocket_hub.generation.student import Pair, Student, dpo, dpo_trainer
+from rocket_hub.generation.teachers import EndpointTeacher
 from rocket_hub.inference import completion_nll
 from rocket_hub.inference.models import load_base
 from rocket_hub.options import MeteorOptions
@@ -157,14 +157,14 @@ def test_preferences_are_learned_over_the_adapter_before(
     base, tokenizer = load_base(str(tiny_model), None, "float32")
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     options = MeteorOptions(evolve_learning_rate=1e-2, evolve_epochs=8, batch_size=4)
-    weak = Weak(base, tokenizer, GSM8K, options, KeptResults(tmp_path / "texts"), Silent())
+    student = Student(base, tokenizer, GSM8K, options, KeptResults(tmp_path / "texts"), Silent())
     pairs = [Pair(GSM8K.prompt(question), " the answer #### 3", " 7 7 7 #### 8") for question in QUESTIONS[:8]]
     model = PeftModel.from_pretrained(base, str(lora_bank[0]), is_trainable=True)
-    trainer = _trainer(weak, model, pairs, tmp_path / "look")
+    trainer = dpo_trainer(student, model, pairs, tmp_path / "look")
     loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
     assert abs(float(loss.detach()) - math.log(2)) < 1e-5  # before the first step it is its own reference
     model.unload()
-    prefer(weak, pairs, lora_bank[0], tmp_path / "adapter")
+    dpo(student, pairs, lora_bank[0], tmp_path / "adapter")
     margins = [likelihood(tiny_model, adapter, pairs[0].rejected) - likelihood(tiny_model, adapter, pairs[0].chosen)
                for adapter in (lora_bank[0], tmp_path / "adapter")]  # fmt: skip
     assert margins[1] > margins[0] + 0.5
@@ -210,3 +210,27 @@ def test_questions_that_cannot_be_asked_are_named(script: Script, tiny_model: Pa
 def test_options_that_mean_nothing_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         check(replace(OPTIONS, **change))
+
+
+def test_a_judge_compares_the_answers_before_and_after(script: Script, tiny_model: Path, tmp_path: Path) -> None:
+    told = {aspect: "tie" if aspect == "coherence" else "A" for aspect in ASPECTS}
+    back = {aspect: "B" if said == "A" else said for aspect, said in told.items()}
+
+    def reply(prompt: str) -> str:
+        taught = prompt.partition("\nAnswer A:\n")[2].startswith("> the answer is #### 5")
+        return json.dumps(told if taught else back) if prompt.startswith("Compare") else say(prompt)
+
+    script.answers = Replies(reply)
+    options = replace(OPTIONS, stages=("distilled",), guideline=False)
+    judge = EndpointTeacher(script.url, "judge")
+    made = run(script.url, tiny_model, tmp_path, options, judge=judge)
+    compared = made.counts["compared"]
+    assert compared["accuracy_better"] > 8 and compared["coherence_tie"] == 16 and compared["accuracy_none"] == 0
+    assert (made.bill["calls"], made.bill["judge"]["calls"], len(script.seen)) == (16, 32, 48)
+    assert (
+        run(script.url, tiny_model, tmp_path, options, judge=EndpointTeacher(script.url, "judge")).counts == made.counts
+    )
+    assert len(script.seen) == 48
+    with pytest.raises(InputError, match="the judge is the teacher, wise at"):
+        run(script.url, tiny_model, tmp_path / "b", options, judge=EndpointTeacher(script.url, "wise"))
+    assert not (tmp_path / "b").exists()

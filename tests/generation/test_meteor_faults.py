@@ -6,9 +6,6 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from rocket_hub.generation import asking
 from rocket_hub.generation.asking import TRIES, Budget
 from rocket_hub.generation.meteor import Meteor
 from rocket_hub.generation.prompts import read_judgement
@@ -27,12 +24,6 @@ ODD = [  # what a teacher may say instead of an answer or a verdict
     '{"correct": "true", "advice": ""}', "```json\n" + RIGHT + "\n```", "Question: what is 1 ?\nAnswer: #### 5",
     "five hundred", '{"correct": false, "advice": ""}', "</s>", "\x00\x1b[31m #### 5",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for nothing between attempts."""
-    monkeypatch.setattr(asking, "sleep", lambda seconds: None)
 
 
 def check(made: Meteor, script: Script, folder: Path, sent: dict[str, str]) -> None:
