@@ -79,7 +79,9 @@ def _by_role(turns: list[Mapping[str, Any]]) -> Exchange:
     asked: list[str] = []
     for number, (turn, role) in enumerate(spoken):
         text = _said(turn)
-        if text is None or None in system or role in TOOLS or turn.get("tool_calls") or turn.get("function_call"):
+        if text is None or role in TOOLS:
+            return Exchange()
+        if None in system or turn.get("tool_calls") or turn.get("function_call"):
             return Exchange()
         if role in ASSISTANTS if told else number > 0 and (role != spoken[0][1] or not role):
             before = "\n\n".join(text for text in system if text)

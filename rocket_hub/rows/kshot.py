@@ -17,6 +17,7 @@ from rocket_hub.rows.layouts import (
     RATIONALES,
     Parts,
     first_number,
+    has_options,
     is_writable,
     options_of,
     read_parts,
@@ -159,8 +160,6 @@ def _example(row: Mapping[str, Any], flat: dict[str, Any], first: int, where: st
     parts = next((found for shape in shapes if (found := read_parts(shape, flat, first=first))), None)
     if parts is None:
         raise KShotError(f"{where}: {_why_nothing(row, flat)}")
-    if "multiple_choice" in shapes and not parts.options and len(options_of(flat)[1]) > 1:
-        raise KShotError(f"{where}: has options, but no column says which of them is right")
     if not is_writable(parts.prompt() + parts.completion()):
         raise KShotError(f"{where}: holds half of a character (a lone surrogate); write the character out")
     return _written(parts, row, options or parts.options)
@@ -172,6 +171,8 @@ def _why_nothing(row: Mapping[str, Any], flat: Mapping[str, Any]) -> str:
         for column in columns:
             if column in flat and not text_of(flat[column]):
                 return f"the {name} is empty or no text: {flat[column]!r:.60}"
+    if has_options(flat) and options_of(flat)[1]:
+        return "there are options, but no column says which of them is right"
     return f"no question with an answer in the columns {', '.join(map(str, row))}; expected {_FORMS}"
 
 
@@ -181,16 +182,18 @@ def _written(parts: Parts, row: Mapping[str, Any], options: tuple[str, ...]) -> 
     asked = f"Question: {question}" if parts.context and not parts.after else question
     around = [asked, parts.context] if parts.after else [parts.context, asked]
     prompt = "\n".join(text for text in (parts.system, parts.history, *around) if text)
-    rationale, answer = parts.rationale, parts.answer
+    rationale, completion = parts.rationale, parts.answer
     if options:
-        answer = _TRUTHS[answer.lower()] if options == _BOOLEAN else LETTERS[parts.right]
+        answer = _TRUTHS[completion.lower()] if options == _BOOLEAN else LETTERS[parts.right]
         return Example(prompt, f"{rationale}\nThe answer is {answer}.".strip(), answer, rationale, options)
     if parts.tests:
         tests = [row.get("test_setup_code"), *row["test_list"]]  # as they are written, what prepares them first
-        return Example(prompt, answer, answer, rationale, tests=tuple(test for test in tests if text_of(test)))
-    mark = list(_ANSWER_MARK.finditer(answer))
-    alone = answer[mark[-1].end() :] if mark else answer
-    return Example(prompt, answer, alone.strip(), rationale or (answer[: mark[-1].start()].strip() if mark else ""))
+        return Example(prompt, completion, completion, rationale, tests=tuple(test for test in tests if text_of(test)))
+    answer = completion
+    if mark := list(_ANSWER_MARK.finditer(completion)):
+        answer = completion[mark[-1].end() :].strip()
+        rationale = rationale or completion[: mark[-1].start()].strip()
+    return Example(prompt, completion, answer, rationale)
 
 
 def _arc_options(row: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -321,7 +321,9 @@ def _multiple_choice(row: Mapping[str, Any], first: int) -> Parts | None:
 
 
 def _pair(shape: str, row: Mapping[str, Any]) -> Parts | None:
-    """Read the shapes that have one column for the prompt and one for the completion."""
+    """Read the shapes that have one column for the prompt and one for the completion, but no options."""
+    if has_options(row) and options_of(row)[1]:
+        return None
     for asked, answers in PAIRS.get(shape, ()):
         question, answer = text_of(row.get(asked)), _answer(row, answers)
         if question and answer:
