@@ -195,5 +195,5 @@ def _limit(memory: int, seconds: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU, then SIGKILL
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

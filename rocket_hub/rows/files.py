@@ -77,6 +77,7 @@ class Parser:
         request = {"path": path, "size": file.seek(0, SEEK_END), "max_bytes": reading.max_bytes - reading.bytes}
         before = (reading.bytes, reading.too_long, reading.unused)
         done = False
+        self._start()
         try:
             self._send(json.dumps(request).encode())
             while not done:
@@ -114,29 +115,33 @@ class Parser:
             process.stdin.close()
         process.stdout.close()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        """Return the child, started anew if it has ended."""
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            self._got.clear()
-            places = json.dumps([_PACKAGE, *(place for place in sys.path if place)])
-            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _START, places, str(MEMORY), str(PROCESSOR_SECONDS)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env={**environment, **_QUIET}, cwd="/", bufsize=0,
-            )  # fmt: skip
-            os.set_blocking(self._process.stdin.fileno(), False)  # type: ignore[union-attr]
-        return self._process
+    def _start(self) -> None:
+        """Start the child, unless it waits for a file already."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        self._got.clear()
+        places = json.dumps([_PACKAGE, *(place for place in sys.path if place)])
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _START, places, str(MEMORY), str(PROCESSOR_SECONDS)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**environment, **_QUIET}, cwd="/", bufsize=0,
+        )  # fmt: skip
+        os.set_blocking(self._pipe("stdin"), False)
+
+    def _pipe(self, name: str) -> int:
+        """Return the descriptor of the child's `stdin` or `stdout`."""
+        descriptor: int = getattr(self._process, name).fileno()
+        return descriptor
 
     def _send(self, body: bytes) -> None:
         """Send a length and a body."""
         data = memoryview(LENGTH.pack(len(body)) + body)
-        pipe = self._started().stdin
         with suppress(BrokenPipeError):  # why, the next message tells
             while data:
-                self._wait(pipe, selectors.EVENT_WRITE)
-                data = data[os.write(pipe.fileno(), data[: 2**16]) :]  # type: ignore[union-attr]
+                self._wait(self._pipe("stdin"), selectors.EVENT_WRITE)
+                data = data[os.write(self._pipe("stdin"), data[: 2**16]) :]
 
     def _receive(self) -> tuple[bytes, bytes]:
         """Receive a kind and a body."""
@@ -147,18 +152,17 @@ class Parser:
 
     def _taken(self, size: int) -> bytes:
         """Receive so many bytes."""
-        process = self._started() if self._process is None else self._process
         while len(self._got) < size:
-            self._wait(process.stdout, selectors.EVENT_READ)
-            piece = os.read(process.stdout.fileno(), 2**18)  # type: ignore[union-attr]
+            self._wait(self._pipe("stdout"), selectors.EVENT_READ)
+            piece = os.read(self._pipe("stdout"), 2**18)
             if not piece:
-                raise _RefusedError(_why_ended(process))
+                raise _RefusedError(_why_ended(self._process))
             self._got += piece
         data = bytes(self._got[:size])
         del self._got[:size]
         return data
 
-    def _wait(self, pipe: Any, event: int) -> None:
+    def _wait(self, pipe: int, event: int) -> None:
         """Wait until a pipe is ready, but not for ever."""
         with selectors.DefaultSelector() as ready:
             ready.register(pipe, event)
@@ -197,8 +201,10 @@ def _told(message: dict[str, Any], reading: Reading, before: tuple[int, int, int
     return rows, counts["done"] is True
 
 
-def _why_ended(process: subprocess.Popen[bytes]) -> str:
+def _why_ended(process: subprocess.Popen[bytes] | None) -> str:
     """Say how the child ended."""
+    if process is None:
+        return "its parser was ended"
     try:
         code = process.wait(SILENCE)
     except subprocess.TimeoutExpired:
