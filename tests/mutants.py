@@ -172,7 +172,7 @@ MUTANTS = (
         "options: numbers start with 0 where one is 0",
         "return int(last and not zero)",
         "return int(last)",
-        "test_shapes.py",
+        "test_layouts.py",
     ),
     Mutant(
         "crawl: the same weights at another strength are no double",
@@ -190,7 +190,7 @@ MUTANTS = (
         "dialogues: what a tool was asked is no answer",
         "if text is None or role in TOOLS:",
         "if text is None:",
-        "test_shapes.py",
+        "test_layouts.py",
     ),
     # Adapters and their mixture
     Mutant(

@@ -10,9 +10,9 @@ MOST_FILES, MOST_LINES, MOST_HEADERS = 150, 28_500, 0.11
 FLOORS = [  # ground floor first; rooms on one floor do not know each other
     {"errors", "autoload", "records"},
     {"options", "results", "serialization"},
-    {"recipe", "runs", "sandbox"},
+    {"recipe", "runs", "sandbox", "rows"},
     {"tasks", "inference"},
-    {"lora", "rows"},
+    {"lora"},
     {"discovery", "selection", "moe", "localhub"},
     {"training", "evaluation"},
     {"controls", "tuning", "generation"},

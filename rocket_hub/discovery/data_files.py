@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rocket_hub.discovery.hub.download import RangeFile, download, is_plain_path
-from rocket_hub.rows.files import named_faults, rows_of
+from rocket_hub.rows.files import Parser
 from rocket_hub.rows.values import Reading
 
 if TYPE_CHECKING:
@@ -133,11 +133,12 @@ def read_rows(
         HubError: The Hub did not give the bytes.
     """
     reading = reading or Reading(2**62)
-    for path, size in files:
-        if reading.spent:
-            return
-        with named_faults(f"{repo_id}: {path}"), _opened(api, repo_id, revision, path, size, reading) as file:
-            yield from rows_of(file, path, reading, wanted)
+    with Parser() as parser:
+        for path, size in files:
+            if reading.spent:
+                return
+            with _opened(api, repo_id, revision, path, size, reading) as file:
+                yield from parser.rows(file, path, reading, f"{repo_id}: {path}", wanted)
 
 
 @contextmanager

@@ -16,9 +16,8 @@ from rocket_hub.discovery.ranking import likeliest_first, queries_for, search_wo
 from rocket_hub.errors import DatasetError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import Rejection
-from rocket_hub.rows.files import named_faults, rows_of
+from rocket_hub.rows.files import rows_of
 from rocket_hub.rows.layouts import LABELS, is_read
-from rocket_hub.rows.parquet import parquet_columns
 from rocket_hub.rows.values import MAX_CHARACTERS, Reading, flat_rows
 from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks.task import Task
@@ -160,17 +159,15 @@ def _name(listed: ListedDataset) -> tuple[str, ...]:
 
 def _look(api: HfApi, listed: ListedDataset) -> Probe:
     """Read the first rows of the first file."""
-    path = listed.files[0]
-    reading = Reading(MAX_BYTES)
-    with named_faults(f"{listed.repo_id}: {path}"):
-        file = RangeFile(api, listed.repo_id, listed.revision, path)
-        columns, names = parquet_columns(file) if path.lower().endswith(".parquet") else ([], {})
-        records = list(islice(rows_of(file, path, reading, is_read), ROWS))
-        rows = list(islice((row for record in records for row in flat_rows(record) if is_bearable(row)), ROWS))
-    columns = columns or list(dict.fromkeys(str(column) for record in records for column in record))
-    label = next((names[column] for column in names if column.lower() in LABELS), ())
+    path, reading = listed.files[0], Reading(MAX_BYTES)
+    where = f"{listed.repo_id}: {path}"
+    file = RangeFile(api, listed.repo_id, listed.revision, path)
+    records = list(islice(rows_of(file, path, reading, where, is_read), ROWS))
+    rows = list(islice((row for record in records for row in flat_rows(record) if is_bearable(row)), ROWS))
+    columns = list(reading.columns) or list(dict.fromkeys(str(column) for record in records for column in record))
+    label = next((names for column, names in reading.columns.items() if names and column.lower() in LABELS), ())
     if not rows and (reading.too_long or reading.stopped or records):
-        raise DatasetError("unreadable", f"{listed.repo_id}: {path}: the first rows are larger than a row may be")
+        raise DatasetError("unreadable", f"{where}: the first rows are larger than a row may be")
     return Probe(tuple(columns), tuple(rows), label, file.size)
 
 

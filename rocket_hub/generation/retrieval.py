@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from rocket_hub.discovery.licences import declared
 from rocket_hub.errors import DatasetError, InputError
 from rocket_hub.inference.models import Encoder
 from rocket_hub.records import Pinned
-from rocket_hub.rows.files import named_faults, rows_of
+from rocket_hub.rows.files import rows_of
+from rocket_hub.rows.json_csv import BadLineError, json_lines
 from rocket_hub.rows.values import Reading, first_text, lowered
 from rocket_hub.runs import digest
 
@@ -54,19 +54,15 @@ def read_documents(folder: Path) -> list[str]:
 def _texts(path: Path) -> list[str]:
     """Read one file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() != ".jsonl":
+            return [path.read_text(encoding="utf-8-sig")]
+        with path.open("rb") as file:
+            reading = Reading(MAX_DOCUMENT_BYTES)
+            return [text_of(value) for _, value in json_lines(file, reading, longest=MAX_DOCUMENT_BYTES)]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text: {error}; save it as UTF-8 or take it out") from error
-    if path.suffix.lower() != ".jsonl":
-        return [text]
-    found = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                found.append(text_of(json.loads(line)))
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}:{number}: not JSON ({error}); expected one value a line") from error
-    return found
+    except BadLineError as error:
+        raise InputError(f"{path}:{error.line}: not JSON ({error.fault}); expected one value a line") from error
 
 
 def text_of(value: Any) -> str:
@@ -245,8 +241,9 @@ def questions_of(api: HfApi, source: str, *, max_bytes: int = MAX_BYTES) -> Text
     """
     path, wanted = Path(source), f"none of the columns {', '.join(QUESTIONS)} in it"
     if path.is_file():
-        with named_faults(source), path.open("rb") as file:
-            found = [first_text(lowered(row), QUESTIONS) for row in rows_of(file, path.name, Reading(max_bytes))]
+        with path.open("rb") as file:
+            rows = rows_of(file, path.name, Reading(max_bytes), source)
+            found = [first_text(lowered(row), QUESTIONS) for row in rows]
         return _all_texts(source, iter(found), _of_file(path, found).origin, wanted)
     origin, rows = _rows(api, source, Reading(max_bytes))
     return _all_texts(source, (first_text(lowered(row), QUESTIONS) for row in rows), origin, wanted)

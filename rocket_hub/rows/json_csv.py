@@ -1,11 +1,10 @@
-"""Rows of JSON Lines, JSON and CSV files that somebody else wrote, from a bounded part of the file at a time."""
+"""Rows of JSON Lines, JSON and CSV files, from a bounded part of the file at a time."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import json
-import re
 import zlib
 from collections.abc import Iterator
 from itertools import islice
@@ -16,17 +15,57 @@ from rocket_hub.rows.values import MAX_ROW, ByteFile, Reading
 
 PIECE = 64 * 2**10
 MAX_OBJECT = 16 * 2**20
-"""Characters of one value in a JSON file; a whole data set may be one object."""
-MOST_VALUES = 10**6
-"""Lists and objects inside of one value; the smallest takes two characters in the file and sixty bytes in memory."""
+"""Bytes of one value in a JSON file; a whole data set may be one object."""
+MAX_AGAIN = 64 * 2**20
+"""Bytes of a JSON file that ijson refuses and Python's own parser is asked about."""
 
 # Where a JSON object that is a whole data set keeps its rows.
 _ROWS = ("train", "data", "rows", "examples", "items")
-_BETWEEN = re.compile(r"[\s,]*")
 
 
-def json_lines(file: ByteFile, reading: Reading, *, packed: bool = False) -> Iterator[dict[str, Any]]:
-    """Read one JSON object a line; a line that is too long is passed over and counted.
+class BadLineError(DatasetError):
+    """A line of a file cannot be read.
+
+    Attributes:
+        line: Its number, from 1.
+        fault: What is wrong with it.
+    """
+
+    def __init__(self, line: int, fault: str) -> None:
+        super().__init__("unreadable", f"line {line}: {fault}")
+        self.line, self.fault = line, fault
+
+
+def json_lines(
+    file: ByteFile, reading: Reading, *, packed: bool = False, longest: int = MAX_ROW
+) -> Iterator[tuple[int, Any]]:
+    """Read one JSON value a line; a line that is too long is passed over and counted.
+
+    Args:
+        file: The file, open.
+        reading: The budget, in unpacked bytes.
+        packed: Whether the file is compressed with gzip.
+        longest: Bytes of a line.
+
+    Yields:
+        Number of the line, from 1, and its value.
+
+    Raises:
+        BadLineError: `unreadable`: a line is no JSON.
+        HubError: The Hub did not give the bytes.
+    """
+    for number, line in enumerate(_lines(_pieces(file, reading, packed), reading, longest), 1):
+        if line is None:
+            reading.too_long += 1
+        elif line.strip():
+            try:
+                yield number, json.loads(line.removeprefix(codecs.BOM_UTF8))
+            except (ValueError, RecursionError) as error:
+                raise BadLineError(number, (str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+
+
+def json_values(file: ByteFile, reading: Reading, *, packed: bool = False) -> Iterator[Any]:
+    """Read a JSON file: a list of rows, rows one after the other, or one object that holds all rows.
 
     Args:
         file: The file, open.
@@ -34,42 +73,32 @@ def json_lines(file: ByteFile, reading: Reading, *, packed: bool = False) -> Ite
         packed: Whether the file is compressed with gzip.
 
     Yields:
-        Column -> value.
+        Rows.
 
     Raises:
-        DatasetError: `unreadable`: a line holds something else; the message names it.
-        ValueError, RecursionError: A line is no JSON.
+        DatasetError: `unreadable`: one value is too long.
+        ValueError, RecursionError: It is no JSON.
         HubError: The Hub did not give the bytes.
     """
-    for number, line in enumerate(_lines(_pieces(file, reading, packed), reading), 1):
-        if line is None:
-            reading.too_long += 1
-        elif line.strip():
-            try:
-                yield _object(json.loads(line.removeprefix(codecs.BOM_UTF8)))
-            except (ValueError, RecursionError) as error:
-                raise DatasetError("unreadable", f"line {number}: {_first_line(error)}") from error
+    import ijson
 
-
-def json_values(file: ByteFile, reading: Reading, *, packed: bool = False) -> Iterator[dict[str, Any]]:
-    """Read a JSON file: a list of objects, objects one after the other, or one object that holds all rows.
-
-    Args, yields and raises as `json_lines`.
-    """
-    texts = _texts(_pieces(file, reading, packed), reading)
-    start = next(texts, "").lstrip()
-    if start.startswith("["):
-        yield from map(_object, _values(start[1:], texts, reading, inside=True))
+    stream = _Stream(_pieces(file, reading, packed))
+    start = stream.start()
+    given = 0
+    if not start:
         return
-    values = _values(start, texts, reading)
-    first = list(islice(values, 2))
-    yield from map(_object, first if len(first) > 1 else [row for value in first for row in _rows_of(value)])
-    yield from map(_object, values)
+    try:
+        for row in _streamed(stream, listed=start == b"["):
+            given += 1
+            yield row
+    except ijson.JSONError:
+        if not reading.stopped:
+            yield from islice(_by_python(file, packed), given, None)
 
 
 def csv_rows(
-    file: ByteFile, reading: Reading, *, packed: bool = False, delimiter: str = ","
-) -> Iterator[dict[str, Any]]:
+    file: ByteFile, reading: Reading, *, packed: bool = False, delimiter: str = ",", strict: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read a CSV file whose first line names the columns.
 
     Args:
@@ -77,33 +106,41 @@ def csv_rows(
         reading: The budget, in unpacked bytes.
         packed: Whether the file is compressed with gzip.
         delimiter: What stands between two fields.
+        strict: Whether a row that is shorter or longer than the header, or does not end, is an error. If not, a longer
+            row is counted as unused, and what a shorter one lacks is None.
 
     Yields:
-        Column -> text.
+        Number of the line and column -> text.
 
     Raises:
-        DatasetError: `unreadable`: a line or a field does not end.
+        BadLineError: `unreadable`: a line or a field does not end, or a row does not fit the header.
         HubError: The Hub did not give the bytes.
     """
 
     def lines() -> Iterator[str]:
-        for number, line in enumerate(_lines(_pieces(file, reading, packed), reading), 1):
+        for number, line in enumerate(_lines(_pieces(file, reading, packed), reading, MAX_ROW), 1):
             if line is None:
-                raise DatasetError("unreadable", f"line {number}: more than {MAX_ROW:,} bytes without an end")
+                raise BadLineError(number, f"more than {MAX_ROW:,} bytes without an end")
             yield line.decode("utf-8-sig" if number == 1 else "utf-8") + "\n"
 
-    rows = csv.reader(lines(), delimiter=delimiter)
-    header = next(rows, [])
-    waiting: list[str] | None = None
+    rows = csv.DictReader(lines(), delimiter=delimiter, strict=strict)
+    waiting: tuple[int, dict[str, Any]] | None = None
     try:
         for row in rows:
             if waiting:
-                yield dict(zip(header, waiting, strict=False))
-            waiting = row
+                yield waiting
+            waiting = None
+            if strict and (None in row or None in row.values()):
+                columns = f"the header has {len(rows.fieldnames or ())} columns"
+                raise BadLineError(rows.line_num, f"another number of columns than expected: {columns}")
+            if None in row:  # commas that nobody quoted: nobody knows which text is in which column
+                reading.unused += 1
+            else:
+                waiting = (rows.line_num, row)
     except csv.Error as error:
-        raise DatasetError("unreadable", f"line {rows.line_num}: {error}") from error
+        raise BadLineError(rows.reader.line_num, str(error)) from error
     if waiting and not reading.stopped:  # the last row may be cut where the budget ends
-        yield dict(zip(header, waiting, strict=False))
+        yield waiting
 
 
 def _pieces(file: ByteFile, reading: Reading, packed: bool) -> Iterator[bytes]:
@@ -130,16 +167,16 @@ def _unpacked(file: ByteFile) -> Iterator[bytes]:
         raise EOFError("the gzip file ends before its data do")
 
 
-def _lines(pieces: Iterator[bytes], reading: Reading) -> Iterator[bytes | None]:
+def _lines(pieces: Iterator[bytes], reading: Reading, longest: int) -> Iterator[bytes | None]:
     """Cut pieces into lines without their ends; None stands for a line that is too long."""
     rest, passing = b"", False
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             if not passing:
-                yield line if len(line) <= MAX_ROW else None
+                yield line if len(line) <= longest else None
             passing = False
-        if not passing and len(rest) > MAX_ROW:
+        if not passing and len(rest) > longest:
             yield None
             passing = True
         rest = b"" if passing else rest
@@ -147,48 +184,56 @@ def _lines(pieces: Iterator[bytes], reading: Reading) -> Iterator[bytes | None]:
         yield rest
 
 
-def _texts(pieces: Iterator[bytes], reading: Reading) -> Iterator[str]:
-    """Decode pieces of UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    for piece in pieces:
-        yield decoder.decode(piece)
-    if not reading.stopped:
-        yield decoder.decode(b"", final=True)
+class _Stream:
+    """Pieces of a JSON file, as ijson reads them."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.since = 0
+        self._pieces = pieces
+        self._first = b""
+
+    def start(self) -> bytes:
+        """Return the first byte that is no blank; empty if there is none."""
+        for piece in self._pieces:
+            self._first = (self._first + piece).removeprefix(codecs.BOM_UTF8).lstrip()
+            if len(self._first) >= len(codecs.BOM_UTF8):
+                break
+        return self._first[:1]
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next piece; `since` counts the bytes of the present value."""
+        if not size:
+            return b""
+        piece, self._first = self._first or next(filter(None, self._pieces), b""), b""
+        self.since += len(piece)
+        if self.since > MAX_OBJECT:
+            raise DatasetError("unreadable", f"one value of more than {MAX_OBJECT:,} bytes")
+        return piece
 
 
-def _values(text: str, texts: Iterator[str], reading: Reading, *, inside: bool = False) -> Iterator[Any]:
-    """Read JSON values to the end of the text, or of the list that they are inside of, holding one at a time."""
-    decoder = json.JSONDecoder()
-    at = 0
-    while True:
-        at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
-        if text.startswith("]", at):
-            return
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except ValueError:
-            text, at = text[at:], 0
-            if len(text) > MAX_OBJECT or text.count("[") + text.count("{") > MOST_VALUES:
-                size = f"{MAX_OBJECT:,} characters, or {MOST_VALUES:,} lists and objects"
-                raise DatasetError("unreadable", f"one value of more than {size}") from None
-            more = _at_least(len(text), texts)
-            if not more and (reading.stopped or not (text or inside)):
-                return
-            if not more:
-                raise
-            text += more
-        else:
+def _streamed(stream: _Stream, *, listed: bool) -> Iterator[Any]:
+    """Read the rows of a JSON file, holding one value at a time."""
+    import ijson
+
+    found = ijson.items(stream, "item" if listed else "", multiple_values=True, use_float=True, buf_size=PIECE)
+
+    def values() -> Iterator[Any]:
+        for value in found:
+            stream.since = 0
             yield value
 
+    rest = values()
+    first = [] if listed else list(islice(rest, 2))
+    yield from first if len(first) != 1 else _rows_of(first[0])
+    yield from rest
 
-def _at_least(length: int, texts: Iterator[str]) -> str:
-    """Take texts until they are as long as what is there already, so that a long value is not parsed too often."""
-    found: list[str] = []
-    have = 0
-    while have <= length and (text := next(texts, None)) is not None:
-        found.append(text)
-        have += len(text)
-    return "".join(found)
+
+def _by_python(file: ByteFile, packed: bool) -> Iterator[Any]:
+    """Read a whole JSON file: Python knows NaN and numbers of any length, and says where a fault is."""
+    file.seek(0)
+    again = Reading(MAX_AGAIN)
+    value = json.loads(b"".join(_pieces(file, again, packed)).removeprefix(codecs.BOM_UTF8))
+    yield from value if isinstance(value, list) else _rows_of(value)
 
 
 def _rows_of(value: Any) -> list[Any]:
@@ -209,15 +254,3 @@ def _rows_of(value: Any) -> list[Any]:
 def _is_column(value: Any) -> bool:
     """Return whether a value is a list of plain values."""
     return isinstance(value, list) and bool(value) and not any(isinstance(item, (list, dict)) for item in value)
-
-
-def _object(value: Any) -> dict[str, Any]:
-    """Return a value that is an object."""
-    if not isinstance(value, dict):
-        raise DatasetError("unreadable", f"a {type(value).__name__} where a row with columns must be")
-    return value
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of a message, bounded."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,20 +1,23 @@
-"""The column shapes that instruction data has in the wild, and how each becomes one prompt and one completion.
+"""The layouts of columns that K-shots and instruction data have, and how a row is read in each.
 
-Pure functions; a row's columns are compared without regard to case. Rows inside of rows are unfolded first, see
-`unnesting.py`.
+Columns are compared without regard to case. Rows inside of rows are unfolded first, see `values.flat_rows`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rocket_hub.rows.dialogues import DIALOGUES, first_exchange
-from rocket_hub.rows.values import MAX_CHARACTERS, NESTED, first_text, lowered, passage_of, text_of
+from rocket_hub.rows.dialogues import DIALOGUES, first_exchange, text_of_turns
+from rocket_hub.rows.values import MAX_CHARACTERS, NESTED, first_text, is_parts, lowered, passage_of, said, text_of
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-ASKED = ("question", "query", "stem", "goal", "problem", "sentence", "ctx", "premise", "prompt", "input", "instruction")
+ASKED = (
+    "question", "query", "stem", "question_stem", "goal", "problem", "sentence", "ctx", "premise", "prompt", "input",
+    "instruction",
+)  # fmt: skip
 LISTS = ("choices", "options", "endings", "candidates", "answer_choices", "mcq_options")
 KEYS = (
     "answer", "answerkey", "answer_key", "correct", "label", "answer_idx", "answer_index", "correct_answer", "gold",
@@ -52,32 +55,8 @@ def series(columns: Iterable[str]) -> list[str]:
     return []
 
 
-def multiple_choice(row: Mapping[str, Any], first: int = 0) -> tuple[str, str]:
-    """Write the options below the question, and the right one as the answer.
-
-    Args:
-        row: Column, in lower case -> value.
-        first: The number of the first option, where the right one is told by a number.
-
-    Returns:
-        Question and answer; two empty texts if one of them is not told.
-    """
-    question = first_text(row, ASKED)
-    labels, texts = options_of(row)
-    position = next(
-        (at for column in KEYS if (at := _position(row.get(column), labels, texts, first)) is not None), None
-    )
-    if not question or position is None or not all(texts):
-        return "", ""
-    lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False)]
-    return "\n".join([question, *lines]), lines[position]
-
-
 def first_number(rows: Iterable[Mapping[str, Any]]) -> int:
-    """Decide from the data whether the numbers of the right options start with 0 or with 1.
-
-    Args:
-        rows: Some rows, columns in lower case; the more, the surer.
+    """Decide from rows, columns in lower case, whether the numbers of the right options start with 0 or with 1.
 
     Returns:
         1 if the number of the last option occurs as if it were counted from 1, and 0 does not occur; else 0.
@@ -181,22 +160,14 @@ RATIONALES = (
     "long_answer",
 )  # fmt: skip
 SYSTEMS = ("system", "system_prompt")
+HISTORIES = ("history", "chat_history", "conversation_history")
 CONTEXTS = (
     "context", "contexts", "passage", "article", "paragraph", "table", "paragraphs", "body", "support", "background",
     "story", "premise", "fact1", "input", "inputs",
 )  # fmt: skip
 LABELLED = (
-    "text",
-    "sentence",
-    "content",
-    "question",
-    "premise",
-    "sentence1",
-    "hypothesis",
-    "sentence2",
-    "tweet",
-    "review",
-)
+    "text", "sentence", "content", "question", "premise", "sentence1", "hypothesis", "sentence2", "tweet", "review",
+)  # fmt: skip
 LABELS = ("label", "labels", "label_text", "category", "intent", "class")
 TESTS = "test_list"
 MOST_NAMED = 20
@@ -204,8 +175,8 @@ MOST_NAMED = 20
 
 _ANSWERS = {name for pairs in PAIRS.values() for _, names in pairs for name in names}
 _READ = {
-    *DIALOGUES, *ASKED, *LISTS, *KEYS, *RATIONALES, *SYSTEMS, *CONTEXTS, *LABELLED, *LABELS, *NESTED, TESTS, *_ANSWERS,
-    *(asked for pairs in PAIRS.values() for asked, _ in pairs),
+    *DIALOGUES, *ASKED, *LISTS, *KEYS, *RATIONALES, *SYSTEMS, *HISTORIES, *CONTEXTS, *LABELLED, *LABELS, *NESTED,
+    TESTS, *_ANSWERS, *(asked for pairs in PAIRS.values() for asked, _ in pairs),
 }  # fmt: skip
 
 
@@ -245,88 +216,161 @@ def detect_shape(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -
     )
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a row says.
+
+    Attributes:
+        question: What is asked.
+        answer: The answer, without its rationale; the text of the right one of the options.
+        system: The system's text.
+        history: What was said before, one turn a line.
+        context: A passage that belongs to the question.
+        after: Whether the context stands after the question, as an input after its instruction.
+        rationale: The reasoning before the answer, where it has a column of its own.
+        options: Texts of the options.
+        right: Place of the right one, from 0.
+        tests: Statements that a program must pass.
+    """
+
+    question: str
+    answer: str
+    system: str = ""
+    history: str = ""
+    context: str = ""
+    after: bool = False
+    rationale: str = ""
+    options: tuple[str, ...] = ()
+    right: int = 0
+    tests: tuple[str, ...] = ()
+
+    def prompt(self) -> str:
+        """Write what a model is asked: parts with an empty line between them, options by their letters."""
+        asked = "\n".join([self.question, *self._lettered(), *self.tests])
+        before = [text for text in (self.system, self.history) if text]
+        context = [self.context] if self.context else []
+        return "\n\n".join([*before, asked, *context] if self.after else [*before, *context, asked])
+
+    def completion(self) -> str:
+        """Write what it should answer: the rationale, and the answer on a line of its own."""
+        answer = self._lettered()[self.right] if self.options else self.answer
+        return f"{self.rationale}\n{answer}" if self.rationale else answer
+
+    def _lettered(self) -> list[str]:
+        return [f"{letter}. {text}" for letter, text in zip(LETTERS, self.options, strict=False)]
+
+
 def to_prompt_completion(
     shape: str, row: Mapping[str, Any], names: Sequence[str] = (), *, first: int = 0
 ) -> tuple[str, str] | None:
-    """Turn one row into a prompt and its completion.
+    """Turn one row into a prompt and its completion, stripped and not empty; None if it has none. See `read_parts`."""
+    parts = read_parts(shape, row, names, first=first)
+    pair = (parts.prompt(), parts.completion()) if parts else ("", "")
+    return pair if all(pair) and is_writable("".join(pair)) and sum(map(len, pair)) <= MAX_CHARACTERS else None
+
+
+def is_writable(text: str) -> bool:
+    """Return whether a text can be written: JSON may hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_parts(shape: str, row: Mapping[str, Any], names: Sequence[str] = (), *, first: int = 0) -> Parts | None:
+    """Read one row.
 
     Args:
         shape: What `detect_shape` said.
         row: Column -> value, of any type.
         names: Names of the classes of its label, where it has numbers for them.
-        first: The number of the first option, where the right one is told by a number; see `choices.first_number`.
+        first: The number of the first option, where the right one is told by a number; see `first_number`.
 
     Returns:
-        Prompt and completion, stripped and not empty; None if the row has none.
+        Its parts; None if it has no question or no answer.
     """
     row = lowered(row)
     if shape in DIALOGUES.values():
-        exchanges = (first_exchange(row.get(column)) for column, name in DIALOGUES.items() if name == shape)
-        pair = next((exchange for exchange in exchanges if all(exchange)), ("", ""))
-    elif shape == "multiple_choice":
-        question, answer = multiple_choice(row, first)
-        pair = _around(row, question), _reasoned(row, answer)
-    elif shape == "text_label":
-        pair = _labelled(row, names)
-    else:
-        pair = _pair(shape, row)
-    return pair if all(pair) and _is_sound(*pair) else None
+        return _dialogue(shape, row)
+    if shape == "multiple_choice":
+        return _multiple_choice(row, first)
+    return _labelled(row, names) if shape == "text_label" else _pair(shape, row)
 
 
-def _is_sound(prompt: str, completion: str) -> bool:
-    """Return whether texts are of a bearable length and can be written: JSON may hold halves of characters."""
-    try:
-        (prompt + completion).encode()
-    except UnicodeEncodeError:
-        return False
-    return len(prompt) + len(completion) <= MAX_CHARACTERS
+def _dialogue(shape: str, row: Mapping[str, Any]) -> Parts | None:
+    """Read the first question and answer of a conversation, and the system's text beside it."""
+    exchanges = (first_exchange(row.get(column)) for column, name in DIALOGUES.items() if name == shape)
+    found = next((exchange for exchange in exchanges if exchange.question and exchange.answer), None)
+    if found is None:
+        return None
+    system = [text for text in (_system(row), found.system) if text]
+    return Parts(found.question, found.answer, system="\n\n".join(dict.fromkeys(system)))
 
 
-def _pair(shape: str, row: Mapping[str, Any]) -> tuple[str, str]:
-    """Read the shapes that have one column for the prompt and one for the completion."""
+def _multiple_choice(row: Mapping[str, Any], first: int) -> Parts | None:
+    """Read a question with options, if it tells which is right."""
+    labels, texts = options_of(row)
+    places = (_position(row.get(column), labels, texts, first) for column in KEYS)
+    right = next((place for place in places if place is not None), None)
+    question = first_text(row, ASKED)
+    if not question or right is None or not all(texts):
+        return None
+    shown = Parts(question, texts[right], options=tuple(texts), right=right)
+    return _with_others(row, shown, shown.completion())
+
+
+def _pair(shape: str, row: Mapping[str, Any]) -> Parts | None:
+    """Read the shapes that have one column for the prompt and one for the completion, but no options."""
+    if has_options(row) and options_of(row)[1]:
+        return None
     for asked, answers in PAIRS.get(shape, ()):
-        prompt, completion = text_of(row.get(asked)), _answer(row, answers)
-        if prompt and completion:
+        question, answer = text_of(row.get(asked)), _answer(row, answers)
+        if question and answer:
             tests = row.get(TESTS) if shape == "code" else None
-            prompt = _around(row, prompt, without=asked, after=shape == "alpaca")
-            return "\n".join([prompt, *map(text_of, tests if isinstance(tests, list) else ())]), _reasoned(
-                row, completion
-            )
-    return "", ""
+            told = tuple(map(text_of, tests)) if isinstance(tests, list) else ()
+            return _with_others(row, Parts(question, answer, after=shape == "alpaca", tests=told), answer, asked)
+    return None
 
 
 def _answer(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return the first answer that is in one of the columns; of several `answers` or `outputs`, each is one."""
     several = row.get("answer")
     # Nobody says whether several things under the name of one are its parts or different ways to say it.
-    unclear = isinstance(several, list) and len(several) > 1
+    unclear = isinstance(several, list) and len(several) > 1 and not is_parts(several)
     return first_text(row, [column for column in columns if column != "answer"] if unclear else columns)
 
 
-def _around(row: Mapping[str, Any], prompt: str, *, without: str = "", after: bool = False) -> str:
-    """Put the system's text and the context around a question: before it, or the context after it."""
-    contexts = (passage_of(row[column]) for column in CONTEXTS if column in row and column != without)
-    context = [text for text in dict.fromkeys(contexts) if text and text not in prompt]
-    system = [text for text in [first_text(row, SYSTEMS)] if text]
-    return "\n\n".join([*system, prompt, *context] if after else [*system, *context, prompt]) if prompt else ""
+def _with_others(row: Mapping[str, Any], parts: Parts, answer: str, asked: str = "") -> Parts:
+    """Add what other columns than those of question and answer say; what is there already is not said twice."""
+    known = "\n".join([parts.question, *parts.options])
+    passages = (said(passage_of(row[column])) for column in CONTEXTS if column in row and column != asked)
+    rationale = said(first_text(row, RATIONALES))
+    return replace(
+        parts,
+        system=_system(row),
+        history=next((text for column in HISTORIES if (text := said(text_of_turns(row.get(column))))), ""),
+        context="\n\n".join(text for text in dict.fromkeys(passages) if text and text not in known),
+        rationale=rationale if rationale != answer else "",
+    )
 
 
-def _reasoned(row: Mapping[str, Any], answer: str) -> str:
-    """Put a rationale that has its own column before the answer."""
-    rationale = first_text(row, RATIONALES)
-    return f"{rationale}\n{answer}" if rationale and answer and rationale != answer else answer
+def _system(row: Mapping[str, Any]) -> str:
+    """Return the system's text."""
+    return said(first_text(row, SYSTEMS))
 
 
-def _labelled(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, str]:
+def _labelled(row: Mapping[str, Any], names: Sequence[str]) -> Parts | None:
     """Read a text, or two, and the name of its class."""
-    prompt = "\n".join(text for column in LABELLED if column in row and (text := text_of(row[column])))
+    question = "\n".join(text for column in LABELLED if column in row and (text := text_of(row[column])))
     told = next((row[column] for column in LABELS if row.get(column) is not None), None)
     if isinstance(told, int) and not isinstance(told, bool):
         label = names[told] if 0 <= told < len(names) else ""
     else:
         label = text_of(told) if isinstance(told, str) and not told.strip().lstrip("-").isdecimal() else ""
-    if not prompt or not label:
-        return "", ""
-    passages: Collection[str] = [text for column in ("passage", "context") if (text := text_of(row.get(column)))]
-    choice = f"One of: {', '.join(names)}." if 2 <= len(names) <= MOST_NAMED and label in names else ""
-    return "\n\n".join([*passages, prompt, *([choice] if choice else [])]), label
+    if not question or not label:
+        return None
+    if 2 <= len(names) <= MOST_NAMED and label in names:
+        question += f"\n\nOne of: {', '.join(names)}."
+    passages = [text for column in ("passage", "context") if (text := text_of(row.get(column)))]
+    return Parts(question, label, context="\n\n".join(passages))

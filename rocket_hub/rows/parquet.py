@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Iterator
 from io import SEEK_END
 from typing import TYPE_CHECKING, Any
 
 from rocket_hub.errors import DatasetError
-from rocket_hub.rows.pages import Chunk, GuardedFile, read_chunks
-from rocket_hub.rows.values import MAX_ROW, ByteFile, Reading
+from rocket_hub.rows.values import MAX_ROW, Reading
 
 if TYPE_CHECKING:
-    from pyarrow import Array, DataType, RecordBatch
-    from pyarrow.parquet import FileMetaData
+    from pyarrow import Array, DataType, RecordBatch, Schema
 
 
 LARGEST_FOOTER = 4 * 2**20
 BATCH = 256
 """Rows that are unpacked at one time."""
 
-_TAIL = 64 * 2**10
 _BUFFER = 2**20
 _AT_ONCE = 8 * 2**20
 _MOST_NAMES = 1000
-
-
-def parquet_columns(file: ByteFile) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    """Read the columns of a file, and the names of their classes.
-
-    Args:
-        file: The file, open.
-
-    Returns:
-        Names of the columns, and column -> the names of its classes where the `datasets` library wrote them.
-
-    Raises:
-        DatasetError: `unreadable`: it is no Parquet file, or its footer is too large.
-    """
-    schema = _footer(file)[0].schema.to_arrow_schema()
-    try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        found = {name: feature.get("names") for name, feature in features.items() if isinstance(feature, dict)}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        found = {}
-    return schema.names, {name: names for name, given in found.items() if (names := class_names(given))}
 
 
 def class_names(given: Any) -> tuple[str, ...]:
@@ -57,84 +32,77 @@ def class_names(given: Any) -> tuple[str, ...]:
 
 
 def parquet_rows(
-    file: ByteFile, reading: Reading, wanted: Callable[[str], bool] = lambda _: True
+    file: Any, reading: Reading, wanted: Callable[[dict[str, tuple[str, ...]]], list[str]]
 ) -> Iterator[dict[str, Any]]:
-    """Read the rows of a file, and never more at once than memory has room for.
+    """Read the rows of a file; call this only where memory is limited, for pyarrow believes what the file claims.
 
     Args:
-        file: The file, open.
+        file: The file, open; its `passed` counts the bytes that were read.
         reading: The budget.
-        wanted: Whether a column is of use; the others are not read. Columns that hold no text, numbers or lists and
-            structs of these are never read.
+        wanted: Which columns are of use, of columns -> names of their classes (where the `datasets` library wrote
+            them); the others are not read. Columns that hold no text, numbers or lists and structs of these never are.
 
     Yields:
         Column -> value.
 
     Raises:
-        DatasetError: `unreadable`: it is no Parquet file, or would unpack to more than it may.
-        HubError: The Hub did not give the bytes.
+        DatasetError: `unreadable`: it is no Parquet file, or its footer is too large.
+        ArrowException, OSError, MemoryError: It is broken, or does not fit into memory.
     """
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile, read_metadata
 
-    metadata, groups = _footer(file)
-    guarded = GuardedFile(file)
+    _check_footer(file)
+    metadata = read_metadata(file)
+    file.seek(0)
     leaves = [metadata.schema.column(index) for index in range(metadata.num_columns)]
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
     # Distinct values are not repeated in memory: a list of a million times the same megabyte stays small.
-    table = ParquetFile(guarded, metadata=metadata, read_dictionary=texts, buffer_size=_BUFFER, pre_buffer=False,
+    table = ParquetFile(file, metadata=metadata, read_dictionary=texts, buffer_size=_BUFFER, pre_buffer=False,
                         page_checksum_verification=True, arrow_extensions_enabled=False)  # fmt: skip
-    columns = [field.name for field in table.schema_arrow if wanted(field.name) and _is_plain(field.type)]
-    if not columns:
-        return
-    for group, chunks in enumerate(groups):
-        for chunk, leaf in zip(chunks, leaves, strict=True):
-            chunk.lists = leaf.max_repetition_level > 0
-        guarded.chunks = chunks
+    chosen = wanted(_classes(metadata.schema.to_arrow_schema()))
+    columns = [field.name for field in table.schema_arrow if field.name in chosen and _is_plain(field.type)]
+    before = file.passed
+    for group in range(table.num_row_groups) if columns else ():
         for batch in table.iter_batches(BATCH, row_groups=[group], columns=columns, use_threads=False):
             yield from _rows(batch, reading)
-            reading.bytes, guarded.passed = reading.bytes + guarded.passed, 0
-            guarded.next_batch()
+            reading.bytes = file.passed - before
             if reading.spent:
                 return
 
 
-def _footer(file: ByteFile) -> tuple[FileMetaData, list[list[Chunk]]]:
-    """Read the footer, if it is of a bearable size; returns it, and where the pages are in each group of rows."""
-    from pyarrow.parquet import read_metadata
-
+def _check_footer(file: Any) -> None:
+    """Refuse a file that is no Parquet file, or whose footer would take too much time and memory."""
     size = file.seek(0, SEEK_END)
-    file.seek(max(0, size - _TAIL))
-    tail = file.read(_TAIL)
+    file.seek(max(0, size - 8))
+    tail = file.read(8)
     if size < 12 or tail[-4:] != b"PAR1":
         raise DatasetError("unreadable", "not a Parquet file, although it is called one")
-    (length,) = struct.unpack("<I", tail[-8:-4])
+    length = int.from_bytes(tail[:4], "little")
     if length > min(size - 12, LARGEST_FOOTER):
         raise DatasetError("unreadable", f"a footer of {length:,} bytes, more than the {LARGEST_FOOTER:,} read here")
-    file.seek(size - 8 - length)
-    groups = read_chunks(file.read(length), size)
     file.seek(0)
-    return read_metadata(file), groups
+
+
+def _classes(schema: Schema) -> dict[str, tuple[str, ...]]:
+    """Return column -> the names of its classes; empty where the `datasets` library wrote none."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = {name: feature.get("names") for name, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        found = {}
+    return {name: class_names(found.get(name)) for name in schema.names}
 
 
 def _is_plain(kind: DataType) -> bool:
     """Return whether a type is text, a number, a truth value, or a list or struct of these."""
     from pyarrow import types
 
-    if types.is_list(kind) or types.is_large_list(kind):
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind):
         return _is_plain(kind.value_type)
     if types.is_struct(kind):
         return all(_is_plain(kind.field(index).type) for index in range(kind.num_fields))
-    if types.is_dictionary(kind):
-        return _is_plain(kind.value_type)
-    plain = (
-        types.is_string,
-        types.is_large_string,
-        types.is_integer,
-        types.is_floating,
-        types.is_boolean,
-        types.is_null,
-    )
-    return any(check(kind) for check in plain)
+    plain = ("is_string", "is_large_string", "is_integer", "is_floating", "is_boolean", "is_null")
+    return any(getattr(types, name)(kind) for name in plain)
 
 
 def _rows(batch: RecordBatch, reading: Reading) -> Iterator[dict[str, Any]]:

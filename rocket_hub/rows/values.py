@@ -1,10 +1,11 @@
-"""What one cell of a table says, as text. Cells of somebody else's data are of any type, at any depth."""
+"""What is text in a cell, and which rows a record holds: the same rules for a K-shot and for data of the Hub."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rocket_hub.rows.dialogues import DIALOGUES
@@ -38,8 +39,9 @@ class Reading:
         bytes: Bytes of the data files that were read; of a gzip file, after unpacking.
         rows: Rows that were read.
         too_long: Of these and of those that were passed over, rows that are larger than a row may be.
-        unused: Rows without a prompt or without a completion.
+        unused: Rows without a prompt or without a completion, and rows of a CSV file that are longer than its header.
         stopped: Which budget ended it, `max_rows` or `max_bytes`; empty if the data did.
+        columns: Columns of the last Parquet file, and the names of their classes where it has them.
     """
 
     max_bytes: int
@@ -48,6 +50,7 @@ class Reading:
     too_long: int = 0
     unused: int = 0
     stopped: str = ""
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def spent(self) -> bool:
@@ -58,6 +61,7 @@ class Reading:
 
 
 _DEEPEST = 6
+_NOTHING = ("none", "nan", "null", "<noinput>")
 _LONGEST_CELL = 40
 """Characters; what is shorter, on average, is a cell of a table and no sentence."""
 
@@ -68,15 +72,15 @@ def lowered(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def text_of(value: Any, deep: int = 3) -> str:
-    """Return a cell as one text.
+    """Return a cell as one text; null, NaN and what is no text are the empty text.
 
     Args:
         value: The cell.
         deep: How many lists and mappings are opened at most.
 
     Returns:
-        Text, stripped; a number without a needless `.0`; `yes` and `no`; of a list its first item, of a mapping what it
-        calls `text` or `value`; else nothing.
+        Text, stripped; a number without a needless `.0`; `yes` and `no`; of content parts all texts, one a line, if all
+        of them are text; of another list its first item; of a mapping what it calls `text` or `value`; else nothing.
     """
     if isinstance(value, str):
         return value.strip()
@@ -87,11 +91,28 @@ def text_of(value: Any, deep: int = 3) -> str:
     if isinstance(value, float):
         whole = math.isfinite(value) and value.is_integer() and abs(value) < 1e15
         return str(int(value)) if whole else repr(value) if math.isfinite(value) else ""
-    if isinstance(value, dict) and deep:
+    if isinstance(value, Mapping) and deep:
         return text_of(value.get("text") or value.get("value"), deep - 1)
     if isinstance(value, list) and value and not isinstance(value[0], list) and deep:
-        return text_of(value[0], deep - 1)
+        return text_of_parts(value) if is_parts(value) else text_of(value[0], deep - 1)
     return ""
+
+
+def is_parts(value: Any) -> bool:
+    """Return whether a cell is content parts, as chat models are given them: `[{"type": "text", "text": ...}]`."""
+    return isinstance(value, list) and any(isinstance(part, Mapping) and "type" in part for part in value)
+
+
+def text_of_parts(parts: list[Any]) -> str:
+    """Return the texts of content parts, one a line; nothing if one of them is no text."""
+    found = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    texts = [text for text in found if isinstance(text, str)]
+    return "\n".join(texts).strip() if len(texts) == len(found) else ""
+
+
+def said(text: str) -> str:
+    """Return the text of a column that may be empty, without the words that programs write for nothing."""
+    return "" if text.lower() in _NOTHING else text
 
 
 def first_text(row: Mapping[str, Any], columns: Collection[str]) -> str:
@@ -104,7 +125,7 @@ def passage_of(value: Any) -> str:
 
     What is longer than a row may be is cut off a little above that, so that the row is seen to be too long.
     """
-    if not isinstance(value, (list, dict)):
+    if not isinstance(value, (list, dict)) or is_parts(value):
         return text_of(value)
     lines: list[str] = []
     length = 0
@@ -146,9 +167,14 @@ def flat_rows(row: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:
         Column, in lower case -> value; what the record says once is in every one of its rows.
     """
     outer = lowered(row)
+    for column in DIALOGUES:
+        if isinstance(outer.get(column), str):
+            outer[column] = _unpacked(outer[column])
     question, prompt = outer.get("question"), outer.get("prompt")
     if isinstance(question, Mapping) and "stem" in question:  # {"question": {"stem", "choices"}, "answerKey"}
         outer |= {**lowered(question), "question": question["stem"]}
+    if (asked := _turns(prompt)) and (answered := _turns(outer.get("completion"))):
+        outer["messages"] = [*asked, *answered]
     if isinstance(prompt, Mapping) and isinstance(prompt.get("replies"), list):  # a tree of messages, best reply first
         outer["messages"] = [{"role": "user", "content": prompt.get("text")}, *_answers(prompt["replies"][:1])]
     inner = next((items for column in NESTED if (items := _items(outer.get(column)))), None)
@@ -158,6 +184,20 @@ def flat_rows(row: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:
     outer = {column: value for column, value in outer.items() if column not in NESTED}
     for item in inner:
         yield {**outer, **lowered(item)}
+
+
+def _unpacked(text: str) -> Any:
+    """Return what a text of JSON holds; the text itself if it is none."""
+    try:
+        return json.loads(text) if text.lstrip()[:1] in ("[", "{") else text
+    except (ValueError, RecursionError):
+        return text
+
+
+def _turns(value: Any) -> list[Any]:
+    """Return a list of turns that say whose they are; empty if it is none."""
+    turns = value if isinstance(value, list) else []
+    return turns if all(isinstance(turn, Mapping) and "role" in turn for turn in turns) else []
 
 
 def _items(value: Any) -> list[Mapping[Any, Any]] | None:

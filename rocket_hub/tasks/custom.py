@@ -23,6 +23,7 @@ import yaml
 
 from rocket_hub.errors import RecipeError, TaskError
 from rocket_hub.records import Example
+from rocket_hub.rows.values import passage_of, text_of
 from rocket_hub.serialization import from_dict
 from rocket_hub.tasks import choices, code, numeric, yes_no
 from rocket_hub.tasks.answers import LETTERS, own_part
@@ -88,11 +89,11 @@ def read_row(
     guess: Callable[[str, tuple[str, ...]], str] | None,
 ) -> Example:
     """Read one row of a custom task's evaluation set; `body` is its prompt from the first placeholder to the last."""
-    context = str(row[columns.context]) if columns.context else ""
-    question = fill(body, {"question": str(row[columns.question]), "context": context})
+    context = passage_of(row[columns.context]) if columns.context else ""
+    question = fill(body, {"question": text_of(row[columns.question]), "context": context})
     texts, labels = _options(row[columns.choices]) if columns.choices else ((), ())
     answer = _answer(row[columns.answer], labels, len(texts))
-    rationale = str(row[columns.rationale]) if columns.rationale else ""
+    rationale = text_of(row[columns.rationale]) if columns.rationale else ""
     tests = tuple(map(str, row[columns.tests])) if columns.tests else ()
     if guess and not extract(answer):
         answer = guess(answer, texts) or answer
@@ -102,23 +103,22 @@ def read_row(
 def _options(options: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read options: (texts, labels)."""
     if isinstance(options, Mapping) and {"text", "label"} <= set(options):
-        return tuple(map(str, options["text"])), tuple(map(str, options["label"]))
+        return tuple(map(text_of, options["text"])), tuple(map(text_of, options["label"]))
     if not isinstance(options, (list, tuple)):
         raise TaskError(f"expected a list of options, or a mapping of text and label, found {options!r:.80}")
-    return tuple(map(str, options)), ()
+    return tuple(map(text_of, options)), ()
 
 
 def _answer(value: Any, labels: tuple[str, ...], options: int) -> str:
     """Write the right answer as text: a label or a place among the options becomes a letter."""
-    if isinstance(value, bool) and not options:
-        return "yes" if value else "no"
-    if str(value) in labels:
-        return LETTERS[labels.index(str(value))]
+    text = text_of(value)
+    if text in labels:
+        return LETTERS[labels.index(text)]
     if options and isinstance(value, int):
         if not 0 <= value < options:
             raise TaskError(f"the answer {value} is not the place of one of {options} options, from 0")
         return LETTERS[value]
-    return str(value)
+    return text
 
 
 _MAX_FILE = 64 * 2**10
