@@ -7,6 +7,7 @@ type, is an error that names file, key and what was meant.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -142,6 +143,9 @@ def _check_together(recipe: Recipe) -> None:
             "the group is chosen from the shortlist"
         )
     check_controls(recipe.evaluate.controls, recipe.evaluate.settings)
+    for name, setting in recipe.evaluate.settings.items():
+        if not all(0 < number < math.inf for number in (setting.learning_rate, setting.weight)):
+            raise RecipeError(f"evaluate.settings.{name}: expected positive numbers, found {setting}")
 
 
 def read_budget(text: str, where: str) -> Budget:

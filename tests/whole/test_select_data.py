@@ -16,7 +16,8 @@ from .conftest import COMMAND, ROOT, Done, finish
 
 STAGE = "3-select-instructions"
 START = ["--hub", "demo", "--task", "gsm8k", "--kshot", str(ROOT / "recipes" / "demo" / "kshot.jsonl"), "--out", "run"]
-OPTIONS = ["--max-adapters", "4", "--similarity", "round_robin", "--max-tokens", "2000", "--threshold", "0.8"]
+OPTIONS = ["-o", "discover.max_adapters=4", "-o", "instructions.similarity=round_robin", "-o", "instructions.max_tokens=2000",
+           "-o", "instructions.threshold=0.8"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
