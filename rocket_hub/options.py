@@ -1,13 +1,44 @@
-"""The groups of options of a recipe, in the order of the stages."""
+"""The groups of options of a recipe, in the order of the stages.
+
+Every legal value and every bound stands here, once; `rocket_hub.serialization` checks them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from rocket_hub.records import Setting
 
-RETRIEVALS = ("bm25", "dense", "both")
-NOVELTIES = ("rouge_l", "embedding")
+Retrieval = Literal["bm25", "dense", "both"]
+Novelty = Literal["rouge_l", "embedding"]
+MeteorStage = Literal["distilled", "refined", "evolved"]
+GenerationMethod = Literal["none", "self_specialization", "meteor"]
+Diversity = Literal["delta_w", "paper", "behaviour"]
+Selector = Literal["rocket", "coverage", "random", "best_single", "arrow", "lorahub", "all"]
+Signal = Literal["likelihood", "accuracy"]
+Perplexity = Literal["geometric", "arithmetic"]
+Rationales = Literal["given", "base"]
+Similarity = Literal["max", "mean", "kde", "round_robin"]
+Gate = Literal["sigmoid", "softmax"]
+GateScale = Literal["unit", "renormalised"]
+Router = Literal["layer", "shared"]
+RouterInit = Literal["random", "arrow", "kshot"]
+Schedule = Literal["joint", "router_only", "two_stage"]
+Dtype = Literal["float32", "bfloat16"]
+Scoring = Literal["generation", "likelihood", "both"]
+Publish = Literal["all", "best"]
+
+MAX_SEED = 2**32 - 1  # numpy's
+_SAMPLED = "the likeliest text is always the same one"
+
+RETRIEVALS: tuple[str, ...] = get_args(Retrieval)
+NOVELTIES: tuple[str, ...] = get_args(Novelty)
+
+
+def _bounded(default: Any, **bounds: Any) -> Any:
+    """Make a field for a number, or for numbers, within bounds: `minimum`, `above`, `maximum`; `note` explains them."""
+    return field(default=default, metadata=bounds)
 
 
 @dataclass(frozen=True)
@@ -33,22 +64,22 @@ class SelfSpecializationOptions:
         max_prompts: Questions that are asked for at most; none = ten for each row that is wanted.
     """
 
-    target_rows: int = 1000
-    rounds: int = 1
-    seeds_in_prompt: int = 3
-    seeds_for_answer: int = 5
-    temperature: float = 1.0
-    top_p: float = 0.98
-    passages: int = 3
-    retrieval: str = "bm25"
+    target_rows: int = _bounded(1000, minimum=1)
+    rounds: int = _bounded(1, minimum=1)
+    seeds_in_prompt: int = _bounded(3, minimum=1)
+    seeds_for_answer: int = _bounded(5, minimum=0)
+    temperature: float = _bounded(1.0, above=0, note=_SAMPLED)
+    top_p: float = _bounded(0.98, above=0, maximum=1)
+    passages: int = _bounded(3, minimum=0)
+    retrieval: Retrieval = "bm25"
     filtered: bool = True
-    novelty: float = 0.7
-    novelty_by: str = "rouge_l"
-    votes: int = 0
-    vote_temperature: float = 0.7
-    max_new_tokens: int = 256
-    batch_size: int = 32
-    max_prompts: int | None = None
+    novelty: float = _bounded(0.7, above=0)
+    novelty_by: Novelty = "rouge_l"
+    votes: int = _bounded(0, minimum=0)
+    vote_temperature: float = _bounded(0.7, above=0, note=_SAMPLED)
+    max_new_tokens: int = _bounded(256, minimum=1)
+    batch_size: int = _bounded(32, minimum=1)
+    max_prompts: int | None = _bounded(None, minimum=1)
 
     @property
     def most_prompts(self) -> int:
@@ -91,27 +122,27 @@ class MeteorOptions:
         seed: Seeds the fresh LoRA, the order of the rows, and the teacher where it can be seeded.
     """
 
-    stages: tuple[str, ...] = ("distilled", "refined", "evolved")
+    stages: tuple[MeteorStage, ...] = ("distilled", "refined", "evolved")
     guideline: bool = True
-    rounds: int = 3
-    collect: int = 10
-    max_new_tokens: int = 256
-    max_guideline_tokens: int = 64
-    max_judgement_tokens: int = 128
-    learning_rate: float = 2.0e-4
-    epochs: float = 3.0
-    collect_epochs: float = 1.0
-    beams: int = 10
-    beta: float = 0.1
-    evolve_learning_rate: float = 1.0e-5
-    evolve_epochs: float = 1.0
-    batch_size: int = 8
-    max_length: int = 1024
-    rank: int = 16
-    alpha: int = 32
+    rounds: int = _bounded(3, above=0)
+    collect: int = _bounded(10, above=0)
+    max_new_tokens: int = _bounded(256, above=0)
+    max_guideline_tokens: int = _bounded(64, above=0)
+    max_judgement_tokens: int = _bounded(128, above=0)
+    learning_rate: float = _bounded(2.0e-4, above=0)
+    epochs: float = _bounded(3.0, above=0)
+    collect_epochs: float = _bounded(1.0, above=0)
+    beams: int = _bounded(10, minimum=2, note="one beam is the greedy answer")
+    beta: float = _bounded(0.1, above=0)
+    evolve_learning_rate: float = _bounded(1.0e-5, above=0)
+    evolve_epochs: float = _bounded(1.0, above=0)
+    batch_size: int = _bounded(8, above=0)
+    max_length: int = _bounded(1024, above=0)
+    rank: int = _bounded(16, above=0)
+    alpha: int = _bounded(32, above=0)
     targets: tuple[str, ...] = ("all-linear",)
     judge: str | None = None
-    seed: int = 0
+    seed: int = _bounded(0, minimum=0, maximum=MAX_SEED)
 
 
 @dataclass(frozen=True)
@@ -132,30 +163,15 @@ class GenerationOptions:
         meteor: How METEOR works; none = its defaults without the last stage, which makes no rows.
     """
 
-    method: str = "none"
-    below_rows: int | None = None
+    method: GenerationMethod = "none"
+    below_rows: int | None = _bounded(None, minimum=1)
     documents: str | None = None
     questions: str | None = None
     teacher: str | None = None
-    calls: int | None = None
-    tokens: int | None = None
+    calls: int | None = _bounded(None, minimum=1)
+    tokens: int | None = _bounded(None, minimum=1)
     self_specialization: SelfSpecializationOptions = field(default_factory=SelfSpecializationOptions)
     meteor: MeteorOptions | None = None
-
-
-__all__ = [
-    "Budget",
-    "DiscoverOptions",
-    "EvaluateOptions",
-    "ExpertOptions",
-    "GenerationOptions",
-    "InstructionOptions",
-    "MergeOptions",
-    "MeteorOptions",
-    "PushOptions",
-    "SelfSpecializationOptions",
-    "TrainOptions",
-]
 
 
 @dataclass(frozen=True)
@@ -176,17 +192,17 @@ class DiscoverOptions:
         workers: How many adapters are looked at at once.
     """
 
-    max_adapters: int = 50
-    max_datasets: int = 20
-    max_rows_per_dataset: int = 20_000
-    max_bytes_per_dataset: int = 256 * 2**20
+    max_adapters: int = _bounded(50, minimum=1)
+    max_datasets: int = _bounded(20, minimum=1)
+    max_rows_per_dataset: int = _bounded(20_000, minimum=1)
+    max_bytes_per_dataset: int = _bounded(256 * 2**20, minimum=1)
     datasets: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
     allow_licences: tuple[str, ...] = ()
     leave_task_out: bool = False
     mirrors: tuple[str, ...] = ()
-    workers: int = 8
+    workers: int = _bounded(8, minimum=1)
 
 
 @dataclass(frozen=True)
@@ -226,15 +242,15 @@ class ExpertOptions:
             or `base` (the base model writes it, and what contradicts the answer is dropped).
     """
 
-    shortlist: int = 8
-    num_experts: int = 4
-    diversity: str = "delta_w"
-    selector: str = "rocket"
+    shortlist: int = _bounded(8, minimum=1)
+    num_experts: int = _bounded(4, minimum=1)
+    diversity: Diversity = "delta_w"
+    selector: Selector = "rocket"
     follow_verdict: bool = True
     budget: str = "40%"
-    signal: str = "likelihood"
-    perplexity: str = "geometric"
-    rationales: str = "given"
+    signal: Signal = "likelihood"
+    perplexity: Perplexity = "geometric"
+    rationales: Rationales = "given"
 
 
 @dataclass(frozen=True)
@@ -254,12 +270,12 @@ class InstructionOptions:
     """
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    max_rows: int = 1000
-    max_tokens: int | None = None
-    similarity: str = "max"
-    kde_gamma: float = 10.0
-    threshold: float = 0.9
-    min_similarity: float = -1.0
+    max_rows: int = _bounded(1000, minimum=1)
+    max_tokens: int | None = _bounded(None, minimum=1)
+    similarity: Similarity = "max"
+    kde_gamma: float = _bounded(10.0, above=0)
+    threshold: float = _bounded(0.9, minimum=-1)
+    min_similarity: float = _bounded(-1.0, minimum=-1)
     languages: tuple[str, ...] = ("en",)
 
 
@@ -282,15 +298,15 @@ class MergeOptions:
         z_coef: Factor of the z-loss; 0 = off.
     """
 
-    gate: str = "sigmoid"
-    gate_scale: str | None = None
-    gate_start: tuple[float, ...] = (0.5,)
-    top_k: int | None = None
-    router: str = "layer"
-    router_init: str = "random"
-    load_balance_coef: float = 0.0
-    entropy_coef: float = 0.0
-    z_coef: float = 0.0
+    gate: Gate = "sigmoid"
+    gate_scale: GateScale | None = None
+    gate_start: tuple[float, ...] = _bounded((0.5,), above=0)
+    top_k: int | None = _bounded(None, minimum=1)
+    router: Router = "layer"
+    router_init: RouterInit = "random"
+    load_balance_coef: float = _bounded(0.0, minimum=0)
+    entropy_coef: float = _bounded(0.0, minimum=0)
+    z_coef: float = _bounded(0.0, minimum=0)
 
 
 @dataclass(frozen=True)
@@ -310,15 +326,15 @@ class TrainOptions:
         dtype: `float32` or `bfloat16`.
     """
 
-    learning_rate: tuple[float, ...] = (2.0e-4,)
-    router_learning_rate_ratio: float = 0.1
-    schedule: str = "joint"
-    max_steps: int = 200
-    batch_size: int = 16
-    warmup_ratio: float = 0.1
-    weight_decay: float = 0.0
-    max_length: int = 1024
-    dtype: str = "float32"
+    learning_rate: tuple[float, ...] = _bounded((2.0e-4,), above=0)
+    router_learning_rate_ratio: float = _bounded(0.1, minimum=0)
+    schedule: Schedule = "joint"
+    max_steps: int = _bounded(200, minimum=1)
+    batch_size: int = _bounded(16, minimum=1)
+    warmup_ratio: float = _bounded(0.1, minimum=0, maximum=1)
+    weight_decay: float = _bounded(0.0, minimum=0)
+    max_length: int = _bounded(1024, minimum=1)
+    dtype: Dtype = "float32"
 
 
 @dataclass(frozen=True)
@@ -342,11 +358,11 @@ class EvaluateOptions:
     dataset: str | None = None
     config: str | None = None
     split: str | None = None
-    max_rows: int | None = None
-    batch_size: int = 32
-    max_new_tokens: int = 256
-    scoring: str = "generation"
-    few_shot: int = 0
+    max_rows: int | None = _bounded(None, minimum=1)
+    batch_size: int = _bounded(32, minimum=1)
+    max_new_tokens: int = _bounded(256, minimum=1)
+    scoring: Scoring = "generation"
+    few_shot: int = _bounded(0, minimum=0)
     allow_code_execution: bool = False
     controls: tuple[str, ...] = ()
     settings: dict[str, Setting] = field(default_factory=dict)
@@ -365,5 +381,5 @@ class PushOptions:
 
     repo_id: str | None = None
     private: bool = False
-    publish: str = "all"
+    publish: Publish = "all"
     verify: bool = True

@@ -7,8 +7,9 @@ type, is an error that names file, key and what was meant.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import yaml
 
 from rocket_hub.errors import RecipeError
 from rocket_hub.options import (
+    MAX_SEED,
     Budget,
     DiscoverOptions,
     EvaluateOptions,
@@ -26,25 +28,8 @@ from rocket_hub.options import (
     PushOptions,
     TrainOptions,
 )
-from rocket_hub.serialization import from_dict, to_dict
+from rocket_hub.serialization import check, from_dict, put, to_dict
 
-_CHOICES = (
-    ("experts", "diversity", ("delta_w", "paper", "behaviour")),
-    ("experts", "selector", ("rocket", "coverage", "random", "best_single", "arrow", "lorahub", "all")),
-    ("instructions", "similarity", ("max", "mean", "kde", "round_robin")),
-    ("experts", "signal", ("likelihood", "accuracy")),
-    ("experts", "perplexity", ("geometric", "arithmetic")),
-    ("experts", "rationales", ("given", "base")),
-    ("merge", "gate", ("sigmoid", "softmax")),
-    ("merge", "gate_scale", (None, "unit", "renormalised")),
-    ("merge", "router", ("layer", "shared")),
-    ("merge", "router_init", ("random", "arrow", "kshot")),
-    ("generation", "method", ("none", "self_specialization", "meteor")),
-    ("train", "schedule", ("joint", "router_only", "two_stage")),
-    ("train", "dtype", ("float32", "bfloat16")),
-    ("evaluate", "scoring", ("generation", "likelihood", "both")),
-    ("push", "publish", ("all", "best")),
-)
 # In order of what they cost to keep and to serve; `core` is what fits beside every build.
 CORE_CONTROLS = (
     "base", "best_single", "best_single_trained", "fresh_lora", "uniform_merge", "stack_trained", "router_only",
@@ -58,13 +43,6 @@ CONTROLS = (
 )  # fmt: skip
 _BUDGET = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:(%)|([kM]?) ?(pair|token)s?|(minute)s?)")
 _THOUSANDS = {"": 1, "k": 1_000, "M": 1_000_000}
-_POSITIVE = {
-    "discover": ("max_adapters", "max_datasets", "max_rows_per_dataset"),
-    "experts": ("shortlist", "num_experts"),
-    "instructions": ("max_rows",),
-    "train": ("max_steps", "batch_size", "max_length"),
-    "evaluate": ("batch_size", "max_new_tokens"),
-}
 
 
 @dataclass(frozen=True)
@@ -79,7 +57,7 @@ class Recipe:
 
     task: str
     base: str
-    seed: int = 0
+    seed: int = field(default=0, metadata={"minimum": 0, "maximum": MAX_SEED})
     discover: DiscoverOptions = field(default_factory=DiscoverOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     experts: ExpertOptions = field(default_factory=ExpertOptions)
@@ -88,6 +66,15 @@ class Recipe:
     train: TrainOptions = field(default_factory=TrainOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
     push: PushOptions = field(default_factory=PushOptions)
+
+    def __post_init__(self) -> None:
+        """Check it, once for all: there is no recipe that a stage cannot use.
+
+        Raises:
+            RecipeError: A value is not legal, or values do not fit together.
+        """
+        check(self, "recipe")
+        _check_together(self)
 
     @classmethod
     def from_yaml(cls, text: str, where: str) -> Recipe:
@@ -102,11 +89,9 @@ class Recipe:
         """
         try:
             data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise RecipeError(f"{where}: not YAML: {error}") from error
-        recipe = from_dict(cls, data, where)
-        recipe.check(where)
-        return recipe
+        return from_dict(cls, data, where)
 
     @classmethod
     def from_file(cls, path: Path) -> Recipe:
@@ -125,54 +110,42 @@ class Recipe:
         given = {key: value for key, value in values.items() if value is not None}
         return replace(self, **{group: replace(getattr(self, group), **given)})
 
-    def check(self, where: str) -> None:
-        """Raise RecipeError for values that no stage could use."""
-        for group, name, known in _CHOICES:
-            if (found := getattr(getattr(self, group), name)) not in known:
-                choices = ", ".join(map(str, known))
-                raise RecipeError(f"{where}: {group}.{name}: expected one of {choices}, found {found!r}")
-        for group, names in _POSITIVE.items():
-            for name in names:
-                if (found := getattr(getattr(self, group), name)) < 1:
-                    raise RecipeError(f"{where}: {group}.{name}: expected at least 1, found {found}")
-        for key, grid in (
-            ("train.learning_rate", self.train.learning_rate),
-            ("merge.gate_start", self.merge.gate_start),
-        ):
-            if not grid or min(grid) <= 0:
-                raise RecipeError(f"{where}: {key}: expected positive numbers, found {list(grid)}")
-        if self.evaluate.max_rows is not None and self.evaluate.max_rows < 1:
-            raise RecipeError(f"{where}: evaluate.max_rows: expected at least 1, found {self.evaluate.max_rows}")
-        if self.instructions.max_tokens is not None and self.instructions.max_tokens < 1:
-            raise RecipeError(
-                f"{where}: instructions.max_tokens: expected at least 1, found {self.instructions.max_tokens}"
-            )
-        if not self.instructions.kde_gamma > 0:
-            raise RecipeError(
-                f"{where}: instructions.kde_gamma: expected more than 0, found {self.instructions.kde_gamma}"
-            )
-        if (self.experts.signal, self.experts.perplexity) == ("accuracy", "arithmetic"):
-            raise RecipeError(
-                f"{where}: experts.signal 'accuracy' is the probability of whole completions, which experts.perplexity "
-                "'arithmetic' does not compute; leave one of them out"
-            )
-        _check_generation(self.generation, f"{where}: generation")
-        read_budget(self.experts.budget, f"{where}: experts.budget")
-        if self.experts.shortlist < self.experts.num_experts:
-            raise RecipeError(
-                f"{where}: experts.shortlist ({self.experts.shortlist}) must be at least experts.num_experts "
-                f"({self.experts.num_experts}): the group is chosen from the shortlist"
-            )
+    def changed(self, settings: Iterable[tuple[str, object, str]]) -> Recipe:
+        """Return a copy with some options replaced; it is checked when all are.
+
+        Args:
+            settings: For each option its key (`experts.num_experts`), the value as YAML gives it, and what to call it
+                in messages (`-o experts.num_experts`).
+
+        Raises:
+            RecipeError: A key is unknown, a value is not legal, or the values do not fit together.
+        """
+        values = vars(self).copy()
+        for key, value, where in settings:
+            put(Recipe, values, key.split("."), value, where)
+        return Recipe(**values)
 
 
-def _check_generation(options: GenerationOptions, where: str) -> None:
-    """Refuse budgets of nothing, and a teacher's method without a teacher."""
-    for name in ("below_rows", "calls", "tokens"):
-        found = getattr(options, name)
-        if found is not None and found < 1:
-            raise RecipeError(f"{where}.{name}: expected at least 1, found {found}")
-    if options.method == "meteor" and not options.teacher:
-        raise RecipeError(f"{where}.teacher: 'meteor' asks a stronger model; name it, for example by its id")
+def _check_together(recipe: Recipe) -> None:
+    """Refuse values that do not fit together."""
+    experts = recipe.experts
+    if (experts.signal, experts.perplexity) == ("accuracy", "arithmetic"):
+        raise RecipeError(
+            "experts.signal 'accuracy' is the probability of whole completions, which experts.perplexity "
+            "'arithmetic' does not compute; leave one of them out"
+        )
+    if recipe.generation.method == "meteor" and not recipe.generation.teacher:
+        raise RecipeError("generation.teacher: 'meteor' asks a stronger model; name it, for example by its id")
+    read_budget(experts.budget, "experts.budget")
+    if experts.shortlist < experts.num_experts:
+        raise RecipeError(
+            f"experts.shortlist ({experts.shortlist}) must be at least experts.num_experts ({experts.num_experts}): "
+            "the group is chosen from the shortlist"
+        )
+    check_controls(recipe.evaluate.controls, recipe.evaluate.settings)
+    for name, setting in recipe.evaluate.settings.items():
+        if not all(0 < number < math.inf for number in (setting.learning_rate, setting.weight)):
+            raise RecipeError(f"evaluate.settings.{name}: expected positive numbers, found {setting}")
 
 
 def read_budget(text: str, where: str) -> Budget:

@@ -1,13 +1,16 @@
 """Recipes are strict: what is not understood is an error that says what was meant."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import rocket_hub
 from rocket_hub.errors import RecipeError
+from rocket_hub.options import ExpertOptions, TrainOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Setting
+from rocket_hub.serialization import to_dict
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -26,30 +29,69 @@ def test_yaml_there_and_back() -> None:
     recipe = Recipe("gsm8k", "a/b").updated("train", learning_rate=(1e-3, 2e-3), max_steps=7)
     recipe = recipe.updated("evaluate", settings={"fresh_lora": Setting(0.01, 0.5)}, controls=("base",))
     assert Recipe.from_yaml(recipe.to_yaml(), "r.yaml") == recipe
+    made = Recipe.from_file(RECIPES / "meteor.yaml").updated("generation", documents="notes", below_rows=3)
+    assert made.generation.meteor is not None and made.generation.meteor.stages == ("distilled", "refined")
+    assert Recipe.from_yaml(made.to_yaml(), "r.yaml") == made
 
 
 WRONG = [
-    ("task: gsm8k", "missing key 'base'"),
-    ("[1, 2]", "expected a mapping"),
-    ("task: [", "not YAML"),
+    ("experts: {num_expert: 3}", r"r\.yaml: experts: unknown key 'num_expert', did you mean 'num_experts'"),
+    ("sedd: 1", "did you mean 'seed'"),
+    ("seed: -1", r"r\.yaml: seed: expected at least 0"),
+    ("train: {learning_rate: [2e-4]}", r"learning_rate\[0\]: expected float.*write 2.0e-4"),
+    ("train: {learning_rate: 0.1}", "expected a list"),
+    ("train: {learning_rate: []}", r"r\.yaml: train\.learning_rate: expected positive numbers, found \[\]"),
+    ("train: {learning_rate: [.inf]}", "expected positive numbers"),
+    ("train: {max_steps: 0}", "max_steps: expected at least 1, found 0"),
+    ("train: {max_steps: true}", "expected int, found True"),
+    ("train: {warmup_ratio: 1.5}", r"train\.warmup_ratio: expected at least 0 and at most 1, found 1\.5"),
+    ("train: {weight_decay: .nan}", r"train\.weight_decay: expected at least 0, found nan"),
+    ("train: {weight_decay: .inf}", r"train\.weight_decay: expected a finite number, found inf"),
+    (f"train: {{weight_decay: {10**400}}}", "expected float, found 1000"),
+    (f"seed: {'9' * 5000}", "not YAML"),
+    ("merge: {gate: tanh}", r"r\.yaml: merge\.gate: expected one of sigmoid, softmax, found 'tanh'"),
+    ("merge: {gate: softmx}", r"found 'softmx', did you mean 'softmax'\?"),
+    ("merge: {gate_scale: 1}", "merge.gate_scale: expected one of unit, renormalised, found 1"),
+    ("merge: {gate_start: [0.0]}", "expected positive numbers"),
+    ("merge: {top_k: 0}", r"merge\.top_k: expected at least 1"),
     (
-        "task: t\nbase: b\nexperts: {num_expert: 3}",
-        r"r\.yaml: experts: unknown key 'num_expert', did you mean 'num_experts'",
+        "experts: {shortlist: 2, num_experts: 4}",
+        r"r\.yaml: experts\.shortlist \(2\) must be at least",
     ),
-    ("task: t\nbase: b\ntrain: {learning_rate: [2e-4]}", r"learning_rate\[0\]: expected float.*write 2.0e-4"),
-    ("task: t\nbase: b\ntrain: {learning_rate: 0.1}", "expected a list"),
-    ("task: t\nbase: b\ntrain: {max_steps: 0}", "max_steps: expected at least 1"),
-    ("task: t\nbase: b\ntrain: {max_steps: true}", "expected int, found True"),
-    ("task: t\nbase: b\nmerge: {gate: tanh}", "expected one of sigmoid, softmax"),
-    ("task: t\nbase: b\nmerge: {gate_start: [0.0]}", "expected positive numbers"),
-    ("task: t\nbase: b\nexperts: {shortlist: 2, num_experts: 4}", "must be at least experts.num_experts"),
-    ("task: t\nbase: b\nexperts: {signal: accuracy, perplexity: arithmetic}", "leave one of them out"),
-    ("task: t\nbase: b\nsedd: 1", "did you mean 'seed'"),
+    ("experts: {signal: accuracy, perplexity: arithmetic}", "leave one of them out"),
+    ("experts: {budget: much}", r"r\.yaml: experts\.budget: expected '40%'"),
+    ("evaluate: {controls: [base, bse]}", "unknown control 'bse'"),
+    ("evaluate: {settings: {fresh: {learning_rate: 0.1}}}", r"evaluate\.settings: unknown control 'fresh'"),
+    ("evaluate: {settings: {fresh_lora: {learning_rate: 0.0}}}", r"settings\.fresh_lora: expected positive numbers"),
+    ("generation: {method: magic}", "expected one of none, self_specialization, meteor, found 'magic'"),
+    ("generation: {method: meteor}", r"generation\.teacher: 'meteor' asks a stronger model; name it"),
+    ("generation: {below_rows: 0}", r"generation\.below_rows: expected at least 1, found 0"),
+    ("generation: {calls: -3}", r"generation\.calls: expected at least 1, found -3"),
+    ("generation: {meteor: {round: 2}}", "generation: meteor: unknown key 'round', did you mean 'rounds'"),
+    (
+        "generation: {meteor: {beams: 1}}",
+        r"meteor\.beams: expected at least 2.*one beam is the greedy answer",
+    ),
+    ("generation: {meteor: {stages: [distil]}}", r"stages: expected some of distilled, refined, evolved, found distil"),
+    ("generation: {meteor: {stages: []}}", "found none"),
+    ("generation: {self_specialization: {target_row: 3}}", "unknown key 'target_row', did you mean 'target_rows'"),
+    ("generation: {self_specialization: {top_p: 0}}", "expected more than 0 and at most 1, found 0"),
+    ("generation: {self_specialization: {temperature: 0}}", "more than 0, found 0.0: the likeliest text is always"),
+    ("generation: {document: notes}", "unknown key 'document', did you mean 'documents'"),
 ]
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG)
-def test_wrong_recipes(text: str, message: str) -> None:
+def test_wrong_values(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_yaml(f"task: t\nbase: b\n{text}", "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("task: gsm8k", "missing key 'base'"), ("[1, 2]", "expected a mapping"), ("task: [", "not YAML")],
+)
+def test_no_recipe(text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Recipe.from_yaml(text, "r.yaml")
 
@@ -59,24 +101,28 @@ def test_a_missing_file(tmp_path: Path) -> None:
         Recipe.from_file(tmp_path / "none.yaml")
 
 
-GENERATION = [
-    ("generation: {method: magic}", "expected one of none, self_specialization, meteor, found 'magic'"),
-    ("generation: {method: meteor}", r"generation\.teacher: 'meteor' asks a stronger model; name it"),
-    ("generation: {below_rows: 0}", r"generation\.below_rows: expected at least 1, found 0"),
-    ("generation: {calls: -3}", r"generation\.calls: expected at least 1, found -3"),
-    ("generation: {meteor: {round: 2}}", "generation: meteor: unknown key 'round', did you mean 'rounds'"),
-    ("generation: {self_specialization: {target_row: 3}}", "unknown key 'target_row', did you mean 'target_rows'"),
-    ("generation: {document: notes}", "unknown key 'document', did you mean 'documents'"),
-]
-
-
-@pytest.mark.parametrize(("text", "message"), GENERATION)
-def test_wrong_generation(text: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("group", "options", "message"),
+    [
+        ("experts", ExpertOptions(selector="rockets"), "recipe: experts.selector: expected one of rocket, coverage"),
+        ("train", TrainOptions(max_steps=0), "recipe: train.max_steps: expected at least 1, found 0"),
+        ("train", TrainOptions(max_steps="many"), "recipe: train: max_steps: expected int, found 'many'"),
+        ("train", TrainOptions(learning_rate=(float("nan"),)), "expected positive numbers, found"),
+        ("experts", ExpertOptions(shortlist=2), r"^experts\.shortlist \(2\) must be at least"),
+    ],
+)
+def test_a_recipe_made_in_python_is_checked_when_it_is_made(group: str, options: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        Recipe.from_yaml(f"task: t\nbase: b\n{text}", "r.yaml")
+        Recipe("gsm8k", "a/b", **{group: options})
 
 
-def test_generation_there_and_back() -> None:
-    recipe = Recipe.from_file(RECIPES / "meteor.yaml").updated("generation", documents="notes", below_rows=3)
-    assert recipe.generation.meteor is not None and recipe.generation.meteor.stages == ("distilled", "refined")
-    assert Recipe.from_yaml(recipe.to_yaml(), "r.yaml") == recipe
+def test_options_are_changed_by_key_and_checked_together() -> None:
+    recipe = Recipe("gsm8k", "a/b", experts=ExpertOptions(budget="all"))
+    said = [("experts.shortlist", 2, "x"), ("experts.num_experts", 2, "y"), ("generation.meteor.rounds", 5, "z"),
+            ("train.learning_rate", [1, 0.5], "w"), ("push.repo_id", None, "v"), ("seed", 3, "s")]  # fmt: skip
+    changed = recipe.changed(said)
+    assert (changed.experts.shortlist, changed.experts.num_experts, changed.experts.budget) == (2, 2, "all")
+    assert changed.generation.meteor and changed.generation.meteor.rounds == 5
+    assert (changed.train.learning_rate, changed.seed, changed.push) == ((1.0, 0.5), 3, recipe.push)
+    assert recipe.changed([]) == recipe
+    assert to_dict(recipe)["experts"]["num_experts"] == 4

@@ -40,10 +40,9 @@ def test_every_command_of_a_page_is_one(page: str) -> None:
     for program, *words in found:
         assert program == "rocket-hub"
         path, given = parsed(words)
-        if path.split()[-1] not in ("build", "train"):
+        if path not in ("rocket-hub build", "rocket-hub model train"):
             continue
         recipe = adjusted(find_recipe(given["task"], given["recipe"], {}), given)  # type: ignore[arg-type]
-        recipe.check(page)
         assert recipe.task == given["task"]
 
 

@@ -166,8 +166,9 @@ def test_the_verdict_is_acted_on(
     check_chosen(place, result)
     none = replace(result, selected=(), verdict="none_helps", reason="no adapter beats the bare base")
     check_chosen(place, none)
-    assert re.search(r"no adapter beats.*goes on with a fresh LoRA \(--ignore-verdict", " ".join(place.reporter.heard))  # type: ignore[attr-defined]
-    with pytest.raises(NothingLeftError, match=r"merge\.top_k is 2, and 1 expert is left.*--ignore-verdict"):
+    heard = " ".join(place.reporter.heard)  # type: ignore[attr-defined]
+    assert re.search(r"no adapter beats.*goes on with a fresh LoRA \(-o experts\.follow_verdict=false", heard)
+    with pytest.raises(NothingLeftError, match=r"merge\.top_k is 2, and 1 expert is left.*-o experts\.follow_verdict"):
         check_chosen(place, replace(result, selected=result.selected[:1]))
     assert "not followed" in shown(replace(result, verdict="none_helps"))
     assert "not followed" not in shown(none)

@@ -88,12 +88,10 @@ def recipe_of(world: World, cell: Cell) -> Recipe:
                             allow_code_execution=cell.task == "mbpp" or None)  # fmt: skip
     recipe = recipe.updated("train", max_steps=world.steps, learning_rate=(1e-2,))
     recipe = recipe.updated("merge", gate_start=(0.5,))
-    for name, value in cell.options:
-        group, _, key = name.partition(".")
-        if key:
-            recipe = recipe.updated(group, **{key: (value,) if key == "gate_start" else value})
-    wanted = max(recipe.experts.shortlist, recipe.experts.num_experts)
-    return recipe.updated("experts", shortlist=wanted)
+    asked = {name: (value,) if name == "merge.gate_start" else value for name, value in cell.options if "." in name}
+    wanted = (asked.get(f"experts.{name}", getattr(recipe.experts, name)) for name in ("shortlist", "num_experts"))
+    asked["experts.shortlist"] = max(wanted)
+    return recipe.changed((name, value, name) for name, value in asked.items())
 
 
 def draw_kshot(world: World, cell: Cell) -> Path:

@@ -1,5 +1,3 @@
-"""The command line. Every command is a file; nothing heavy is imported before a command runs."""
-
 from __future__ import annotations
 
 import sys
@@ -17,9 +15,10 @@ def main(arguments: list[str] | None = None) -> None:
     """
     import click
 
-    from rocket_hub.cli.app import cli
+    from rocket_hub.cli.app import cli, refuse_old_spelling
 
     try:
+        refuse_old_spelling(sys.argv[1:] if arguments is None else arguments)
         cli.main(arguments, prog_name="rocket-hub", standalone_mode=False)
     except click.ClickException as error:
         error.show()

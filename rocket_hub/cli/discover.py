@@ -1,5 +1,3 @@
-"""`rocket-hub discover`: what is on the Hub. Alone it is a build's first stage; `adapters` and `datasets` only look."""
-
 from __future__ import annotations
 
 from collections import Counter
@@ -8,103 +6,100 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from rocket_hub.cli.app import Lazy
-from rocket_hub.cli.options import recipe_options
+from rocket_hub.cli.options import connected, shared
+from rocket_hub.options import DiscoverOptions, InstructionOptions
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from rich.table import Table
 
     from rocket_hub.discovery.datasets import DatasetSearch
+    from rocket_hub.inference.models import DeferredEncoder
     from rocket_hub.records import AdapterDiscovery, DatasetDiscovery
 
-
-KINDS = {
-    "adapters": ("rocket_hub.cli.discover", "LoRA adapters that fit a base model, and why the rest do not."),
-    "datasets": ("rocket_hub.cli.discover", "Instruction data that can be read, and why the rest cannot."),
-}
-
-
-@click.group(cls=Lazy, lazy=KINDS, heading="Commands, which only look", invoke_without_command=True)
-@recipe_options
-@click.pass_context
-def discover_command(context: click.Context, /, **given: Any) -> None:
-    """List adapters and data on the Hub that fit, with reasons.
-
-    Alone it is the first stage of a build: it needs --task or --recipe, and --kshot.
-    """
-    if context.invoked_subcommand is None:
-        from rocket_hub.cli.build import run
-
-        run(given, "1-discover")
-        return
-    misplaced = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    if misplaced:
-        option = f"--{misplaced[0].replace('_', '-')}"
-        raise click.UsageError(f"{option} belongs behind '{context.invoked_subcommand}', not before it")
+ENCODER = click.option("--encoder", metavar="ID", help="Sentence encoder that compares cards with the examples.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only list them, and say what reading them will cost.")
+JSON = click.option(
+    "--json", "out", type=click.Path(path_type=Path), help="Write all decisions, with reasons, to this file."
+)
 
 
 @click.command()
 @click.option("--base", required=True, metavar="ID", help="Base model.")
-@click.option("--hub", metavar="demo|FOLDER|URL", help="Which Hub; the real one when left out.")
-@click.option("--kshot", type=click.Path(path_type=Path), help="File with verified examples: adapters whose cards are "
-              "like them come first.")  # fmt: skip
-@click.option("--encoder", metavar="ID", help="Sentence encoder that compares cards with the examples.")
+@shared("hub", "kshot", "allow_licence")
+@ENCODER
 @click.option("--max-adapters", type=click.IntRange(min=1), help="Take at most this many, the likeliest.")
-@click.option("--allow-licence", multiple=True, metavar="ID", help="Accept this licence; may be repeated.")
 @click.option("--mirror", multiple=True, metavar="ID", help="Another id of the base model, to be proven; repeatable.")
-@click.option("--dry-run", is_flag=True, help="Only list them, and say what reading them will cost.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Write all verdicts to this file.")
-def adapters_command(
-    base: str, hub: str | None, kshot: Path | None, encoder: str | None, max_adapters: int | None,
-    allow_licence: tuple[str, ...], mirror: tuple[str, ...], dry_run: bool, out: Path | None,
-) -> None:  # fmt: skip
-    """List LoRA adapters on the Hub that fit a base model, and why the rest do not."""
+@DRY_RUN
+@JSON
+def adapters_command(base: str, dry_run: bool, out: Path | None, **given: Any) -> None:
+    """List LoRA adapters on the Hub that fit a base model, and why the rest do not.
+
+    With --kshot, adapters whose cards are like its examples come first.
+    """
     from rich.console import Console
 
-    from rocket_hub.cli.build import quiet_libraries
-    from rocket_hub.localhub import connect
-    from rocket_hub.options import DiscoverOptions, InstructionOptions
-    from rocket_hub.rows.kshot import load_kshot
-    from rocket_hub.runs import write_json
-    from rocket_hub.serialization import to_dict
-
-    console = Console(highlight=False)
-    shots = [example.prompt for example in load_kshot(kshot)] if kshot else []
+    console, shots = Console(highlight=False), _shots(given["kshot"])
     options = DiscoverOptions(
-        max_adapters=max_adapters or DiscoverOptions.max_adapters, allow_licences=allow_licence, mirrors=mirror
+        max_adapters=given["max_adapters"] or DiscoverOptions.max_adapters,
+        allow_licences=given["allow_licence"],
+        mirrors=given["mirror"],
     )
-    with connect(hub):
-        quiet_libraries()
+    with connected(given["hub"]):
         from huggingface_hub import HfApi
 
         from rocket_hub.discovery import plan_adapters
-        from rocket_hub.inference.models import DeferredEncoder
 
+        found: Any
         if dry_run:
-            plan = plan_adapters(HfApi(), base, options=options)
-            console.print(str(plan))
-            verdicts = to_dict(plan)
+            found = plan_adapters(HfApi(), base, options=options)
+            console.print(str(found))
         else:
-            compare = DeferredEncoder(encoder or InstructionOptions.encoder, None) if shots else None
-            found = _look(console, HfApi(), base, options=options, shots=shots, encoder=compare)
+            encoder = _encoder(given["encoder"], shots)
+            found = _look(console, HfApi(), base, options=options, shots=shots, encoder=encoder)
             for table in (_usable(found), _reasons(found)):
                 console.print(table)
-            verdicts = to_dict(found)
+    _write(out, found)
+
+
+def _shots(kshot: Path | None) -> list[str]:
+    """Read the prompts of the verified examples."""
+    from rocket_hub.rows.kshot import load_kshot
+
+    return [example.prompt for example in load_kshot(kshot)] if kshot else []
+
+
+def _encoder(name: str | None, shots: list[str]) -> DeferredEncoder | None:
+    """Return what compares cards with the shots; none where there are no shots."""
+    from rocket_hub.inference.models import DeferredEncoder
+
+    return DeferredEncoder(name or InstructionOptions.encoder, None) if shots else None
+
+
+def _write(out: Path | None, found: Any) -> None:
+    """Write what was found to a file, if one is asked for."""
+    from rocket_hub.runs import write_json
+    from rocket_hub.serialization import to_dict
+
     if out:
-        write_json(out, verdicts)
+        write_json(out, to_dict(found))
+
+
+def _progress(console: Any) -> Progress:
+    """Make a bar that goes away when it is done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=console, transient=True)
 
 
 def _look(console: Any, api: Any, base: str, **arguments: Any) -> AdapterDiscovery:
-    """Crawl, with a bar that says how many have got which verdict so far."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    """Crawl, with a bar that says how many have got which decision so far."""
     from rocket_hub.discovery import discover_adapters
 
     counts: Counter[str] = Counter()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as progress:
+    with _progress(console) as progress:
         task = progress.add_task("listing adapters", total=None)
 
         def count(repo_id: str, reason: str) -> None:
@@ -126,93 +121,72 @@ def _look(console: Any, api: Any, base: str, **arguments: Any) -> AdapterDiscove
 
 def _usable(found: AdapterDiscovery) -> Table:
     """Show the adapters that fit, likeliest first."""
-    from rich.markup import escape
-    from rich.table import Table
-
     title = f"adapters of {found.base.repo_id} at {found.base.revision[:12]}"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("adapter", no_wrap=True)
-    for name in ("prior", "rank", "MB", "downloads"):
-        table.add_column(name, justify="right")
-    for name in ("licence", "flags"):
-        table.add_column(name)
+    table = _table(title, "adapter", "prior", "rank", "MB", "downloads", "licence", "flags")
     for item in found.selected:
         table.add_row(item.repo_id, f"{item.prior:.2f}", str(item.rank), f"{item.size / 1e6:,.1f}",
-                      f"{item.downloads:,}", escape(item.licence) or "none", ", ".join(item.flags))  # fmt: skip
+                      f"{item.downloads:,}", _plain(item.licence) or "none", ", ".join(item.flags))  # fmt: skip
     return table
 
 
 def _reasons(found: AdapterDiscovery) -> Table:
     """Show why the others were not taken: how many for each reason, and one of them."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from rocket_hub.records import count_reasons
 
     first = {rejection.reason: rejection for rejection in reversed(found.rejected)}
-    table = Table(title="not taken", title_justify="left", title_style="bold")
-    for name in ("reason", "adapters", "for example", "detail"):
-        table.add_column(name, justify="right" if name == "adapters" else "left", no_wrap=name == "reason")
+    table = _table("not taken", "reason", "adapters", "for example", "detail")
     for reason, count in count_reasons(found.rejected).items():
-        example = first[reason]
-        detail = escape(shorten(example.detail, 160, placeholder=" …"))
-        table.add_row(reason, f"{count:,}", escape(example.item), detail)
+        detail = _plain(shorten(first[reason].detail, 160, placeholder=" …"))
+        table.add_row(reason, f"{count:,}", _plain(first[reason].item), detail)
     table.caption = f"{len(found.selected):,} usable, {len(found.rejected):,} not"
     return table
 
 
 @click.command()
-@click.option("--task", metavar="NAME", help="Task: its words are searched for, its evaluation set is left out.")
-@click.option("--kshot", type=click.Path(path_type=Path), help="File with the verified examples.")
-@click.option("--hub", metavar="demo|FOLDER|URL", help="Which Hub; the real one when left out.")
+@shared("task", "kshot", "hub")
 @click.option("--query", multiple=True, metavar="WORD", help="Search for this word instead; may be repeated.")
 @click.option("--language", multiple=True, metavar="CODE", help="Language; may be repeated. Default: en.")
 @click.option("--max-datasets", type=click.IntRange(min=1), help="Take at most this many data sets.")
-@click.option("--encoder", metavar="ID", help="Sentence encoder that compares cards with the examples.")
-@click.option("--dry-run", is_flag=True, help="Only list them, and say what looking at them will cost.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Write all verdicts to this file.")
-def datasets_command(
-    task: str | None, kshot: Path | None, hub: str | None, query: tuple[str, ...], language: tuple[str, ...],
-    max_datasets: int | None, encoder: str | None, dry_run: bool, out: Path | None,
-) -> None:  # fmt: skip
-    """List instruction data on the Hub that can be read, and why the rest cannot."""
+@ENCODER
+@DRY_RUN
+@JSON
+def datasets_command(task: str | None, dry_run: bool, out: Path | None, **given: Any) -> None:
+    """List instruction data on the Hub that can be read, and why the rest cannot.
+
+    The words of --task are searched for; its evaluation set is left out.
+    """
     from rich.console import Console
 
-    from rocket_hub.cli.build import quiet_libraries
-    from rocket_hub.localhub import connect
-    from rocket_hub.options import DiscoverOptions, InstructionOptions
-    from rocket_hub.rows.kshot import load_kshot
-    from rocket_hub.runs import write_json
-    from rocket_hub.serialization import to_dict
     from rocket_hub.tasks import get_task
 
-    console = Console(highlight=False)
-    shots = [example.prompt for example in load_kshot(kshot)] if kshot else []
+    console, shots = Console(highlight=False), _shots(given["kshot"])
     options = DiscoverOptions(
-        queries=query,
-        languages=language or DiscoverOptions.languages,
-        max_datasets=max_datasets or DiscoverOptions.max_datasets,
+        queries=given["query"],
+        languages=given["language"] or DiscoverOptions.languages,
+        max_datasets=given["max_datasets"] or DiscoverOptions.max_datasets,
     )
     known = get_task(task) if task else None
-    with connect(hub):
-        quiet_libraries()
+    with connected(given["hub"]):
         from huggingface_hub import HfApi
 
+        from rocket_hub.discovery import discover_datasets
         from rocket_hub.discovery.datasets import search_datasets
-        from rocket_hub.inference.models import DeferredEncoder
 
-        compare = DeferredEncoder(encoder or InstructionOptions.encoder, None) if shots else None
+        asked: dict[str, Any] = {"options": options, "task": known, "shots": shots}
+        asked["encoder"] = _encoder(given["encoder"], shots)
+        found: Any
         if dry_run:
-            search = search_datasets(HfApi(), options=options, task=known, shots=shots, encoder=compare)
-            console.print(_planned(search))
-            verdicts = to_dict(search)
+            found = search_datasets(HfApi(), **asked)
+            console.print(_planned(found))
         else:
-            found = _look_for_datasets(console, HfApi(), options=options, task=known, shots=shots, encoder=compare)
+            with _progress(console) as progress:
+                bar = progress.add_task("looking at data sets", total=None)
+                found = discover_datasets(
+                    HfApi(), progress=lambda done, total: progress.update(bar, completed=done, total=total), **asked
+                )
             for table in (_usable_datasets(found), _not_taken(found)):
                 console.print(table)
-            verdicts = to_dict(found)
-    if out:
-        write_json(out, verdicts)
+    _write(out, found)
 
 
 def _planned(search: DatasetSearch) -> str:
@@ -227,20 +201,6 @@ def _planned(search: DatasetSearch) -> str:
         f"next: at most about {plan.requests:,} requests, {plan.bytes / 1e6:,.1f} MB and {plan.minutes:.1f} minutes; "
         f"the first rows of {plan.probes:,} sets are not known yet"
     )
-
-
-def _look_for_datasets(console: Any, api: Any, **arguments: Any) -> DatasetDiscovery:
-    """Search, with a bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from rocket_hub.discovery import discover_datasets
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("looking at data sets", total=None)
-        return discover_datasets(
-            api, progress=lambda done, total: progress.update(task, completed=done, total=total), **arguments
-        )
 
 
 def _usable_datasets(found: DatasetDiscovery) -> Table:
@@ -267,14 +227,17 @@ def _not_taken(found: DatasetDiscovery) -> Table:
     return table
 
 
+NUMBERS = ("prior", "rank", "rows", "MB", "downloads", "adapters")
+
+
 def _table(title: str, *columns: str) -> Table:
-    """Make a table with a title and columns, of which `rows` and `MB` hold numbers."""
+    """Make a table with a title and columns, some of which hold numbers."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in columns:
-        side = "right" if name in ("rows", "MB") else "left"
-        table.add_column(name, justify=side, no_wrap=name == "reason", overflow="fold")  # type: ignore[arg-type]
+        whole = name in ("adapter", "reason")
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=whole, overflow="fold")
     return table
 
 

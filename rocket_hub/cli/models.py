@@ -1,72 +1,40 @@
-"""`rocket-hub evaluate`: measure plain models and PEFT adapters on a task; or stage 6 of a build."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-from click.core import ParameterSource
 
-from rocket_hub.cli.options import adjusted, expert_options, find_recipe, recipe_options
+from rocket_hub.cli.options import adjusted, connected, file, find_recipe, shared
 from rocket_hub.errors import InputError
-from rocket_hub.options import EvaluateOptions
+from rocket_hub.options import Dtype, Scoring
+from rocket_hub.recipe import Recipe
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rocket_hub.options import EvaluateOptions
     from rocket_hub.records import Example
     from rocket_hub.tasks import Task
 
 
-# Options that only say something with --dataset; and those of a build that then say something, too.
-EXPERT = ("rank", "alpha", "targets", "batch_size", "max_length", "dtype", "quantize")
-TRAIN_SHARED = (
-    "hub", "task", "recipe", "base", "out", "seed", "allow_licence", "max_rows", "lr_grid", "max_steps", "push_to",
-    "private",
-)  # fmt: skip
-
-
 @click.command()
-@recipe_options
-@expert_options
-@click.pass_context
-def train_command(context: click.Context, /, dataset: str | None, **given: Any) -> None:
-    """Fine-tune the merged adapter on the K-shot and the chosen rows; earlier stages run first where they must.
-
-    With --dataset instead of --kshot, train one plain LoRA expert on that data and publish it with --push-to.
-    """
-    if dataset is None and given["kshot"] is None:
-        raise InputError("give --kshot FILE to train the merged adapter, or --dataset ID to train an expert")
-    asked = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    unread = [name for name in asked if (name in EXPERT if dataset is None else name not in (*EXPERT, *TRAIN_SHARED))]
-    if unread:
-        strange = [f"--{name.replace('_', '-')}" for name in unread]
-        what = "the merged adapter: they are" if dataset is None else "an expert: they are not"
-        raise InputError(f"{', '.join(strange)} cannot be used to train {what} for --dataset; leave them out")
-    if dataset is not None:
-        _expert(dataset, given)
-    else:
-        from rocket_hub.cli.build import run
-
-        run(given, "5-train")
-
-
-def _expert(dataset: str, given: dict[str, Any]) -> None:
-    """Train one expert and publish it."""
-    from rocket_hub.cli.build import quiet_libraries
+@click.argument("dataset", metavar="DATA")
+@shared("hub", "task", "recipe", "base", "out", "seed", "allow_licence", "max_rows")
+@click.option("--rank", type=click.IntRange(1), default=16, show_default=True, help="Rank of the LoRA.")
+@click.option("--alpha", type=click.IntRange(1), help="Its alpha; default twice the rank.")
+@click.option("--targets", default="all-linear", show_default=True, help="Modules it adapts, separated by commas.")
+@shared("lr_grid", "max_steps")
+@click.option("--batch-size", type=int, help="Rows a step.")
+@click.option("--quantize", type=click.Choice(["4bit", "8bit"]), help="QLoRA on a quantised base.")
+@shared("push_to", "private", "option")
+def train_command(dataset: str, **given: Any) -> None:
+    """Train one plain LoRA expert on DATA, a data set's id or a file, and publish it with --push-to."""
     from rocket_hub.cli.screen import Screen
-    from rocket_hub.localhub import connect
 
-    with connect(given["hub"]) as connection:
-        recipe = adjusted(find_recipe(given["task"], given["recipe"], dict(connection.recipes)), given)
-        recipe = recipe.updated(
-            "train", batch_size=given["batch_size"], max_length=given["max_length"], dtype=given["dtype"]
-        )
-        recipe.check("command line")
-        quiet_libraries()
+    with connected(given["hub"]) as connection:
+        recipe = adjusted(find_recipe(given["task"], given["recipe"], connection.recipes), given)
         from huggingface_hub import HfApi
 
         from rocket_hub.pipeline.standalone import ExpertPlan, make_expert, push_expert
@@ -91,65 +59,48 @@ def _expert(dataset: str, given: dict[str, Any]) -> None:
             screen.say(f"pushed to {given['push_to']} at {commit[:12]}")
 
 
-# Options that say something only when models are measured alone; and those of a build that then also do.
-ALONE = (
-    "model", "adapter", "dataset", "split", "scoring", "few_shot", "batch_size", "max_new_tokens", "dtype", "json",
-)  # fmt: skip
-EVALUATE_SHARED = ("hub", "task", "kshot", "max_rows", "eval_rows", "allow_code_execution")
+MEASURED = {  # an option of `model evaluate` -> its key in the recipe
+    "dataset": "evaluate.dataset",
+    "split": "evaluate.split",
+    "scoring": "evaluate.scoring",
+    "few_shot": "evaluate.few_shot",
+    "batch_size": "evaluate.batch_size",
+    "max_new_tokens": "evaluate.max_new_tokens",
+    "max_rows": "evaluate.max_rows",
+    "allow_code_execution": "evaluate.allow_code_execution",
+}
 
 
 @click.command()
-@click.option("--model", metavar="ID|FOLDER", help="Measure this model.")
-@click.option("--adapter", multiple=True, metavar="ID|FOLDER", help="And a PEFT adapter on it; may be repeated.")
+@click.argument("model", required=False)
+@click.option("--adapter", multiple=True, metavar="ID|FOLDER", help="Measure this PEFT adapter, too; may be repeated.")
+@shared("hub", "task", "kshot")
+@click.option("--few-shot", type=int, help="Examples of --kshot that stand before every problem.")
 @click.option("--dataset", metavar="ID", help="Another evaluation set, in the columns of the task's own.")
 @click.option("--split", metavar="NAME", help="Its split; default the task's own.")
-@click.option("--scoring", type=click.Choice(["generation", "likelihood", "both"]),
+@click.option("--scoring", type=click.Choice(get_args(Scoring)),
               help="What is written, or which option is likeliest; default generation.")  # fmt: skip
-@click.option("--few-shot", type=click.IntRange(0), help="Examples of --kshot that stand before every problem.")
-@click.option("--batch-size", type=click.IntRange(1), help="Problems at once.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--max-rows", type=int, help="At most this many problems.")
+@click.option("--batch-size", type=int, help="Problems at once.")
+@click.option("--max-new-tokens", type=int, help="Longest answer.")
+@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="float32", show_default=True)
 @click.option("--json", type=click.Path(path_type=Path, dir_okay=False),
               help="Write the results here; answers are kept beside it, and not asked again.")  # fmt: skip
-@recipe_options
-@click.pass_context
-def evaluate_command(context: click.Context, /, **given: Any) -> None:
-    """Measure a model, and PEFT adapters on it, on a task: --model, --adapter, or both.
+@shared("allow_code_execution", "option")
+def evaluate_command(**given: Any) -> None:
+    """Measure MODEL, an id or a folder, and PEFT adapters on it, on a task.
 
-    Every adapter is compared with the bare model, problem by problem; --max-rows is the number of problems.
-
-    With --kshot and no model: measure the result of a build and its controls; earlier stages run first where they are
-    not done yet.
+    Every adapter is compared with the bare model, problem by problem. MODEL may be left out where the adapters name it.
     """
-    alone = bool(given["model"] or given["adapter"])
-    asked = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    strange = [name for name in asked if (name not in (*ALONE, *EVALUATE_SHARED) if alone else name in ALONE)]
-    if strange:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
-        how = "without --model and --adapter" if alone else "with --model or --adapter"
-        raise InputError(f"{names}: can be used only {how}")
-    if alone:
-        _measure(given)
-    elif given["kshot"] is None:
-        raise InputError("give --model ID or --adapter ID to measure them, or --kshot FILE to measure a build's result")
-    else:
-        from rocket_hub.cli.build import run
-
-        run({name: value for name, value in given.items() if name not in ALONE}, "6-evaluate")
-
-
-def _measure(given: Mapping[str, Any]) -> None:
-    """Measure models without a build."""
-    from rocket_hub.cli.build import quiet_libraries
     from rocket_hub.cli.screen import Screen
-    from rocket_hub.localhub import connect
     from rocket_hub.runs import write_json
 
-    shots = _shots(given)
-    with connect(given["hub"]) as connection:
-        task, options = _what(given, connection.recipes)
+    if not (given["model"] or given["adapter"]):
+        raise InputError("give MODEL or --adapter ID: what is measured")
+    with connected(given["hub"]) as connection:
+        task, options = _measured(given, connection.recipes)
+        shots = _shots(given["kshot"], options.few_shot)
         task = task.with_shots([task.example(shot) for shot in shots])
-        quiet_libraries()
         from huggingface_hub import HfApi
 
         from rocket_hub.pipeline.context import check_measurable
@@ -168,22 +119,21 @@ def _measure(given: Mapping[str, Any]) -> None:
         screen.say(f"written to {report}")
 
 
-def _shots(given: Mapping[str, Any]) -> tuple[Example, ...]:
+def _shots(kshot: Path | None, count: int) -> tuple[Example, ...]:
     """Read the examples that stand before every problem."""
     from rocket_hub.rows.kshot import load_kshot
 
-    count = given["few_shot"] or 0
     if not count:
         return ()
-    if given["kshot"] is None:
+    if kshot is None:
         raise InputError(f"--few-shot {count}: give --kshot FILE, which holds the examples")
-    shots = load_kshot(given["kshot"])
+    shots = load_kshot(kshot)
     if len(shots) < count:
-        raise InputError(f"--few-shot {count}: {given['kshot']} holds only {len(shots)} examples")
+        raise InputError(f"--few-shot {count}: {kshot} holds only {len(shots)} examples")
     return shots[:count]
 
 
-def _what(given: Mapping[str, Any], brought: Mapping[str, str]) -> tuple[Task, EvaluateOptions]:
+def _measured(given: Mapping[str, Any], brought: Mapping[str, str]) -> tuple[Task, EvaluateOptions]:
     """Find the task and how it is measured: by its recipe, with the command line over it."""
     from rocket_hub.tasks import get_task
 
@@ -192,17 +142,8 @@ def _what(given: Mapping[str, Any], brought: Mapping[str, str]) -> tuple[Task, E
         raise InputError("give --task NAME, or --task FILE.yaml for a task of your own")
     task = get_task(name)
     own = name.endswith((".yaml", ".yml"))
-    options = EvaluateOptions() if own else find_recipe(name, None, dict(brought)).evaluate
-    said = {
-        "dataset": given["dataset"], "split": given["split"], "scoring": given["scoring"],
-        "few_shot": given["few_shot"], "batch_size": given["batch_size"], "max_new_tokens": given["max_new_tokens"],
-        "max_rows": given["eval_rows"] if given["max_rows"] is None else given["max_rows"],
-        "allow_code_execution": given["allow_code_execution"] or None,
-    }  # fmt: skip
-    options = replace(options, **{key: value for key, value in said.items() if value is not None})
-    for key in ("max_rows", "batch_size"):
-        if (number := getattr(options, key)) is not None and number < 1:
-            raise InputError(f"--{key.replace('_', '-')}: expected at least 1, found {number}")
+    recipe = Recipe(name, base="") if own else find_recipe(name, None, brought)
+    options = adjusted(recipe, given, MEASURED).evaluate
     return task.at(options.dataset, options.config), options
 
 
@@ -239,28 +180,23 @@ MAX_BYTES = 8 * 2**30
 
 @click.command()
 @click.argument("adapter")
-@click.option("--hub", metavar="demo|FOLDER|URL", help="Which Hub; the real one when left out.")
+@shared("hub")
 @click.option("--task", required=True, help="Task whose prompt the examples are put into.")
-@click.option("--kshot", type=click.Path(path_type=Path), required=True, help="Examples to average the gates over.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the plain LoRA.")
-@click.option(
-    "--rank", type=click.IntRange(min=1), help="Cut every module to this rank; everything is kept when left out."
-)
+@file("--kshot", "Examples to average the gates over.", required=True)
+@file("--out", "Folder of the plain LoRA.", required=True)
+@click.option("--rank", type=click.IntRange(1), help="Cut every module to this rank; default: keep everything.")
 def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out: Path, rank: int | None) -> None:
     """Turn ADAPTER, a folder or a repository id, into one plain LoRA that any PEFT loads.
 
     Every expert is held at its mean gate weight over one half of the examples; the loss of what is written is measured
     on the other.
     """
-    from rocket_hub.cli.build import quiet_libraries
-    from rocket_hub.localhub import connect
     from rocket_hub.rows.kshot import load_kshot
     from rocket_hub.tasks import get_task
 
     found = get_task(task)
     texts = [example.prompt + example.completion for example in map(found.example, load_kshot(kshot))]
-    with connect(hub):
-        quiet_libraries()
+    with connected(hub):
         from peft import PeftConfig
 
         from rocket_hub.inference.models import load_base

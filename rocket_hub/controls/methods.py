@@ -15,7 +15,7 @@ from rocket_hub.evaluation import paired_difference
 from rocket_hub.lora.expert import Expert
 from rocket_hub.moe.merging import merge_experts, stack_experts
 from rocket_hub.moe.router_init import arrow_routers, kshot_routers
-from rocket_hub.options import MergeOptions
+from rocket_hub.options import MergeOptions, Schedule
 from rocket_hub.recipe import CONTROLS
 from rocket_hub.records import Evaluation, Example, Pinned
 from rocket_hub.results import Recommendation
@@ -46,7 +46,7 @@ class Method:
     start: Start | None = None
     trained: bool = False
     weighted: bool = False
-    schedule: str | None = None
+    schedule: Schedule | None = None
     rows: str = "selected"
     experts: tuple[str, ...] = ()
     open: Open | None = None

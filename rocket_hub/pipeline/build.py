@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rocket_hub.controls import check_controls
 from rocket_hub.errors import RecipeError
 from rocket_hub.pipeline.context import Context, open_context
 from rocket_hub.pipeline.discover import discover
@@ -83,8 +82,6 @@ def build(
     """
     if until not in STAGES:
         raise RecipeError(f"unknown stage '{until}'; stages: {', '.join(STAGES)}")
-    recipe.check("recipe")
-    check_controls(recipe.evaluate.controls, recipe.evaluate.settings)
     check(recipe)
     context = open_context(recipe, Path(kshot), Path(out), hub_name, reporter or Silent())
     write_text(context.run.path / "recipe.yaml", recipe.to_yaml())

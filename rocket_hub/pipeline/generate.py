@@ -20,7 +20,7 @@ from rocket_hub.generation.self_specialization import check as check_self
 from rocket_hub.generation.self_specialization import lora_specialiser, needs_encoder, self_specialize
 from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.inference.models import DeferredEncoder
-from rocket_hub.options import GenerationOptions, MeteorOptions
+from rocket_hub.options import GenerationOptions, MeteorOptions, MeteorStage
 from rocket_hub.pipeline.context import Context, open_context
 from rocket_hub.pipeline.generated import REJECTED, ROWS, in_words, write_generated
 from rocket_hub.recipe import Recipe
@@ -30,7 +30,7 @@ from rocket_hub.runs import Reporter, write_json
 from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import Task, get_task
 
-ROWS_ALONE = ("distilled", "refined")
+ROWS_ALONE: tuple[MeteorStage, ...] = ("distilled", "refined")
 """METEOR's stages that make rows; the third changes its own adapter alone, which a build has no use for."""
 
 

@@ -175,11 +175,11 @@ def check_chosen(context: Context, selection: ExpertSelection) -> None:
     if 0 < len(selection.selected) < (wanted := context.recipe.merge.top_k or 1):
         raise NothingLeftError(
             f"merge.top_k is {wanted}, and {len(selection.selected)} expert is left: {selection.reason}; leave "
-            "merge.top_k out of the recipe, or take the whole group with --ignore-verdict"
+            "merge.top_k out of the recipe, or take the whole group with -o experts.follow_verdict=false"
         )
     if not selection.selected:
         context.reporter.say(
-            f"{selection.reason}; the build goes on with a fresh LoRA (--ignore-verdict takes "
+            f"{selection.reason}; the build goes on with a fresh LoRA (-o experts.follow_verdict=false takes "
             f"{', '.join(selection.group)} all the same)"
         )
 

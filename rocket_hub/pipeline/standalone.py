@@ -134,7 +134,7 @@ def _base(api: HfApi, model: str | None, adapters: Sequence[Path]) -> Pinned:
         configs = [read_config(folder) for folder in adapters]
         names = sorted({str(config.get("base_model_name_or_path") or "") for config in configs})
         if len(names) != 1 or not names[0]:
-            raise InputError(f"the adapters name the base models {', '.join(names) or '(none)'}; give one with --model")
+            raise InputError(f"the adapters name the base models {', '.join(names) or '(none)'}; give one as MODEL")
         model, commits = names[0], {config.get("revision") for config in configs}
         revision = commits.pop() if len(commits) == 1 else None
     if Path(model).is_dir():
@@ -259,7 +259,7 @@ def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], 
         found = discover_datasets(api, options=DiscoverOptions(datasets=(plan.dataset,)), task=task)
         if not found.selected:
             lost = found.rejected[0]
-            raise DatasetError(lost.reason, f"{lost.item}: {lost.reason}: {lost.detail}; give another --dataset")
+            raise DatasetError(lost.reason, f"{lost.item}: {lost.reason}: {lost.detail}; give another data set")
         candidate = found.selected[0]
         raw = load_instructions(api, candidate, max_rows=plan.max_rows)
         data = Pinned(candidate.repo_id, candidate.revision, "dataset", candidate.licence)

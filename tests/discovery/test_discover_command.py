@@ -1,4 +1,4 @@
-"""`rocket-hub discover adapters`, in one fresh process: the Hub libraries read their endpoint at import."""
+"""`rocket-hub model search`, in one fresh process: the Hub libraries read their endpoint at import."""
 
 import json
 import os
@@ -21,7 +21,7 @@ for arguments in json.loads(sys.argv[1]):
     answers.append([code, out.getvalue(), error.getvalue()])
 print(json.dumps(answers))
 """
-LOOK = ["discover", "adapters", "--base", "base/tiny"]
+LOOK = ["model", "search", "--base", "base/tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,9 @@ def answers(hub, planted, tmp_path_factory):
         "dry": [*LOOK, *at, "--dry-run", "--json", "plan.json"],
         "all": [*LOOK, *at, "--json", "verdicts.json", "--kshot", "kshot.jsonl"],
         "few": [*LOOK, *at, "--max-adapters", "2", "--allow-licence", "cc-by-nc-4.0", "--mirror", "other/model"],
-        "misplaced": ["discover", "--kshot", "x", "adapters", "--base", "base/tiny"],
-        "nobase": ["discover", "adapters", *at],
-        "nowhere": ["discover", "adapters", "--base", "base/nowhere", *at],
-        "help": ["discover", "--help"],
+        "old": ["discover", "adapters", "--base", "base/tiny"],
+        "nobase": ["model", "search", *at],
+        "nowhere": ["model", "search", "--base", "base/nowhere", *at],
         "stage": ["discover", *at],
     }
     hub.faults.clear()
@@ -78,15 +77,10 @@ def test_the_options_arrive(answers):
 
 def test_what_is_wrong_is_said_in_one_line(answers):
     for name, expected, text in (
-        ("misplaced", 2, "--kshot belongs behind 'adapters', not before it"),
+        ("old", 2, "error: `rocket-hub discover adapters` is now `rocket-hub model search`"),
         ("nobase", 2, "Missing option '--base'"),
         ("nowhere", 3, "base/nowhere: not found on the Hub"),
         ("stage", 2, "give --kshot FILE"),
     ):
         code, _, error = answers[0][name]
         assert code == expected and text in error and "Traceback" not in error
-
-
-def test_help_names_what_only_looks(answers):
-    _, out, _ = answers[0]["help"]
-    assert "adapters  LoRA adapters that fit" in out and "datasets  Instruction data" in out

@@ -1,4 +1,4 @@
-"""`rocket-hub discover datasets`, in a process of its own."""
+"""`rocket-hub data search`, in a process of its own."""
 
 import json
 import os

@@ -2,15 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
 
 from rocket_hub.cli import main
-from rocket_hub.cli.generate import OWN, _options, bill_in_words, table, write_results
+from rocket_hub.cli.generate import _adjusted, bill_in_words, table, write_results
 from rocket_hub.errors import InputError, LicenceError
-from rocket_hub.generation.meteor import check
 from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.options import MeteorOptions
 from rocket_hub.pipeline.generate import check_licences
@@ -20,8 +18,6 @@ from rocket_hub.records import Pinned
 
 from .conftest import Script
 from .meteor_world import OPTIONS, QUESTIONS, Replies, run, say
-
-GIVEN = dict.fromkeys((*OWN, "stages")) | {"no_guideline": False}
 
 
 @pytest.mark.parametrize(
@@ -60,11 +56,11 @@ def test_the_teacher_that_is_named(script: Script, tiny_model: Path, monkeypatch
 
 def test_the_command_line_goes_over_the_recipe() -> None:
     recipe = Recipe(task="gsm8k", base="x/y", seed=7)
-    assert _options(recipe, GIVEN) == MeteorOptions(seed=7)
-    said: dict[str, Any] = {"stages": "distilled, evolved", "rounds": 2, "seed": 1, "no_guideline": True}
-    found = _options(recipe, GIVEN | said)
-    assert (found.stages, found.rounds, found.seed, found.guideline) == (("distilled", "evolved"), 2, 1, False)
-    check(found)
+    assert _adjusted(recipe, {"option": ()}).generation.meteor == MeteorOptions(seed=7)
+    more = ("generation.meteor.rounds=2", "generation.meteor.guideline=false")
+    found = _adjusted(recipe, {"stages": ("distilled", "evolved"), "seed": 1, "calls": 9, "option": more})
+    assert found.generation.meteor == MeteorOptions(("distilled", "evolved"), guideline=False, rounds=2, seed=1)
+    assert (found.generation.calls, found.seed) == (9, 7)
     with pytest.raises(LicenceError, match="--allow-licence cc-by-nc-4"):
         check_licences([Pinned("x/y", "", "dataset", "cc-by-nc-4.0")], ())
     check_licences([Pinned("x/y", "", "dataset", "cc-by-nc-4.0")], ("cc-by-nc-4.0",))
@@ -81,7 +77,7 @@ def test_what_is_left_can_be_read_and_published(script: Script, tiny_model: Path
     )
     folder, facts = find_generated(tmp_path)
     assert tuple(read_generated(folder, facts)) == made.generated.rows
-    assert facts["bill"]["calls"] == 3 and facts["stages"]["distilled"]["rows"] == 3
+    assert facts.bill["calls"] == 3 and facts.stages["distilled"]["rows"] == 3
     kept = {path.name for path in (tmp_path / "adapters" / "distilled").iterdir()}
     assert kept == {"adapter_config.json", "adapter_model.safetensors"}
     assert bill_in_words(made.bill).startswith("bill: 3 calls, ")

@@ -242,10 +242,14 @@ def files(tmp_path_factory, model, tokenizer):
     return folder
 
 
+def set_by_key(**options):
+    return [f"-ogeneration.self_specialization.{key}={value}" for key, value in options.items()]
+
+
 def test_the_command_writes_rows_that_can_be_read_again(files, tmp_path, task):
     command = [
-        "--recipe", files / "recipe.yaml", "--kshot", files / "seeds.jsonl", "--target-rows", 6, "--max-prompts", 48,
-        "--batch-size", 8, "--max-new-tokens", 20, "--novelty", 0.99, "--rounds", 2, "--out", tmp_path / "out",
+        "--recipe", files / "recipe.yaml", "--kshot", files / "seeds.jsonl", "--target-rows", 6,
+        "--out", tmp_path / "out", *set_by_key(max_prompts=48, batch_size=8, max_new_tokens=20, novelty=0.99, rounds=2),
     ]  # fmt: skip
     done = CliRunner().invoke(self_specialization_command, list(map(str, command)), catch_exceptions=False)
     assert done.exit_code == 0
@@ -272,7 +276,7 @@ def test_the_command_refuses_what_it_cannot_use(files, tmp_path):
     seeds = ("--kshot", files / "seeds.jsonl")
     with pytest.raises(InputError, match="give --kshot"):
         run(*recipe)
-    with pytest.raises(InputError, match="target_rows"):
+    with pytest.raises(InputError, match="--target-rows: expected at least 1, found 0"):
         run(*recipe, *seeds, "--target-rows", 0)
     with pytest.raises(InputError, match="give --task NAME or --recipe"):
         run(*seeds)
@@ -283,4 +287,4 @@ def test_the_command_refuses_what_it_cannot_use(files, tmp_path):
     with pytest.raises(InputError, match="no documents"):
         run(*recipe, *seeds, "--documents", tmp_path / "nothing", "--out", tmp_path / "out")
     with pytest.raises(NothingLeftError, match="no row was kept"):
-        run(*recipe, *seeds, "--out", tmp_path / "out", "--max-prompts", 2, "--max-new-tokens", 1)
+        run(*recipe, *seeds, "--out", tmp_path / "out", *set_by_key(max_prompts=2, max_new_tokens=1))

@@ -14,7 +14,6 @@ from rocket_hub.generation.prompts import answer_prompt
 from rocket_hub.inference.models import load_base
 from rocket_hub.localhub import LocalHub
 from rocket_hub.options import GenerationOptions, MeteorOptions, SelfSpecializationOptions
-from rocket_hub.pipeline import build
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.generate import NOTHING, generate
 from rocket_hub.recipe import Recipe
@@ -121,9 +120,6 @@ def test_what_is_refused_before_anything_is_computed(api: HfApi, tiny_model: Pat
     del context.__dict__["base"]
     with pytest.raises(LicenceError, match=r"local/rows: its licence cc-by-nc-4\.0 restricts"):
         generate(context, found(api))
-    recipe = replace(
-        context.recipe, generation=GenerationOptions(self_specialization=SelfSpecializationOptions(votes=-1))
-    )
     with pytest.raises(InputError, match="votes: expected at least 0"):
-        build(recipe, tmp_path / "none.jsonl", tmp_path / "run")
+        replace(context.recipe, generation=GenerationOptions(self_specialization=SelfSpecializationOptions(votes=-1)))
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rocket_hub.errors import RecipeError
 from rocket_hub.lora.expert import read_expert
-from rocket_hub.options import Budget, ExpertOptions
+from rocket_hub.options import Budget
 from rocket_hub.recipe import Recipe, read_budget
 from rocket_hub.selection.halving import FEWEST, Round, pairs_of, pairs_within, race, schedule, spread, tied
 from tests.selection.two_processes import plain, scored
@@ -63,7 +63,7 @@ def test_a_budget_is_read(text, budget):
 )
 def test_what_is_no_budget_is_refused_with_its_place(text):
     with pytest.raises(RecipeError, match=r"r\.yaml: experts\.budget: expected"):
-        Recipe("gsm8k", "u/b", experts=ExpertOptions(budget=text)).check("r.yaml")
+        Recipe.from_yaml(json.dumps({"task": "gsm8k", "base": "u/b", "experts": {"budget": text}}), "r.yaml")
 
 
 def test_a_budget_becomes_pairs():

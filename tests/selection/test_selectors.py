@@ -32,9 +32,9 @@ def chosen(selector, **more):
 
 def test_a_recipe_knows_every_selector():
     for name in SELECTORS:
-        Recipe("gsm8k", "u/base", experts=ExpertOptions(selector=name)).check("recipe")
+        Recipe("gsm8k", "u/base", experts=ExpertOptions(selector=name))
     with pytest.raises(InputError, match=r"selector: expected one of rocket, coverage.*found 'rockets'"):
-        Recipe("gsm8k", "u/base", experts=ExpertOptions(selector="rockets")).check("recipe")
+        Recipe("gsm8k", "u/base", experts=ExpertOptions(selector="rockets"))
     with pytest.raises(InputError, match=r"selector: expected one of rocket, coverage.*found 'rockets'"):
         chosen("rockets")
 

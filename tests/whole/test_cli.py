@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rocket_hub.cli.app import COMMANDS
+from rocket_hub.cli import main
+from rocket_hub.cli.app import (
+    BUILD,
+    COMMANDS,
+    DATA,
+    GENERATE,
+    HUB,
+    METEOR,
+    MODEL,
+    RENAMED,
+    SELECT,
+    SELF_SPECIALIZATION,
+)
 
 from .conftest import COMMAND, STAGES, Demo, Done, Workplace, finish, python, serving
 
@@ -24,7 +36,7 @@ def test_help_lists_the_commands_in_order_of_the_pipeline(tmp_path: Path) -> Non
     listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ") and line.split()]
     assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
     assert list(COMMANDS) == [
-        "build", "discover", "generate", "select", "merge", "train", "evaluate", "collapse", "push", "hub",
+        "build", "discover", "generate", "select", "merge", "train", "evaluate", "push", "model", "data", "hub",
     ]  # fmt: skip
 
 
@@ -64,10 +76,8 @@ def several(commands: list[list[str]], folder: Path, home: Path) -> list[Done]:
 
 
 def test_every_command_explains_itself(tmp_path: Path) -> None:
-    below = {
-        "generate": ["self-specialization"], "select": ["experts", "instructions"], "hub": ["serve", "import"],
-    }  # fmt: skip
-    commands = [[name, *sub] for name in COMMANDS for sub in ([], *([word] for word in below.get(name, [])))]
+    groups = {"generate": GENERATE, "select": SELECT, "model": MODEL, "data": DATA, "hub": HUB}
+    commands = [[name, *sub] for name in COMMANDS for sub in ([], *([word] for word in groups.get(name, ())))]
     answers = several([[*command, "--help"] for command in commands], tmp_path, tmp_path)
     for command, done in zip(commands, answers, strict=True):
         assert (done.code, done.error) == (0, ""), command
@@ -129,16 +139,35 @@ WRONG: dict[str, tuple[list[str], int, str, str]] = {
         ["build", *ALL, "--controls", "base,bse", "--out", "control"], 2,
         "error: evaluate.controls: unknown control 'bse'; known: all, base", "1-discover",
     ),
+    "no value": (["build", *ALL, "-o", "experts.num_experts"], 2,
+                 "error: -o experts.num_experts: expected GROUP.KEY=VALUE, for example -o experts.num_experts=4", "1-"),
+    "key of -o": (["build", *ALL, "-o", "experts.num_expert=4"], 2,
+                  "error: -o experts.num_expert: unknown key 'num_expert', did you mean 'num_experts'?", "1-"),
+    "group of -o": (["merge", *ALL, "-o", "expert.num_experts=4"], 2,
+                    "error: -o expert.num_experts: unknown key 'expert', did you mean 'experts'?", "1-"),
+    "type of -o": (["select", "experts", *ALL, "-o", "experts.num_experts=four"], 2,
+                   "error: -o experts.num_experts: expected int, found 'four'", "1-"),
+    "value of -o": (["push", *ALL, "-o", "merge.gate=softmx"], 2, "error: -o merge.gate: expected one of sigmoid, "
+                    "softmax, found 'softmx', did you mean 'softmax'?", "1-"),
+    "bound of -o": (["evaluate", *ALL, "-o", "train.weight_decay=.inf"], 2,
+                    "error: -o train.weight_decay: expected a finite number, found inf", "1-"),
+    "YAML of -o": (["train", *ALL, "-o", "push.repo_id=@x"], 2,
+                   "error: -o push.repo_id: expected a value in YAML", "1-"),
+    "below an option": (["train", *ALL, "-o", "evaluate.settings.base.weight=1"], 2,
+                        "'settings' has no keys of its own", "1-"),
+    "values together": (["build", *ALL, "-o", "experts.num_experts=9"], 2,
+                        "error: experts.shortlist (8) must be at least experts.num_experts (9)", "1-"),
+    "no steps": (["build", *ALL, "--max-steps", "0"], 2, "error: --max-steps: expected at least 1, found 0", "1-"),
     "no lock": (
         ["discover", *ALL, "--locked", "locks.json", "--out", "lock"], 2,
         "error: locks.json: not a lock file of format 1", "2-select-experts",
     ),
     "no problems": (["build", *ALL, "--eval-rows", "-1", "--out", "rows"], 2, "error: ", "1-discover"),
     "collapse of a plain LoRA": (
-        ["collapse", "rocket-demo/packs", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 2, "error: ", "1-",
+        ["model", "collapse", "rocket-demo/packs", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 2, "error: ", "1-",
     ),
     "collapse of nothing": (
-        ["collapse", "nobody/nothing", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 3,
+        ["model", "collapse", "nobody/nothing", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 3,
         "error: nobody/nothing: not found on the Hub", "1-",
     ),
     "no such folder": (["build", *ALL, "--out", "locks.json/run"], 1, "error: locks.json/run", "2-select-experts"),
@@ -163,6 +192,32 @@ def test_what_is_wrong_is_said_in_one_line(name: str, answers: dict[str, Done]) 
     assert line in done.last
     assert done.code == code
     assert not any(text.startswith(not_begun) for text in done.out.splitlines())
+
+
+OLD = [(old.split(), f"`rocket-hub {old}` is now `rocket-hub {new}`") for old, new in RENAMED.items()]
+OLD += [
+    ([*command.split(), option, "4"], f": use -o {key.partition('=')[0]}=")
+    for command, gone in (("build", BUILD), ("select data", BUILD), ("generate meteor", METEOR),
+                          ("generate self-specialization", SELF_SPECIALIZATION))
+    for option, key in gone.items()
+]  # fmt: skip
+OLD += [
+    (["train", "--task", "gsm8k", "--dataset=x"], "`rocket-hub train --dataset` is now `rocket-hub model train DATA`"),
+    (["build", "--num-experts", "4"], "--num-experts 4: use -o experts.num_experts=4"),
+    (["build", "--budget=2M tokens"], "--budget 2M tokens: use -o 'experts.budget=2M tokens'"),
+    (["build", "--generate", "self-specialization"], "use -o generation.method=self_specialization"),
+    (["build", "--gate-grid", "0.5,1"], "--gate-grid 0.5,1: use -o merge.gate_start=[0.5,1]"),
+    (["build", "--ignore-verdict"], "--ignore-verdict: use -o experts.follow_verdict=false"),
+]
+
+
+@pytest.mark.parametrize(("command", "line"), OLD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_an_old_spelling_is_told_the_new_one(command: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(command)
+    told = capsys.readouterr()
+    assert (left.value.code, told.out, len(told.err.splitlines())) == (2, "", 1)
+    assert told.err.startswith("error: ") and line in told.err
 
 
 def test_a_dead_hub_is_a_process_that_ends_with_3(demo: Demo, tmp_path: Path) -> None:
@@ -207,7 +262,10 @@ def test_build_ends_with_its_tables(built: tuple[Workplace, Done]) -> None:
 def test_collapse(place: Workplace) -> None:
     more = ["--hub", str(place.hub), "--task", "gsm8k", "--kshot", str(place.kshot), "--out"]
     adapter = str(place.run / "5-train" / "adapter")
-    commands = [["collapse", adapter, *more, "local"], ["collapse", "local/gsm8k-routed", *more, "pushed"]]
+    commands = [
+        ["model", "collapse", adapter, *more, "local"],
+        ["model", "collapse", "local/gsm8k-routed", *more, "pushed"],
+    ]
     for done in several(commands, place.folder, place.home):
         assert done.code == 0, done.error
         assert "100.00% of the energy kept" in done.out and "nats per token" in done.out

@@ -1,4 +1,4 @@
-"""`rocket-hub evaluate` alone: models and adapters of a Hub, of folders, and what cannot be measured."""
+"""`rocket-hub model evaluate`: models and adapters of a Hub, of folders, and what cannot be measured."""
 
 import json
 import re
@@ -30,29 +30,29 @@ def measured(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     (foreign / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
     sheet = "name: mine\nevaluation: {dataset: rocket-demo/word-problems}\nextractor: number\n"
     (folder / "mine.yaml").write_text(sheet + "columns: {question: question, answer: answer}\n")
-    common = ["evaluate", "--hub", str(demo.hub), "--max-rows", "12"]
+    common = ["model", "evaluate", "--hub", str(demo.hub), "--max-rows", "12"]
     gsm8k = [*common, "--task", "gsm8k"]
     report = ["--json", str(folder / "report.json")]
     shots = ["--few-shot", "2", "--kshot", str(demo.kshot)]
     commands = {
         "first": [*gsm8k, "--adapter", EXPERT, "--adapter", str(own), *report],
         "again": [*gsm8k, "--adapter", EXPERT, "--adapter", str(own), *report],
-        "plain": [*common, "--task", str(folder / "mine.yaml"), "--model", BASE],
-        "chat": [*gsm8k, "--model", str(chat), *shots, "--json", str(folder / "chat.json"), "--max-new-tokens", "4"],
+        "plain": [*common, "--task", str(folder / "mine.yaml"), BASE],
+        "chat": [*gsm8k, str(chat), *shots, "--json", str(folder / "chat.json"), "--max-new-tokens", "4"],
         "pickled": [*gsm8k, "--adapter", str(pickled)],
         "reaching": [*gsm8k, "--adapter", str(reaching)],
         "foreign": [*gsm8k, "--adapter", str(foreign)],
-        "nobody": [*gsm8k, "--model", "nobody/nothing"],
-        "split": [*gsm8k, "--model", BASE, "--split", "nope"],
-        "likelihood": [*gsm8k, "--model", BASE, "--scoring", "likelihood"],
-        "mbpp": [*common, "--task", "mbpp", "--model", BASE],
-        "unknown": [*common, "--task", "gsm9k", "--model", BASE],
-        "taskless": [*common, "--model", BASE],
+        "nobody": [*gsm8k, "nobody/nothing"],
+        "split": [*gsm8k, BASE, "--split", "nope"],
+        "likelihood": [*gsm8k, BASE, "--scoring", "likelihood"],
+        "mbpp": [*common, "--task", "mbpp", BASE],
+        "unknown": [*common, "--task", "gsm9k", BASE],
+        "taskless": [*common, BASE],
         "nothing": gsm8k,
-        "both": [*gsm8k, "--model", BASE, "--out", "run"],
-        "shots": [*gsm8k, "--model", BASE, "--few-shot", "2"],
-        "stage": [*gsm8k, "--kshot", str(demo.kshot), "--scoring", "both"],
-        "none": [*gsm8k, "--model", BASE, "--max-rows", "0"],
+        "shots": [*gsm8k, BASE, "--few-shot", "2"],
+        "none": [*gsm8k, BASE, "--max-rows", "0"],
+        "key": [*gsm8k, BASE, "-o", "evaluate.batch_sizes=2"],
+        "value": [*gsm8k, BASE, "-o", "evaluate.scoring=guess"],
         "build": ["build", "--hub", str(demo.hub), "--task", "mbpp", "--recipe", str(folder / "mbpp.yaml"),
                   "--kshot", str(demo.kshot)],
     }  # fmt: skip
@@ -106,11 +106,11 @@ REFUSED = {
     "mbpp": (2, "allow it with --allow-code-execution"),
     "unknown": (2, "unknown task 'gsm9k', did you mean 'gsm8k'?"),
     "taskless": (2, "give --task NAME, or --task FILE.yaml"),
-    "nothing": (2, "give --model ID or --adapter ID to measure them, or --kshot FILE"),
-    "both": (2, "--out: can be used only without --model and --adapter"),
+    "nothing": (2, "give MODEL or --adapter ID: what is measured"),
     "shots": (2, "--few-shot 2: give --kshot FILE, which holds the examples"),
-    "stage": (2, "--scoring: can be used only with --model or --adapter"),
     "none": (2, "--max-rows: expected at least 1, found 0"),
+    "key": (2, "-o evaluate.batch_sizes: unknown key 'batch_sizes', did you mean 'batch_size'?"),
+    "value": (2, "-o evaluate.scoring: expected one of generation, likelihood, both, found 'guess'"),
     "build": (2, "allow it with --allow-code-execution"),
 }
 

@@ -146,7 +146,7 @@ print(json.dumps([rows.column_names, rows[:]["prompt"]]))
 def test_they_are_published_and_load_as_any_data_set(made: tuple[Path, Done], tmp_path: Path) -> None:
     folder, _ = made
     pushed = finish(
-        [COMMAND, "push", "--hub", "hub", "--dataset", "run", "--push-to", "local/made-rows"], folder, folder / "home"
+        [COMMAND, "data", "push", "run", "--hub", "hub", "--push-to", "local/made-rows"], folder, folder / "home"
     )
     assert pushed.code == 0, pushed.error
     assert "pushed run to local/made-rows at " in pushed.out
@@ -159,5 +159,5 @@ def test_they_are_published_and_load_as_any_data_set(made: tuple[Path, Done], tm
         ["prompt", "completion"],
         [json.loads(line)["prompt"] for line in lines],
     ]
-    unread = finish([COMMAND, "push", "--hub", "hub", "--dataset", "run", "--seed", "1"], folder, folder / "home")
-    assert unread.code == 2 and "--seed cannot be used to publish a data set" in unread.last
+    unread = finish([COMMAND, "data", "push", "run", "--hub", "hub", "--seed", "1"], folder, folder / "home")
+    assert unread.code == 2 and "No such option '--seed'" in unread.last

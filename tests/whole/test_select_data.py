@@ -16,7 +16,9 @@ from .conftest import COMMAND, ROOT, Done, finish
 
 STAGE = "3-select-instructions"
 START = ["--hub", "demo", "--task", "gsm8k", "--kshot", str(ROOT / "recipes" / "demo" / "kshot.jsonl"), "--out", "run"]
-OPTIONS = ["--max-adapters", "4", "--similarity", "round_robin", "--max-tokens", "2000", "--threshold", "0.8"]
+SAID = ("discover.max_adapters=4", "instructions.similarity=round_robin", "instructions.max_tokens=2000",
+        "instructions.threshold=0.8")  # fmt: skip
+OPTIONS = [f"-o{said}" for said in SAID]
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,17 @@
-"""`rocket-hub train --dataset`: an expert of one's own, from the Hub's data or from a file, published and found."""
+"""`rocket-hub model train`: an expert of one's own, from the Hub's data or from a file, published and found."""
 
 import json
-from pathlib import Path
 
 from rocket_hub.localhub import LocalHub
 
 from .conftest import COMMAND, Workplace, finish
+from .test_cli import several
 
 SHAPE = ["--task", "gsm8k", "--rank", "2", "--max-steps", "3", "--batch-size", "4"]
 
 
 def test_an_expert_is_made_published_and_found(place: Workplace) -> None:
-    command = [COMMAND, "train", "--hub", str(place.hub), "--dataset", "rocket-demo/first-steps", *SHAPE]
+    command = [COMMAND, "model", "train", "rocket-demo/first-steps", "--hub", str(place.hub), *SHAPE]
     done = finish([*command, "--out", "expert", "--push-to", "local/my-expert"], place.folder, place.home)
     assert done.code == 0, done.error
     assert "pushed to local/my-expert at" in done.out
@@ -35,22 +35,27 @@ def test_an_expert_is_made_published_and_found(place: Workplace) -> None:
     assert (mine.rank, mine.licence, mine.datasets) == (2, "apache-2.0", ("rocket-demo/first-steps",))
 
 
-def test_an_expert_from_a_file_and_what_is_wrong(place: Workplace, tmp_path: Path) -> None:
-    hub = ["--hub", str(place.hub)]
-    done = finish(
-        [COMMAND, "train", *hub, "--dataset", str(place.kshot), *SHAPE, "--out", "e"], place.folder, place.home
-    )
+def test_an_expert_from_a_file(place: Workplace) -> None:
+    command = [COMMAND, "model", "train", str(place.kshot), "--hub", str(place.hub), *SHAPE, "--out", "e"]
+    done = finish(command, place.folder, place.home)
     assert done.code == 0, done.error
     assert f"rows of `{place.kshot.name}`" in (place.folder / "e" / "README.md").read_text().replace("\n", " ")
-    wrong = {
-        "no task": (["--dataset", "rocket-demo/first-steps"], "give --task NAME"),
-        "no data": (["--task", "gsm8k"], "--kshot FILE to train the merged adapter, or --dataset ID"),
-        "not for experts": (["--dataset", "x/y", "--task", "gsm8k", "--controls", "all"], "--controls cannot be used"),
-        "only for experts": (["--kshot", "x.jsonl", "--task", "gsm8k", "--rank", "4"], "--rank cannot be used"),
-        "gated": (["--dataset", "rocket-demo/members-only", *SHAPE], "gated"),
-        "nowhere": (["--dataset", "rocket-demo/nowhere", *SHAPE], "not found on the Hub"),
-        "targets": (["--dataset", str(place.kshot), *SHAPE, "--targets", "no_such"], "targets no_such"),
-    }
-    for name, (options, message) in wrong.items():
-        done = finish([COMMAND, "train", *hub, *options, "--out", "w"], place.folder, place.home)
-        assert (done.code, message in done.last) == (2, True), f"{name}: {done.error[-500:]}"
+
+
+WRONG = [
+    (["model", "train", "rocket-demo/first-steps"], "error: give --task NAME"),
+    (["model", "train", "--task", "gsm8k"], "Error: Missing argument 'DATA'."),
+    (["model", "train", "x/y", "--task", "gsm8k", "--controls", "all"], "No such option '--controls'"),
+    (["train", "--kshot", "x.jsonl", "--task", "gsm8k", "--rank", "4"], "No such option '--rank'"),
+    (["model", "train", "rocket-demo/members-only", *SHAPE], "gated"),
+    (["model", "train", "rocket-demo/nowhere", *SHAPE], "not found on the Hub"),
+    (["model", "train", "KSHOT", *SHAPE, "--targets", "no_such"], "targets no_such"),
+    (["model", "train", "KSHOT", *SHAPE, "-o", "train.dtype=int8"], "-o train.dtype: expected one of float32, bfloat16"),
+]  # fmt: skip
+
+
+def test_what_no_expert_is_made_of_is_said_in_one_line(place: Workplace) -> None:
+    more = ["--hub", str(place.hub), "--out", "w"]
+    commands = [[str(place.kshot) if word == "KSHOT" else word for word in command] + more for command, _ in WRONG]
+    for done, (command, message) in zip(several(commands, place.folder, place.home), WRONG, strict=True):
+        assert (done.code, message in done.last) == (2, True), f"{command}: {done.error[-500:]}"
