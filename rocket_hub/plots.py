@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from rocket_hub.errors import InputError, StorageError
+from rocket_hub.errors import InputError
 from rocket_hub.records import ExpertScore, ExpertSelection
 from rocket_hub.runs import write_text
 
@@ -35,18 +35,19 @@ def draw_experts(selection: ExpertSelection, path: Path) -> None:
     Raises:
         StorageError: It cannot be written.
     """
-    from matplotlib import rc_context
+    _write(experts_figure(selection), path)
 
+
+def _write(figure: Figure, path: Path) -> None:
+    """Write a figure as an SVG file, the same bytes for the same figure; its text is text."""
     written = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rocket_hub"}):
-        experts_figure(selection).savefig(written, format="svg", metadata={"Date": None})
+        figure.savefig(written, format="svg", metadata={"Date": None})
     write_text(path, written.getvalue())
 
 
 def experts_figure(selection: ExpertSelection) -> Figure:
     """Draw the figure that `draw_experts` writes."""
-    from matplotlib.figure import Figure
-
     rows = [*selection.scores, *([selection.base] if selection.base else [])]
     figure = Figure(figsize=(9, 1.6 + 0.3 * len(rows)), layout="constrained")
     accuracy, perplexity = figure.subplots(1, 2, sharey=True)
@@ -128,22 +129,18 @@ def draw_rows(
     drawn, pool = _thinned(len(chosen)), pool[_thinned(len(pool))]
     points, shares = project(np.concatenate([pool, shots, chosen[drawn]]))
     first, second, third = np.split(points, [len(pool), len(pool) + len(shots)])
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rocket-hub"}):
-        figure = Figure(figsize=(9, 6), layout="constrained")
-        axes = figure.add_subplot()
-        axes.scatter(first[:, 0], first[:, 1], s=6, color="#BBBBBB", linewidths=0, label="all rows (a sample)")
-        _draw_chosen(axes, third, [sources[row] for row in drawn], Counter(sources))
-        axes.scatter(second[:, 0], second[:, 1], s=70, marker="*", color="black", label=f"{len(shots)} examples")
-        axes.set(xticks=[], yticks=[])
-        axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the spread)")
-        axes.set_ylabel(f"second principal component ({shares[1]:.0%} of the spread)")
-        axes.set_title(title, parse_math=False)
-        for text in figure.legend(loc="outside right upper", frameon=False, fontsize="small").get_texts():
-            text.set_parse_math(False)  # a `$` in a name is a `$`
-        try:
-            figure.savefig(path, format="svg", metadata={"Date": None})
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written: {error.strerror or error}; free some space") from error
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(first[:, 0], first[:, 1], s=6, color="#BBBBBB", linewidths=0, label="all rows (a sample)")
+    _draw_chosen(axes, third, [sources[row] for row in drawn], Counter(sources))
+    axes.scatter(second[:, 0], second[:, 1], s=70, marker="*", color="black", label=f"{len(shots)} examples")
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the spread)")
+    axes.set_ylabel(f"second principal component ({shares[1]:.0%} of the spread)")
+    axes.set_title(title, parse_math=False)
+    for text in figure.legend(loc="outside right upper", frameon=False, fontsize="small").get_texts():
+        text.set_parse_math(False)  # a `$` in a name is a `$`
+    _write(figure, path)
 
 
 def project(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -262,64 +262,33 @@ class Publication:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card of an adapter says, one field for each place in the template.
+    """What the card of an adapter says, one field for each place in the template."""
 
-    Attributes:
-        title: Last part of the id.
-        summary: What it is, in one sentence.
-        routed: Whether it is published as a routed adapter, with a stock-LoRA form beside it.
-        trained: Whether it was trained.
-        repo_id: Where it is published.
-        base: The base model.
-        collapse: What the stock-LoRA form costs: mean weight of each expert, losses, rank, energy.
-        prompt: A prompt of the task.
-        evaluation_note: What was measured, and how.
-        results: One row a method.
-        recommendation: Label and reason.
-        experts: One row an expert in it.
-        shots: How many examples chose.
-        verdict: What they say of the choice.
-        flagged: Chosen rows that a person should look at.
-        scored: Adapters that were scored.
-        diversity: Of the group.
-        adapters_rejected: Counts of the reasons.
-        rows: Rows that were chosen.
-        considered: Rows that were compared.
-        datasets: One row a data set in it.
-        generated: Generated rows in it; none = there are none.
-        rows_rejected: Counts of the reasons.
-        datasets_rejected: Counts of the reasons.
-        licence: Of the result.
-        licence_notes: What restricts it.
-        version: Of this package.
-        recipe: As YAML.
-    """
-
-    title: str
+    title: str  # last part of the id
     summary: str
-    routed: bool
+    routed: bool  # published as a routed adapter, with a stock-LoRA form beside it
     trained: bool
     repo_id: str
     base: Pinned
-    collapse: Mapping[str, Any] | None
-    prompt: str
-    evaluation_note: str
-    results: list[dict[str, str]]
-    recommendation: dict[str, str]
-    experts: list[dict[str, Any]]
+    collapse: Mapping[str, Any] | None  # what the stock-LoRA form costs, see `rocket_hub.moe.collapsing`
+    prompt: str  # a prompt of the task
+    evaluation_note: str  # what was measured, and how
+    results: list[dict[str, str]]  # one row a method
+    recommendation: dict[str, str]  # label and reason
+    experts: list[dict[str, Any]]  # one row an expert in it
     shots: int
-    verdict: str
-    flagged: int
-    scored: int
-    diversity: float
-    adapters_rejected: str
+    verdict: str  # what the shots say of the choice
+    flagged: int  # chosen rows that a person should look at
+    scored: int  # adapters
+    diversity: float  # of the group
+    adapters_rejected: str  # counts of the reasons, as of rows and data sets
     rows: int
     considered: str
-    datasets: list[dict[str, Any]]
-    generated: dict[str, Any] | None
+    datasets: list[dict[str, Any]]  # one row a data set in it
+    generated: dict[str, Any] | None  # rows that a model made; none = there are none in it
     rows_rejected: str
     datasets_rejected: str
-    licence: str
+    licence: str  # of the result
     licence_notes: str
-    version: str
+    version: str  # of this package
     recipe: str

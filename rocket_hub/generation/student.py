@@ -14,7 +14,7 @@ from rocket_hub.generation.questions import Question
 from rocket_hub.inference import GREEDY, Continuation, Search, continuations, encode
 from rocket_hub.inference.generation import until
 from rocket_hub.lora.attach import WEIGHTS, adapted, fingerprint
-from rocket_hub.options import MeteorOptions, TrainOptions
+from rocket_hub.options import Dtype, MeteorOptions, TrainOptions
 from rocket_hub.records import Example
 from rocket_hub.runs import Batches, KeptResults, Reporter, RunFolder, Silent, digest
 from rocket_hub.tasks import Task
@@ -64,7 +64,7 @@ class Student:
         context = getattr(self.base.config, "max_position_embeddings", None) or self.options.max_length
         return min(int(context), self.options.max_length)
 
-    def dtype(self) -> str:
+    def dtype(self) -> Dtype:
         """Return the precision of the base."""
         return "bfloat16" if str(self.base.dtype) == "torch.bfloat16" else "float32"
 

@@ -76,5 +76,6 @@ def test_what_cannot_be_drawn_is_said(world, tmp_path):
         draw_rows(tmp_path / "rows.svg", **world, sources=["u/a"] * 3)
     with pytest.raises(InputError, match=r"\(200, 16\), \(5, 4\)"):
         draw_rows(tmp_path / "rows.svg", **{**world, "shots": world["shots"][:, :4]}, sources=["u/a"] * 40)
+    (tmp_path / "no").write_text("a file, no folder")
     with pytest.raises(StorageError, match="cannot be written"):
         draw_rows(tmp_path / "no" / "rows.svg", **world, sources=["u/a"] * 40)
