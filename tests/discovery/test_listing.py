@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rocket_hub.discovery.hub import client as hub_calls
 from rocket_hub.discovery.hub.answers import pages
-from rocket_hub.discovery.listing import Listed, check_listed, list_adapters, read_item
+from rocket_hub.discovery.listing import DATASET_EXPAND, Listed, check_listed, list_adapters, named_dataset, read_item
 from rocket_hub.errors import AdapterError, HubError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
@@ -138,6 +138,14 @@ def test_what_the_list_alone_decides(change, reason):
     with pytest.raises(AdapterError) as caught:
         check_listed(Listed(**{**GOOD.__dict__, **change}), options, closed)
     assert caught.value.reason == reason
+
+
+def test_a_named_data_set_is_asked_for_as_in_a_list(scripted):
+    item = {"id": "a/b", "sha": SHA, "description": "Sums.", "mainSize": 7, "gated": "auto"}
+    scripted.script = [(json.dumps(item).encode(), None)]
+    found = named_dataset(scripted.api, "a/b")
+    assert (found.text, found.size, found.gated) == ("b; Sums.", 7, True)
+    assert set(scripted.asked[0][0].partition("?")[2].split("&")) == {f"expand={field}" for field in DATASET_EXPAND}
 
 
 def test_somebody_elses_data_set_of_the_same_name_is_another_one():

@@ -35,23 +35,10 @@ def file(path: str, content: bytes = b"x") -> tuple[str, dict]:
     return "file", {"path": path, "content": base64.b64encode(content).decode(), "encoding": "base64"}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/etc/passwd",
-        "../up.txt",
-        "a/../../up.txt",
-        ".git/config",
-        "a/.GIT/hooks",
-        "./a",
-        "a//b",
-        "",
-        "a\\..\\b",
-        "C:/x",
-        "a\nb",
-        "x" * 2000,
-    ],
-)
+@pytest.mark.parametrize("path", [
+    "/etc/passwd", "../up.txt", "a/../../up.txt", ".git/config", "a/.GIT/hooks", "./a", "a//b", "", "a\\..\\b", "C:/x",
+    "a\nb", "x" * 2000,
+])  # fmt: skip
 def test_a_commit_cannot_leave_the_repository(hub: LocalHub, path: str) -> None:
     answer = commit(hub, file("fine.txt"), file(path))
     assert answer.status == 400
@@ -192,6 +179,12 @@ def test_bad_json_is_the_client_s_fault(hub: LocalHub, body: bytes) -> None:
     assert ask(hub.url, "/api/validate-yaml", "POST", body).status == 400
 
 
+def import_card(hub: LocalHub, tmp_path: Path, front: str) -> None:
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card/README.md").write_text(f"---\n{front}\n---\n")
+    hub.import_folder("model", "acme/card", tmp_path / "card")
+
+
 ALIASES = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
 
 
@@ -199,20 +192,14 @@ ALIASES = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in ra
     "front", [f"a0: &a0 [x, x]\n{ALIASES}", "a: &a [*a]", "a: [", "a: 2024-99-99", "a: 0x" + "f" * 9000, "[1]", "3"]
 )
 def test_no_card_breaks_the_lists(hub: LocalHub, tmp_path: Path, front: str) -> None:
-    (tmp_path / "card").mkdir()
-    (tmp_path / "card/README.md").write_text(f"---\n{front}\n---\n")
-    hub.import_folder("model", "acme/card", tmp_path / "card")
+    import_card(hub, tmp_path, front)
     records = ask(hub.url, "/api/models?full=true&cardData=true").json()
-    assert [(record["id"], record["cardData"]) for record in records if record["id"] == "acme/card"] == [
-        ("acme/card", {})
-    ]
+    assert [record["cardData"] for record in records if record["id"] == "acme/card"] == [{}]
     assert ask(hub.url, "/api/validate-yaml", "POST", {"content": f"---\n{front}\n---\n"}).status == 400
 
 
 def test_cards_may_have_dates(hub: LocalHub, tmp_path: Path) -> None:
-    (tmp_path / "card").mkdir()
-    (tmp_path / "card/README.md").write_text("---\na: 2024-05-05\n1: x\n---\n")
-    hub.import_folder("model", "acme/card", tmp_path / "card")
+    import_card(hub, tmp_path, "a: 2024-05-05\n1: x")
     assert ask(hub.url, "/api/models/acme/card").json()["cardData"] == {"a": "2024-05-05", "1": "x"}
 
 
