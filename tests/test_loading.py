@@ -138,3 +138,15 @@ def test_an_adapter_of_another_base(context: Context, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="made for another base") as caught:
         read_adapter(context, push(context.api, tmp_path / "other", "other"))
     assert caught.value.reason == "shape_mismatch"
+
+
+def test_meteor_goes_on_from_what_is_written_here(
+    api: HfApi, tiny_model: Path, lora_bank: list[Path], tmp_path: Path
+) -> None:
+    from rocket_hub.cli.generate import _adapter
+
+    pin, base = push(api, lora_bank[0], "to-go-on-from"), load_base(str(tiny_model), None, "float32")[0]
+    assert _adapter(api, None, base, tmp_path) is None and _adapter(api, str(tmp_path), base, tmp_path) == tmp_path
+    folder = _adapter(api, pin.repo_id, base, tmp_path)
+    assert folder is not None and folder.is_relative_to(tmp_path)
+    load_adapter(base, folder, trained=True)

@@ -141,11 +141,12 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     budget = Budget(recipe.generation.calls, recipe.generation.tokens)
     screen.say(f"loading {base.repo_id}")
     model, tokenizer = load_base(base.repo_id, base.revision or None, recipe.train.dtype)
+    start = _adapter(api, given["adapter"], model, out)
     most = cost(tokenizer, questions, options)
     screen.say(f"{len(questions):,} questions for {teacher.origin.repo_id}: at most {most.calls:,} calls and about "
                f"{most.tokens:,} tokens; calls that fail come on top. Allowed: {budget_in_words(budget)}")  # fmt: skip
     made = meteor(
-        model, tokenizer, task, questions, _adapter(api, given["adapter"]), teacher.open(), options, folder=out,
+        model, tokenizer, task, questions, start, teacher.open(), options, folder=out,
         budget=budget, maker=f"{named(teacher.origin)}, with {named(base)}", progress=screen,
         judge=find_teacher(api, options.judge, recipe.train.dtype).open() if options.judge else None,
     )  # fmt: skip
@@ -171,14 +172,20 @@ def _questions(
     return [task.question_of(example) for example in kept], [texts.origin] if texts else []
 
 
-def _adapter(api: HfApi, name: str | None) -> Path | None:
-    """Find the adapter that is gone on from."""
+def _adapter(api: HfApi, name: str | None, model: Any, out: Path) -> Path | None:
+    """Return the folder of the adapter to continue from; a LoRA of the Hub is written anew in the run folder."""
     from rocket_hub.discovery.pins import pin_model
+    from rocket_hub.lora.config import read_config
+    from rocket_hub.lora.write import rewrite_lora
     from rocket_hub.pipeline.adapters import fetch_adapter
 
     if name is None or Path(name).is_dir():
         return Path(name) if name else None
-    return fetch_adapter(api, name, pin_model(api, name).revision)
+    folder = fetch_adapter(api, name, pin_model(api, name).revision)
+    if read_config(folder).get("peft_type") == "ROCKET_MOE":
+        return folder
+    pin = {"base_model": model.name_or_path, "base_revision": None}
+    return rewrite_lora(folder, out / "adapter-of-the-hub", model.get_parameter, **pin)
 
 
 def write_results(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rocket_hub.errors import StorageError
+from rocket_hub.lora.expert import BaseWeights, read_expert
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,26 @@ def write_lora(
         for part, tensor in (("A", a), ("B", b if factors[name] == 1 else b / factors[name])):
             tensors[f"base_model.model.{name}.lora_{part}.weight"] = tensor
     return write_adapter(tensors, config, output)
+
+
+def rewrite_lora(folder: Path, output: Path, base_weights: BaseWeights, **pin: str | None) -> Path:
+    """Write a stranger's LoRA anew, as a plain one with nothing but its tensors and scalings.
+
+    Args:
+        folder: The stranger's folder.
+        output: Folder to write.
+        base_weights: The base model's parameters, see `read_expert`.
+        **pin: `base_model` and `base_revision`, for `write_lora`.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        AdapterError: It cannot be written as a plain LoRA; see `read_expert`.
+        StorageError: The folder cannot be written.
+    """
+    expert = read_expert(folder, base_weights=base_weights)
+    return write_lora(expert.modules, output, scalings=expert.scalings, **pin)  # type: ignore[arg-type]
 
 
 def compact(values: Mapping[str, V], everywhere: Collection[str]) -> tuple[list[str], V, dict[str, V]]:

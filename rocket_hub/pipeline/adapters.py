@@ -11,7 +11,7 @@ from rocket_hub.discovery.hub.download import download
 from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.lora.config import CONFIG, changes_base, read_config
 from rocket_hub.lora.expert import Expert, read_expert
-from rocket_hub.lora.write import write_lora
+from rocket_hub.lora.write import rewrite_lora
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import AdapterCandidate, Pinned
 from rocket_hub.runs import digest
@@ -53,9 +53,8 @@ def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path
     key = digest([candidate.revision, base.repo_id, base.revision, context.recipe.train.dtype])
     plain = context.run.path / "folded" / f"{candidate.repo_id.replace('/', '--')}-{key}"
     if not (plain / CONFIG).is_file():  # written last
-        expert = read_expert(adapter_folder(context, candidate), candidate.repo_id, context.base[0].get_parameter)
         pin = {"base_model": base.repo_id, "base_revision": base.revision}
-        write_lora(expert.modules, plain, scalings=expert.scalings, **pin)
+        rewrite_lora(adapter_folder(context, candidate), plain, context.base[0].get_parameter, **pin)
     return plain
 
 
