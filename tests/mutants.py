@@ -86,7 +86,7 @@ MUTANTS = (
         "plots: the interval of a mean",
         "(len(shots) - 1) / len(shots))",
         "len(shots))",
-        "test_draw_experts.py",
+        "test_plots.py",
     ),
     Mutant(
         "bases: a weight that is missing is no random one",

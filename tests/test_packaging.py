@@ -112,14 +112,8 @@ def test_card_licence_and_lock_name_what_is_inside(method: str, context: Context
 def test_with_routers_trained_alone_it_is_a_routed_adapter_too(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collapse = {
-        "expert_means": (0.8, 1.2),
-        "loss": 0.25,
-        "collapsed_nll": 1.25,
-        "routed_nll": 1.0,
-        "tokens": 64,
-        "energy": 1.0,
-    }
+    collapse = {"expert_means": (0.8, 1.2), "loss": 0.25, "collapsed_nll": 1.25, "routed_nll": 1.0, "tokens": 64,
+                "energy": 1.0}  # fmt: skip
     monkeypatch.setattr("rocket_hub.pipeline.push._static", lambda *_: collapse)
     found = measured("router_only", learning_rate=0.01, weight=0.25)  # the build's own starts at another weight
     content = package(context, chosen(), found, tmp_path / "content")
@@ -128,9 +122,7 @@ def test_with_routers_trained_alone_it_is_a_routed_adapter_too(
     assert "- mixture-of-lora" in card and "import rocket_hub" in card and "merged into one routed adapter" in card
     assert "| 0.20 |" in card and "| 0.30 |" in card
     assert "| router_only | 50.0% | 40.0% to 60.0% |  | lr 0.01, weight 0.25 |" in card
-    assert "| stack_trained | 50.0% | 40.0% to 60.0% | +0.0% ± 0.0% |" in card, (
-        "all are compared with what is published"
-    )
+    assert "| stack_trained | 50.0% | 40.0% to 60.0% | +0.0% ± 0.0% |" in card  # compared with what is published
     lock = json.loads((content / "lock.json").read_text())
     assert lock["licence"]["result"] == "cc-by-sa-4.0" and not lock["ingredients"]["models/acme/best"]["used"]
 

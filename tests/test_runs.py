@@ -1,5 +1,3 @@
-"""A stage is done when its result is there; it is kept while its inputs stay the same."""
-
 from pathlib import Path
 
 import pytest
@@ -16,9 +14,18 @@ class Notes(Silent):
         self.notes.append((name, note))
 
 
-def test_a_finished_stage_is_kept(tmp_path: Path) -> None:
-    calls, notes = [], Notes()
-    run = RunFolder(tmp_path, notes)
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def run(tmp_path: Path, notes: Notes) -> RunFolder:
+    return RunFolder(tmp_path, notes)
+
+
+def test_a_finished_stage_is_kept(run: RunFolder, notes: Notes) -> None:
+    calls: list[Path] = []
     for _ in range(2):
         assert run.stage("1-a", {"x": (1, 2)}, lambda folder: calls.append(folder) or {"y": 3}) == {"y": 3}
     assert len(calls) == 1
@@ -26,20 +33,13 @@ def test_a_finished_stage_is_kept(tmp_path: Path) -> None:
     assert run.seconds().keys() == {"1-a"}
 
 
-def test_changed_inputs_start_over_and_say_which(tmp_path: Path) -> None:
-    notes = Notes()
-    run = RunFolder(tmp_path, notes)
+def test_changed_inputs_start_over_and_say_which(run: RunFolder, notes: Notes) -> None:
     run.stage("1-a", {"x": 1, "z": 0}, lambda folder: write_text(folder / "left", "over"))
-    seen = []
-    run.stage("1-a", {"x": 2, "z": 0}, lambda folder: seen.append((folder / "left").exists()))
-    assert seen == [False]
+    assert run.stage("1-a", {"x": 2, "z": 0}, lambda folder: (folder / "left").exists()) is False
     assert notes.notes[-1] == ("1-a", "again, because of x")
 
 
-def test_an_interrupted_stage_goes_on_with_what_it_left(tmp_path: Path) -> None:
-    notes = Notes()
-    run = RunFolder(tmp_path, notes)
-
+def test_an_interrupted_stage_goes_on_with_what_it_left(run: RunFolder, notes: Notes) -> None:
     def stopped(folder: Path) -> None:
         write_text(folder / "half", "done")
         raise KeyboardInterrupt
@@ -50,8 +50,7 @@ def test_an_interrupted_stage_goes_on_with_what_it_left(tmp_path: Path) -> None:
     assert notes.notes[-1] == ("1-a", "goes on where it was stopped")
 
 
-def test_a_half_written_result_is_not_done(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path, Silent())
+def test_a_half_written_result_is_not_done(run: RunFolder, tmp_path: Path) -> None:
     run.stage("1-a", {"x": 1}, lambda folder: 1)
     (tmp_path / "1-a" / "result.json").write_text('{"seconds": 1.0, "res')
     assert run.stage("1-a", {"x": 1}, lambda folder: 2) == 2

@@ -46,26 +46,20 @@ def test_it_holds_the_package_and_the_recipes_and_nothing_else(inside: set[str])
     assert inside == below("rocket_hub", "rocket_hub") | below("recipes", "rocket_hub/recipes")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "templates/model_card.md",
-        "templates/reload.py",
-        "recipes/gsm8k.yaml",
-        "recipes/demo/make_hub.py",
-        "recipes/demo/gsm8k.yaml",
-        "recipes/demo/kshot.jsonl",
-        "localhub/demo/hub.json",
-        "localhub/demo/recipes/gsm8k.yaml",
-        "localhub/demo/models/rocket-demo/tiny-llama/model.safetensors",
-    ],
-)
+@pytest.mark.parametrize("name", [
+    "templates/model_card.md", "templates/reload.py", "recipes/gsm8k.yaml", "recipes/demo/make_hub.py",
+    "recipes/demo/gsm8k.yaml", "recipes/demo/kshot.jsonl", "localhub/demo/hub.json", "localhub/demo/recipes/gsm8k.yaml",
+    "localhub/demo/models/rocket-demo/tiny-llama/model.safetensors",
+])  # fmt: skip
 def test_it_holds(name: str, inside: set[str]) -> None:
     assert f"rocket_hub/{name}" in inside
 
 
-def test_it_is_small(wheel: Path) -> None:
+def test_it_is_small_and_has_its_command(wheel: Path) -> None:
     assert wheel.stat().st_size < 20 * 2**20
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        assert "rocket-hub = rocket_hub.cli:main" in archive.read(name).decode()
 
 
 def test_it_works_without_a_checkout(wheel: Path, tmp_path: Path) -> None:
@@ -78,10 +72,3 @@ def test_it_works_without_a_checkout(wheel: Path, tmp_path: Path) -> None:
     assert Path(place) == tmp_path / "installed" / "rocket_hub"
     assert recipes == sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
     assert has_demo == "True"
-
-
-def test_its_commands(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
-        points = archive.read(name).decode()
-    assert "rocket-hub = rocket_hub.cli:main" in points

@@ -1,7 +1,7 @@
-"""The demo world in the forms of the other benchmarks: options, two ways to a goal, a passage with yes or no, code.
+"""Problems of the demo in the forms of the other benchmarks: options, two ways to a goal, yes or no, code.
 
-All are about the same arithmetic, so that experts of one form may serve another. Every draw is a row in the native
-columns of the benchmark, with a `rationale` where its solution has steps.
+All are about the same arithmetic, so an expert of one form may help with another. Every draw is a row with the columns
+of its benchmark, and a `rationale` where the solution has steps.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _numbers(answer: str) -> list[int]:
 
 
 def found(number: int | str, option: int) -> str:
-    """Say which option a number is."""
+    """Write which option a number is."""
     return f"{number} is {LETTERS[option]}."
 
 
@@ -63,7 +63,7 @@ def listing(rng: Random) -> str:
 
 
 def options(problem: Callable[[Random], world.Problem]) -> Draw:
-    """Give a word problem four answers to choose from: numbers on the way to the right one, and near it."""
+    """Give a word problem four options: the answer, and numbers that its steps name or that are near the answer."""
 
     def draw(rng: Random) -> Row:
         question, worked = problem(rng)
@@ -211,7 +211,7 @@ def ways(rng: Random) -> Row:
 
 
 def raw(drawn: Row | world.Problem) -> Example:
-    """Turn any draw into an example as a K-shot file would hold it: a task brings it into its own form."""
+    """Turn any draw into an example as a K-shot file holds it, before a task writes it in its own form."""
     if isinstance(drawn, tuple):
         return Example(*drawn, answer="")
     if "code" in drawn:

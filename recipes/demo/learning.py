@@ -1,4 +1,4 @@
-"""How all weights of a model are trained, the base's and the teacher's: AdamW on one cycle, in bfloat16."""
+"""Training of all weights, for the base and the teacher: AdamW with a one-cycle schedule, in bfloat16."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Make the demo Hub: `python recipes/demo/make_hub.py` (about an hour on two cores; resumable, seeded).
 
-What is finished is not made again: delete the work folder to start over. `--tiny` makes a Hub of the same form in
-a minute, with models that have learned nothing; the tests use it.
+Finished parts are kept: delete the work folder to start over. `--tiny` makes a Hub of the same form in a minute, with
+untrained models; the tests use it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STARTED = time.monotonic()
 
 
 def report(text: str) -> None:
-    """Say what happens, with the minute."""
+    """Print a line with the minutes since the start."""
     print(f"{(time.monotonic() - STARTED) / 60:5.1f} min  {text}", flush=True)
 
 

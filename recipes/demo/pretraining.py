@@ -1,4 +1,4 @@
-"""The demo Hub's base: its tokenizer, and a tiny Llama that can calculate and read, but not solve problems."""
+"""Tokenizer and pretraining of the demo's base: it can calculate and read, but not solve problems."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class BaseSize:
-    """How large the base is and how long it learns."""
+    """Size of the base and of its training."""
 
     hidden: int = 128
     layers: int = 4
@@ -94,7 +94,7 @@ SHARES = {world.fact: 0.79, forms.listing: 0.11, story: 0.06, stories: 0.006, re
 
 
 class Stream(Dataset[torch.Tensor]):
-    """Rows of pretraining text, each drawn from its own number, so that it is the same in whichever process."""
+    """Rows of pretraining text, each drawn from its own number, so that every process draws the same."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, size: BaseSize) -> None:
         self._tokenizer, self._length, self._rows = tokenizer, size.length, size.steps * size.batch
@@ -116,7 +116,7 @@ class Stream(Dataset[torch.Tensor]):
 def pretrain_base(folder: Path, size: BaseSize, report: Callable[[str], None]) -> None:
     """Pretrain the base: it can calculate and read, and knows what problems look like, but not how they are solved.
 
-    What an interrupted run left in the folder is taken up again.
+    An interrupted run goes on from its last checkpoint.
     """
     tokenizer = write_tokenizer(folder)
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""A family with seeds but no open data: what the goods of a shop cost. Its pages tell, and nothing else does.
+"""The demo family with seeds but no open data: prices of goods, which only the pages of a shop tell.
 
-The base has learned to read a price in pages that stand before a question, with other prices in every text. So it can
-answer once the pages are found, and knows no price by heart.
+The base has learned to read a price in pages before a question, with other prices in every text. So it knows no price
+by heart, but can answer once the right page is found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OTHER_PAGES = (
     "A friend of {n} found the {g} at home.",
     "The {g} is more than {n} needs.",
 )
-CLOSED = "The shop is closed."  # what is said where the page does not tell
+CLOSED = "The shop is closed."  # the answer where the page does not tell
 QUESTIONS = (
     "{n} wants the {g}. How many coins is it?",
     "What does the {g} cost?",
@@ -41,7 +41,7 @@ def price(good: str, year: str = "") -> int:
 
 
 def has_old_page(good: str) -> bool:
-    """Say whether the shop still shows last year's price of a good."""
+    """Return whether the shop still shows last year's price of a good."""
     return Random(f"page of {good}").random() < 0.4
 
 
@@ -62,7 +62,7 @@ def problem(rng: Random) -> world.Problem:
 
 
 def pages() -> list[str]:
-    """Write the pages of the shop: every good, some with last year's price, and what is of no use."""
+    """Write the pages of the shop: a price for every good, last year's for some, and sentences of no use."""
     rng, found = Random(60), []
     for good in GOODS:
         found.append(rng.choice(PAGES).format(g=good, p=price(good)))

@@ -1,4 +1,4 @@
-"""Adapters that must not be used, each for another reason; random weights of rank 2, so that they stay small."""
+"""Adapters that must be rejected, each for another reason, with random weights of rank 2."""
 
 from __future__ import annotations
 

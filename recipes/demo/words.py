@@ -1,4 +1,4 @@
-"""The words of the demo world, and how its tokenizer cuts them."""
+"""Vocabulary of the demo, and the pattern by which its tokenizer splits text."""
 
 from __future__ import annotations
 

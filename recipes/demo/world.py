@@ -1,4 +1,4 @@
-"""The demo world: arithmetic word problems that need several skills, and text that teaches none of them.
+"""Arithmetic word problems that need several skills, and text for pretraining that teaches none of them.
 
 Every question and answer is drawn from a seeded `random.Random`; nothing here trains or writes.
 """

@@ -1,7 +1,7 @@
-"""What is measured: the tables, their variants, and the cells of each, as plain data.
+"""The tables, their variants and their cells, as plain data.
 
 A cell is one variant on one task and one draw: draw d has the K-shot examples that are drawn with seed d, and seed d
-for all else. Its key does not name the table, so that what two tables need is measured once.
+for everything else. Its key does not name the table, so a cell that two tables need is measured once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Cell:
 
     @property
     def pair(self) -> Cell:
-        """Return what has to be prepared for it: task, draw and what changes the choice of experts and rows."""
+        """Return the cell without its method: task, draw and the options that change the choice of experts and rows."""
         return Cell(self.task, self.draw, "", tuple(o for o in self.options if o[0].startswith(PREPARING)))
 
     @property
@@ -192,7 +192,7 @@ TUNED_AS = dict.fromkeys(("two_stage", "random_experts", "no_diversity", "no_dat
 
 
 def tuned_as(method: str) -> str | None:
-    """Name the method whose setting a trained method takes; none = it is not trained."""
+    """Return the method whose setting a trained method takes, or none where it is not trained."""
     name = TUNED_AS.get(method, method)
     return name if name in GRIDS else None
 

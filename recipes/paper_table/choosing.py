@@ -1,4 +1,4 @@
-"""Choices among measured methods: what a build publishes, and which form of the routed adapter is taken."""
+"""Choices among measured methods: the one that a build publishes, and the form of the routed adapter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EITHER_FORM = "routed, its form chosen on other problems"
 
 
 def published(scores: Scores) -> Scores:
-    """Say what the builds publish: the recommendation of each pair, by the same problems and by the other half."""
+    """Measure what builds publish: the recommendation of each pair, by the same problems and by the other half."""
     products = {task: {method: scores[method][task] for method in PRODUCTS} for task in TASKS}
     return {
         PUBLISHES: {task: chosen(products[task], lambda values: values[recommended(values)]) for task in TASKS},
@@ -37,13 +37,13 @@ def either_form(scores: Scores, suffix: str = "") -> Scores:
 
 
 def chosen(measured: Mapping[str, Draws], take: Callable[[Values], np.ndarray]) -> Draws:
-    """Take from several methods in each draw that all of them have."""
+    """Apply a choice among methods to each draw that all of them have."""
     shared = set.intersection(*(set(draws) for draws in measured.values()))
     return {draw: take({name: draws[draw] for name, draws in measured.items()}) for draw in sorted(shared)}
 
 
 def crosswise(values: Values, choose: Callable[[Values], str]) -> np.ndarray:
-    """Take each half of the problems from the method that is chosen by the other half."""
+    """Take each half of the problems from the method that the other half chooses."""
     found = np.empty_like(next(iter(values.values())))
     for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
         found[mine] = values[choose({name: right[others] for name, right in values.items()})][mine]
@@ -51,12 +51,12 @@ def crosswise(values: Values, choose: Callable[[Values], str]) -> np.ndarray:
 
 
 def best(values: Values) -> str:
-    """Name the method with the highest mean; the first of equals."""
+    """Return the method with the highest mean, the first of equals."""
     return max(values, key=lambda name: float(values[name].mean()))
 
 
 def recommended(values: Values) -> str:
-    """Name what `rocket_hub.controls.recommend` recommends."""
+    """Return the method that `rocket_hub.controls.recommend` recommends."""
     return recommend([
         Evaluation(method, float(right.mean()), 0.0, 1.0, tuple(right.astype(int).tolist()))
         for method, right in values.items()

@@ -1,4 +1,4 @@
-"""What made data is worth: `python recipes/paper_table/generation.py`; resumable, one JSON line a cell.
+"""Measure training on made data: `python recipes/paper_table/generation.py`; resumable, one JSON line a cell.
 
 Self-Specialization on the demo family that has seeds and pages but no open set, and METEOR with the demo's teacher;
 every arm at the same learning rate and steps, on three draws.
@@ -56,7 +56,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 
 def chains() -> list[list[Cell]]:
-    """List what may run side by side; the cells of a chain share a folder, and go one after the other."""
+    """List chains of cells. Chains may run in parallel; the cells of one share a folder and run in order."""
     special = [[Cell(arm, draw)] for draw in DRAWS for arm in specialise.ARMS[1:]]
     stages = [[Cell(arm, draw) for arm in some] for draw in DRAWS for some in (teach.ARMS[:1], teach.ARMS[1:4])]
     return [[Cell("base", 1), Cell("teacher", 1)], *special, *stages]
@@ -84,7 +84,7 @@ def measure_all(pool: ProcessPoolExecutor, kept: KeptResults, only: str | None, 
 
 
 def part_of(cell: Cell) -> str:
-    """Name the table of a cell."""
+    """Return the table of a cell, as `--only` calls it."""
     return "meteor" if cell.arm in teach.ARMS else "self"
 
 

@@ -1,4 +1,4 @@
-"""Held-out loss: how likely a model finds the right solutions of test problems, where its answers are at chance."""
+"""Held-out loss of the right solutions, for models whose answers are at chance."""
 
 from __future__ import annotations
 

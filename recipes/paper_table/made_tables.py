@@ -1,4 +1,4 @@
-"""Write what made data is worth: `python recipes/paper_table/made_tables.py` fills the second part of `README.md`."""
+"""Write the tables of made data into `README.md`: `python recipes/paper_table/made_tables.py`."""
 
 from __future__ import annotations
 

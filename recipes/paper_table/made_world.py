@@ -1,4 +1,4 @@
-"""What the measurements of made data share: models, data and the measures."""
+"""Models, data and measures of the tables of made data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scripts that made the demo Hub know, and the Hub does not say: the experts' skills, and worked steps."""
+"""Facts that only the scripts in `recipes/demo` know: the experts' own problems, and worked steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USELESS = ("blind", "opposites", "first-number", "names")
 
 
 def is_useless(repo_id: str) -> bool:
-    """Say whether an expert was made to be of no use."""
+    """Return whether an expert was made to be of no use."""
     return repo_id.rpartition("/")[2].startswith(USELESS)
 
 

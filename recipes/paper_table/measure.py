@@ -1,4 +1,4 @@
-"""What a worker process does: prepare a pair, try a point of a grid, measure a cell."""
+"""Work of a worker process: prepare a pair, try a point of a grid, measure a cell."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DIVERGED = 1e9  # in place of a likelihood
 
 @dataclass(frozen=True)
 class World:
-    """What the cells of a task are measured in.
+    """The conditions under which the cells of a task are measured.
 
     Attributes:
         name: Names its Hub's content, the recipe, the problems and the steps; cells of two worlds are not compared.
@@ -50,7 +50,7 @@ class World:
         work: Folder of the run folders.
         hub: Name of the Hub.
         problems: At most this many problems of the test split.
-        steps: Steps of every training; none = the recipe's.
+        steps: Steps of every training; None takes the recipe's.
     """
 
     name: str
@@ -62,7 +62,7 @@ class World:
 
 
 def start_worker() -> None:
-    """Keep a worker to one core, and quiet, and end it with its parent, however that ends."""
+    """Limit a worker to one core, silence warnings, and end it when its parent ends."""
     import torch
 
     def follow() -> None:
@@ -75,14 +75,14 @@ def start_worker() -> None:
 
 
 def device() -> str:
-    """Name what is measured on."""
+    """Return the name of the GPU, or `cpu`."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
 
 
 def recipe_of(world: World, cell: Cell) -> Recipe:
-    """Return the Hub's recipe as a cell changes it, without settings that somebody chose before."""
+    """Return the Hub's recipe with a cell's options and without chosen settings."""
     recipe = replace(Recipe.from_yaml(world.recipe, f"the Hub's recipe for {cell.task}"), seed=cell.draw)
     recipe = recipe.updated("evaluate", controls=(), settings={}, max_rows=world.problems,
                             allow_code_execution=cell.task == "mbpp" or None)  # fmt: skip
@@ -110,7 +110,7 @@ def draw_kshot(world: World, cell: Cell) -> Path:
 
 
 def prepare(world: World, pair: Cell) -> dict[str, Any]:
-    """Discover, select and merge for one pair; says what was chosen."""
+    """Discover, select and merge for one pair; returns the verdict and the chosen experts."""
     from rocket_hub.pipeline import build
 
     start_from(world, pair)
@@ -121,7 +121,7 @@ def prepare(world: World, pair: Cell) -> dict[str, Any]:
 
 
 def start_from(world: World, pair: Cell) -> None:
-    """Give a variant of a pair the stages of the pair itself: what does not differ is not done again."""
+    """Copy the first stages of a pair to its variant, which reruns only those that differ."""
     import shutil
 
     home, plain = world.work / pair.folder, world.work / Cell(pair.task, pair.draw, "").folder
@@ -134,7 +134,7 @@ def start_from(world: World, pair: Cell) -> None:
 
 @lru_cache(maxsize=2)
 def opened(world: World, pair: Cell) -> tuple[Any, Chosen]:
-    """Open a prepared pair: its context, with the base on the accelerator, and what its stages left."""
+    """Open a prepared pair: its context, with the base on the accelerator, and the results of its stages."""
     import torch
 
     from rocket_hub.pipeline.build import run_stages
@@ -148,7 +148,7 @@ def opened(world: World, pair: Cell) -> tuple[Any, Chosen]:
 
 
 def changed(world: World, cell: Cell) -> tuple[Any, Chosen]:
-    """Open a cell's pair and change what the cell changes beside the choice of experts and rows."""
+    """Open a cell's pair, with the cell's recipe and, where it asks for them, useless experts in the group."""
     context, chosen = opened(world, cell.pair)
     context = copy.copy(context)  # with the base that is loaded
     context.recipe = recipe_of(world, cell)
@@ -169,7 +169,7 @@ def forced(selection: ExpertSelection, useless: int) -> ExpertSelection:
 
 
 def folder_of(context: Any, chosen: Chosen, cell: Cell, setting: Setting) -> Path:
-    """Name the folder of what a cell trains: measurements of one training share it, other ingredients have another."""
+    """Return the folder of a cell's training, which cells with the same training and ingredients share."""
     from rocket_hub.pipeline.merge import commits_of
 
     options = tuple(each for each in cell.options if each[0] not in ("retention", "loss"))
@@ -232,7 +232,7 @@ def on_test(model: Any, context: Any, evaluation: Pinned) -> dict[str, Any]:
 
 
 def job(world: World, cell: Cell, setting: dict[str, float] | None) -> dict[str, Any]:
-    """Do one cell, whatever happens: an error is a result, too."""
+    """Run one cell; an error is returned as its result."""
     started = time.monotonic()
     try:
         result = prepare(world, cell) if not cell.method else (tune if cell.point else measure)(world, cell, setting)

@@ -1,4 +1,4 @@
-"""Lay out the Hub of the real bank, `python recipes/paper_table/real_bank.py`, for `run.py --table real --hub ...`.
+"""Write the Hub of the real bank for `run.py --table real --hub`: `python recipes/paper_table/real_bank.py`.
 
 A pretrained Llama of 260,032 parameters, 24 LoRA experts that were trained on other people's instruction sets, a
 sentence encoder, five benchmarks and a dozen of the sets as open data. Only what is beside the checkout
@@ -107,7 +107,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _share(text: str) -> float:
-    """Give a text a number between 0 and 1 that is its own."""
+    """Hash a text to a number between 0 and 1."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
 
 

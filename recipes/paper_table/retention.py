@@ -1,4 +1,4 @@
-"""What is left of the experts' own skills: each is asked the problems that it was made for."""
+"""Accuracy that a build keeps on the chosen experts' own problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def accuracies(model: Any, context: Any, asked: Mapping[str, Any]) -> dict[str, 
 
 
 def accuracies_alone(context: Any, chosen: Chosen, asked: Mapping[str, Any]) -> dict[str, float]:
-    """Measure each expert alone on its own skill; kept in the run folder, as every build of a pair asks for it."""
+    """Measure each expert alone on its own skill; cached in the run folder, which all methods of a pair share."""
     from rocket_hub.lora.attach import adapted
     from rocket_hub.pipeline.adapters import stock_folder
     from rocket_hub.runs import read_json, write_json
@@ -40,7 +40,7 @@ def accuracies_alone(context: Any, chosen: Chosen, asked: Mapping[str, Any]) -> 
 
 
 def kept_share(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
-    """Average what is left of the skills.
+    """Average the shares of the skills that are left.
 
     Args:
         before: Accuracy of each expert alone on its own skill.

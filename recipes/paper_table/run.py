@@ -1,7 +1,7 @@
-"""Measure what is missing: `python recipes/paper_table/run.py --table core`; resumable, one JSON line a cell.
+"""Measure the missing cells of a table: `python recipes/paper_table/run.py --table core`; resumable.
 
-Whole pairs of task and draw are finished one after the other, all tasks of the first draw first, so that whatever is
-there when time is up is a balanced table. Each worker is a process with one thread.
+Whole pairs of task and draw are finished one after the other, all tasks of the first draw first, so that the table is
+balanced whenever the run ends. Each worker is a process with one thread.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ STARTED = time.monotonic()
 
 
 def report(text: str) -> None:
-    """Say what happens, with the minute."""
+    """Print a line with the minutes since the start."""
     print(f"{(time.monotonic() - STARTED) / 60:6.1f} min  {text}", flush=True)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell, the table it is kept in, and what must be finished before; a cell without method prepares a pair."""
+    """A cell, the table of its result, and the cells that must be finished first; without method it prepares a pair."""
 
     cell: Cell
     table: str
@@ -46,7 +46,7 @@ class Job:
 def jobs_for(
     cells: Sequence[Cell], table: str, worlds: dict[str, World], store: ResultsStore, retry: bool
 ) -> list[Job]:
-    """List what is missing, in order, each cell after its preparation and the points that choose its setting."""
+    """List the missing cells, each after its preparation and the grid points that choose its setting."""
     jobs: dict[str, Job] = {}
 
     def missing(cell: Cell) -> bool:
@@ -68,7 +68,7 @@ def jobs_for(
 
 
 def same_device(cells: Sequence[Cell], worlds: dict[str, World], store: ResultsStore, here: str) -> list[Cell]:
-    """Leave out the pairs of which something was measured on another device: a pair never mixes them."""
+    """Leave out the pairs that have a result from another device: a pair never mixes devices."""
     names = {world.name for world in worlds.values()}
     others = [key for key, found in store.results.items() if found["device"] != here and found["world"] in names]
     elsewhere = {"/".join(key.split("/")[:2]) for key in others}
@@ -79,7 +79,7 @@ def same_device(cells: Sequence[Cell], worlds: dict[str, World], store: ResultsS
 
 
 def seconds_of(jobs: Sequence[Job], store: ResultsStore) -> float:
-    """Guess how long jobs take, by the finished cells of the same method."""
+    """Estimate the seconds of jobs by the finished cells of the same method."""
     known: dict[tuple[str, bool], list[float]] = {}
     for key, found in store.results.items():
         known.setdefault((key.split("/")[2], "learning_rate" in key), []).append(found["seconds"])
@@ -93,7 +93,7 @@ def seconds_of(jobs: Sequence[Job], store: ResultsStore) -> float:
 def work_off(
     jobs: list[Job], worlds: dict[str, World], store: ResultsStore, workers: int, minutes: float | None
 ) -> None:
-    """Run jobs as their needs are met, in order, and keep each result at once."""
+    """Run each job as soon as the cells that it needs are finished, and write each result at once."""
     waiting, done, total = list(jobs), set[str](), len(jobs)
     running: dict[Future[Any], Job] = {}
     with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
@@ -125,7 +125,7 @@ def work_off(
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """Say what came out."""
+    """Write a result in words."""
     if "error" in result:
         return f"failed: {result['error']}"
     if "accuracy" in result:
@@ -136,7 +136,7 @@ def in_words(result: dict[str, Any]) -> str:
 
 
 def content_of(hub: str) -> str:
-    """Name what is in a Hub's folder: its models and data, not its cards, and not METEOR's teacher."""
+    """Return a digest of a Hub's models and data, without its cards and METEOR's teacher."""
     from hashlib import sha256
 
     from rocket_hub.localhub.connect import DEMO
@@ -149,7 +149,7 @@ def content_of(hub: str) -> str:
 
 
 def world_of(recipe: str, content: str, options: argparse.Namespace, hub: str) -> World:
-    """Name what a task's cells are measured in; settings that the recipe names play no part."""
+    """Return the world of a task's cells; settings that the recipe names do not change it."""
     told = yaml.safe_load(recipe)
     told["evaluate"].pop("settings", None)
     told.get("train", {}).pop("learning_rate", None)
@@ -185,7 +185,7 @@ def arguments() -> argparse.Namespace:
 
 
 def own_folder(folder: Path, hub: str) -> Path:
-    """Return a Hub's own folder, as pairs and points of two Hubs have the same names; the demo Hub's is the folder."""
+    """Return a Hub's own folder, since cells of two Hubs have the same names; the demo Hub has the folder itself."""
     return folder if hub == "demo" else folder / hub
 
 

@@ -22,7 +22,7 @@ ARMS = ("base", "seeds only", "generic open rows", *MADE)
 
 
 def made_rows(world: World, arm: str, draw: int, seeds: list[Example]) -> tuple[list[Example], dict[str, Any]]:
-    """Make or read the rows that an arm trains on beside the seeds; also what is to be told of them."""
+    """Make or read the rows that an arm trains on beside the seeds; also their counts and rates."""
     if arm == "generic open rows":
         sets = [world.load(name, split="train") for name in UNRELATED]
         found = [row for rows in sets for row in rows.select(range(min(ROWS, len(rows))))]
@@ -53,7 +53,7 @@ def _question_and_answer(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _right(rows: tuple[Example, ...]) -> float:
-    """Say which share of made rows is true, as only the world's makers know."""
+    """Return the share of made rows that are true, by the prices that made the world."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
     import prices
 

@@ -37,7 +37,7 @@ def draws_of(store: ResultsStore, worlds: Mapping[str, str], task: str, variant:
 
 
 def worlds_of(store: ResultsStore) -> dict[str, str]:
-    """Name the world of each task's newest cell: in the core table, or where only losses are measured and settings."""
+    """Return the world of each task's newest cell: of the core table, or else of losses and settings."""
     marks = ("/loss=", "/learning_rate=")
     return store.worlds() or {
         key.partition("/")[0]: found["world"]
@@ -53,7 +53,7 @@ def scores_of(store: ResultsStore, table: Table) -> Scores:
 
 
 def stacked(draws: Draws, wanted: Any = None) -> np.ndarray:
-    """Put draws below each other, [draws, problems]; all, or those that are wanted."""
+    """Stack draws, all or the wanted ones: [draws, problems]."""
     return np.array([draws[draw] for draw in sorted(draws if wanted is None else wanted)])
 
 
