@@ -21,16 +21,9 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from rocket_hub.errors import InputError
-from rocket_hub.inference import (
-    OptionScores,
-    Search,
-    completion_nll,
-    continuations,
-    encode,
-    generate,
-    option_nll,
-)
+from rocket_hub.inference import OptionScores, Search, completion_nll, continuations, encode, generate, option_nll
 from rocket_hub.inference.models import load_base
+from tests.selection.experts_world import lively
 
 PAIRS = [
     ("what is 1 plus 2 ?", " the answer #### 3"),
@@ -53,22 +46,11 @@ def bpe():
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet)
     backend.train_from_iterator(["fixed fixed fixed a question an answer fixed"] * 9, trainer)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-
-
-def lively(tiny_model):
-    """The tiny model with larger weights, so that it does not repeat one word for ever."""
-    model = LlamaForCausalLM.from_pretrained(tiny_model)
-    torch.manual_seed(5)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.5)
-    return model
 
 
 @pytest.fixture(scope="module", params=["plain", "lora", "lora_head", "gemma2", "gpt2", "no_head"])
@@ -77,14 +59,13 @@ def model(request, tiny_model, lora_bank):
     small = {"vocab_size": 28, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     if request.param == "gemma2":  # caps the logits after the head, and ties it to the embeddings
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-        config = Gemma2Config(
-            num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5, initializer_range=1.0, **sizes, **small
+        heads = {"num_key_value_heads": 2, "head_dim": 8}
+        return Gemma2ForCausalLM(
+            Gemma2Config(final_logit_softcapping=0.5, initializer_range=1.0, **sizes, **heads, **small)
         )
-        return Gemma2ForCausalLM(config)
     if request.param == "gpt2":  # learned positions
-        return GPT2LMHeadModel(
-            GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5, **small)
-        )
+        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+        return GPT2LMHeadModel(GPT2Config(initializer_range=0.5, **sizes, **small))
     base = lively(tiny_model)
     if request.param == "lora":
         return PeftModel.from_pretrained(base, lora_bank[1])
@@ -104,9 +85,8 @@ def one_by_one(model, tokenizer, prompt, completion):
 
 def prepared(tokenizer, tiny_model, tmp_path, max_length):
     rows = {"prompt": [p for p, _ in PAIRS] + ["a fix"], "completion": [c for _, c in PAIRS] + ["ed answer"]}
-    args = SFTConfig(
-        str(tmp_path), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=None, max_length=max_length
-    )
+    args = SFTConfig(str(tmp_path), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=None,
+                     max_length=max_length)  # fmt: skip
     trainer = SFTTrainer(str(tiny_model), args, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
     return list(zip(*rows.values(), strict=True)), trainer.train_dataset
 
@@ -119,9 +99,8 @@ def test_encode_is_what_sft_trainer_makes_of_a_row(kind, max_length, request, ti
     ours = [encode(tokenizer, *pair, max_length=max_length) for pair in pairs]
     ours = [(ids, start) for ids, start in ours if start < len(ids)]  # SFTTrainer drops rows without a completion
     assert [ids for ids, _ in ours] == list(rows["input_ids"])
-    assert [[i >= start for i in range(len(ids))] for ids, start in ours] == [
-        [label != -100 for label in labels] for labels in rows["labels"]
-    ]
+    scored = [[label != -100 for label in labels] for labels in rows["labels"]]
+    assert [[i >= start for i in range(len(ids))] for ids, start in ours] == scored
 
 
 def test_encode_has_one_beginning_and_gives_a_spanning_token_to_the_completion(bpe):
@@ -153,9 +132,8 @@ def test_nll_of_nothing_and_without_a_prompt(tiny_model, tokenizer):
 
 def test_generate_is_that_of_each_prompt_alone(model, tokenizer):
     prompts, calls = [prompt for prompt, _ in PAIRS], []
-    together = generate(
-        model, tokenizer, prompts, max_new_tokens=9, batch_size=3, progress=lambda *call: calls.append(call)
-    )
+    settings = {"batch_size": 3, "progress": lambda *call: calls.append(call)}
+    together = generate(model, tokenizer, prompts, max_new_tokens=9, **settings)
     assert together == [generate(model, tokenizer, [prompt], max_new_tokens=9)[0] for prompt in prompts]
     assert calls == [(3, 5), (5, 5)] and any(together)
 
@@ -216,9 +194,8 @@ def test_samples_follow_the_seed_and_leave_the_global_random_numbers(tiny_model,
 
 def test_as_many_beams_as_words_find_the_best_of_all(tiny_model, tokenizer):
     model, prompts = lively(tiny_model), ["what is 1 plus 2 ?", "7", "user : 9 - 3 = 6"]
-    for prompt, found in zip(
-        prompts, generate(model, tokenizer, prompts, max_new_tokens=2, search=Search(beams=28)), strict=True
-    ):
+    beams = generate(model, tokenizer, prompts, max_new_tokens=2, search=Search(beams=28))
+    for prompt, found in zip(prompts, beams, strict=True):
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
         with torch.no_grad():
             first = model(ids).logits[0, -1].log_softmax(0)
@@ -299,9 +276,8 @@ def test_a_prompt_is_computed_once_for_all_its_options(tiny_model, tokenizer):
 
 
 def test_a_token_that_spans_the_boundary_belongs_to_the_option(bpe):
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=320, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
-    )
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=320, **sizes))
     question = ("a question a fix", ("ed answer", " an answer"))
     scores = option_nll(model, bpe, [question])[0]
     alone = [option_alone(model, bpe, question[0], option) for option in question[1]]
@@ -332,11 +308,7 @@ def test_options_that_cannot_be_scored_are_refused(tiny_model, tokenizer):
 def test_a_real_tokenizer_and_model(shared_data: Path):
     folder = shared_data / "models" / "stories260K"
     model, tokenizer = load_base(str(folder), None, "float32")
-    pairs = [
-        ("Once upon a time", ", there was a little girl."),
-        ("Lily", " was happy."),
-        ("Tom and his dog went", " home."),
-    ]
+    pairs = [("Once upon a time", ", there was a girl."), ("Lily", " was happy."), ("Tom and his dog went", " home.")]
     sums, counts = completion_nll(model, tokenizer, pairs, batch_size=2)
     assert sums == pytest.approx([one_by_one(model, tokenizer, *pair) for pair in pairs], abs=1e-4)
     assert (sums[0] / counts[0]) < 3

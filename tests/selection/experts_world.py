@@ -1,6 +1,8 @@
 """Adapters and what they did on the shots, made of numbers alone."""
 
 import numpy as np
+import torch
+from transformers import LlamaForCausalLM
 
 from rocket_hub.records import ExpertScore
 from rocket_hub.selection.scoring import expert_scores
@@ -51,3 +53,13 @@ def scored(names, nll, correct, base_nll=None, base_correct=None):
 def evidence(found: ShotScores, base: str = "u/base") -> tuple[tuple[ExpertScore, ...], ExpertScore | None]:
     """Turn scores of shots into what `select_experts` is given."""
     return with_evidence(expert_scores(found), found), base_score(found, base)
+
+
+def lively(folder):
+    """The tiny model with larger weights, so that it does not repeat one word and adapters answer differently."""
+    model = LlamaForCausalLM.from_pretrained(folder)
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model.eval()

@@ -36,17 +36,14 @@ def test_normalise():
 
 
 def test_a_long_question_is_found_wherever_it_stands():
-    found = contaminated(
-        rows(
-            "Solve this. TOM has 3 apples, and buys 4 more apples -- how many? Explain.",
-            LONG,
-            "Tom has 3 apples and buys 4 more apples. How much?",
-            "Tom has 3 apples and buys 4 more apples. How many",
-            "Phantom has 3 apples and buys 4 more apples. How manyfold?",
-        ),
-        [LONG],
-    )
-    assert found == {0: LONG, 1: LONG, 3: LONG}
+    prompts = [
+        "Solve this. TOM has 3 apples, and buys 4 more apples -- how many? Explain.",
+        LONG,
+        "Tom has 3 apples and buys 4 more apples. How much?",
+        "Tom has 3 apples and buys 4 more apples. How many",
+        "Phantom has 3 apples and buys 4 more apples. How manyfold?",
+    ]
+    assert contaminated(rows(*prompts), [LONG]) == {0: LONG, 1: LONG, 3: LONG}
 
 
 @pytest.mark.parametrize(
@@ -128,23 +125,15 @@ def test_one_or_two_words_count_only_as_the_whole_prompt():
         assert find("Rubber band", prompt).kind == "whole", prompt
     assert find("Rubber band", "What is this?\nRubber band\nAnswer:") is None
     assert find("Rubber band", "What is elastic?", "rubber band") is None
-    assert contaminated(rows("who is he", "Who is he?", "and who is he now?"), ["Who is he?", "", "?!"]) == {
-        0: "Who is he?",
-        1: "Who is he?",
-    }
+    found = contaminated(rows("who is he", "Who is he?", "and who is he now?"), ["Who is he?", "", "?!"])
+    assert found == dict.fromkeys((0, 1), "Who is he?")
 
 
 @pytest.mark.parametrize("stem", ["Which of these gases do plants take in from the air?", "Which gas is this?"])
 def test_the_form_of_the_options_makes_no_difference(stem):
     options = ("oxygen", "helium", "argon")
-    layouts = [
-        "\nA. {}\nB. {}\nC. {}",
-        " (A) {} (B) {} (C) {}",
-        "\nOptions:\n- {}\n- {}\n- {}",
-        "\n1) {}\n2) {}\n3) {}",
-        " A) {} B) {} C) {}\nAnswer:",
-        "",
-    ]
+    layouts = ["\nA. {}\nB. {}\nC. {}", " (A) {} (B) {} (C) {}", "\nOptions:\n- {}\n- {}\n- {}",
+               "\n1) {}\n2) {}\n3) {}", " A) {} B) {} C) {}\nAnswer:", ""]  # fmt: skip
     for asked in layouts:
         for planted in layouts:
             assert find(stem + asked.format(*options), stem + planted.format(*options)), (asked, planted)
@@ -189,13 +178,11 @@ def test_no_share_above_the_threshold_is_missed(numbers, data):
     changed = list(text)
     for place in data.draw(st.lists(st.integers(0, len(text) - 1), max_size=4)):
         changed[place] = "other"
-    grams, known = ({tuple(t[i : i + 8]): 0 for i in range(len(t) - 7)} for t in (text, changed))
-    every = [tuple(text[i : i + 8]) for i in range(len(text) - 7)]
+    every, known = ([tuple(words[i : i + 8]) for i in range(len(words) - 7)] for words in (text, changed))
     share = sum(gram in known for gram in every) / len(every)
     held = LongTexts([" ".join(text)], partly_from=8).find(changed)
     assert (held is not None) == (share >= 0.7)
     assert held is None or held.share == share
-    assert grams.keys() >= set(every)
 
 
 @pytest.mark.parametrize("precision", [np.float16, np.float32, np.float64])

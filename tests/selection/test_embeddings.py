@@ -61,11 +61,15 @@ def test_vectors_come_in_the_order_of_the_texts_and_each_text_is_encoded_once(tm
     assert sorted(encoder.texts) == sorted(set(texts))
 
 
+def encoded(folder, texts, encoder=None, **options):
+    """The vectors of texts with the cache in a folder, and the encoder that made them."""
+    encoder = encoder or Numbers()
+    with open_cache(folder) as cache:
+        return everything(embed(encoder, texts, cache, **options)), encoder
+
+
 def test_batches_are_of_like_length_the_longest_first(tmp_path, small):
-    encoder = Numbers()
-    texts = [str(number).zfill(1 + number % 5) for number in range(1, 21)]
-    with open_cache(tmp_path) as cache:
-        embed(encoder, texts, cache)
+    _, encoder = encoded(tmp_path, [str(number).zfill(1 + number % 5) for number in range(1, 21)])
     assert [len(batch) for batch in encoder.batches] == [4, 4, 2, 4, 4, 2]
     for window in (encoder.batches[:3], encoder.batches[3:]):
         lengths = [len(text) for batch in window for text in batch]
@@ -74,23 +78,19 @@ def test_batches_are_of_like_length_the_longest_first(tmp_path, small):
 
 def test_long_texts_come_in_smaller_batches(tmp_path, small, monkeypatch):
     monkeypatch.setattr(embeddings, "BATCH_CHARACTERS", 10)
-    encoder, texts = Numbers(), ["3".zfill(12), "4".zfill(6), "5".zfill(5), "6".zfill(4), "7", "8", "9"]
-    with open_cache(tmp_path) as cache:
-        vectors = embed(encoder, texts, cache)
+    texts = ["3".zfill(12), "4".zfill(6), "5".zfill(5), "6".zfill(4), "7", "8", "9"]
+    vectors, encoder = encoded(tmp_path, texts)
     assert encoder.batches == [texts[:1], texts[1:2], texts[2:5], texts[5:]]
-    assert np.array_equal(everything(vectors), encoder.vectors(texts))
+    assert np.array_equal(vectors, encoder.vectors(texts))
 
 
 def test_what_is_in_the_cache_is_not_encoded_again(tmp_path, small):
-    with open_cache(tmp_path) as cache:
-        first = everything(embed(Numbers(), numbers(*range(25)), cache))
-    encoder = Numbers()
-    with open_cache(tmp_path) as cache:
-        assert np.array_equal(everything(embed(encoder, numbers(*range(25)), cache)), first)
-        assert encoder.texts == []
-        grown = embed(encoder, numbers(*range(10, 40)), cache)
+    first, _ = encoded(tmp_path, numbers(*range(25)))
+    again, encoder = encoded(tmp_path, numbers(*range(25)))
+    assert np.array_equal(again, first) and encoder.texts == []
+    grown, _ = encoded(tmp_path, numbers(*range(10, 40)), encoder)
     assert sorted(encoder.texts) == numbers(*range(25, 40))
-    assert np.array_equal(everything(grown), encoder.vectors(numbers(*range(10, 40))))
+    assert np.array_equal(grown, encoder.vectors(numbers(*range(10, 40))))
     assert len(list(tmp_path.glob("*.keys"))) == 2
 
 
@@ -126,14 +126,11 @@ def test_hashes_that_end_in_zeros_are_told_apart(tmp_path):
 @pytest.mark.parametrize(("suffix", "lost"), [("keys", 3), ("keys", KEY_BYTES), ("vectors", 1), ("vectors", 25)])
 def test_only_whole_records_count(tmp_path, small, suffix, lost):
     """The end of a file is lost, as when the machine stops; the last record or two are made again."""
-    texts = numbers(*range(20))
-    with open_cache(tmp_path) as cache:
-        whole = everything(embed(Numbers(), texts, cache))
+    whole, _ = encoded(tmp_path, numbers(*range(20)))
     (path,) = tmp_path.glob(f"*.{suffix}")
     os.truncate(path, path.stat().st_size - lost)
-    encoder = Numbers()
-    with open_cache(tmp_path) as cache:
-        assert np.array_equal(everything(embed(encoder, texts, cache)), whole)
+    again, encoder = encoded(tmp_path, numbers(*range(20)))
+    assert np.array_equal(again, whole)
     assert len(encoder.texts) == (2 if lost == 25 else 1)
 
 
@@ -141,14 +138,11 @@ def test_a_full_disk_is_said_and_what_was_kept_stays(tmp_path, small):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6 * 24 + 7, before[1]))
     try:
-        with open_cache(tmp_path) as cache, pytest.raises(StorageError, match="free some space"):
-            embed(Numbers(), numbers(*range(20)), cache)
+        with pytest.raises(StorageError, match="free some space"):
+            encoded(tmp_path, numbers(*range(20)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    encoder = Numbers()
-    with open_cache(tmp_path) as cache:
-        embed(encoder, numbers(*range(20)), cache)
-    assert len(encoder.texts) == 16
+    assert len(encoded(tmp_path, numbers(*range(20)))[1].texts) == 16
 
 
 def test_encoders_that_cannot_be_used_are_refused(tmp_path):
@@ -156,8 +150,8 @@ def test_encoders_that_cannot_be_used_are_refused(tmp_path):
         def vectors(self, texts):
             return 3 * super().vectors(texts)
 
-    with open_cache(tmp_path / "long") as cache, pytest.raises(InputError, match="normalise"):
-        embed(Long(), numbers(1), cache)
+    with pytest.raises(InputError, match="normalise"):
+        encoded(tmp_path / "long", numbers(1), Long())
     for width in (4, 6):
         other = EmbeddingCache(tmp_path / f"{width}")
         other.append(keys_of([text_key(str(width))]), Numbers(width).vectors(["1"]))
@@ -187,22 +181,18 @@ def test_the_share_is_what_the_launcher_says(monkeypatch, rank, world, expected)
 
 def test_the_share_of_a_process_that_does_not_run_is_done_in_the_end(tmp_path, small, monkeypatch):
     monkeypatch.setattr(embeddings, "PATIENCE", 0.3)
-    encoder, texts = Numbers(), numbers(*range(40))
-    with open_cache(tmp_path) as cache:
-        vectors = embed(encoder, texts, cache, part=Part(0, 2))
-    assert np.array_equal(everything(vectors), encoder.vectors(texts))
+    texts = numbers(*range(40))
+    vectors, encoder = encoded(tmp_path, texts, part=Part(0, 2))
+    assert np.array_equal(vectors, encoder.vectors(texts))
     assert sorted(encoder.texts) == sorted(texts)
-
-
-def mine(text):
-    return Part(0, 2).owns(keys_of([text_key(text)]))[0]
 
 
 def test_another_process_is_waited_for(tmp_path, small, monkeypatch):
     """The other half comes late, in pieces, from a file that was begun before this process looked."""
     monkeypatch.setattr(embeddings, "PATIENCE", 5.0)
     texts, waits = numbers(*range(40)), []
-    others = [text for text in texts if not mine(text)]
+    mine = [text for text in texts if Part(0, 2).owns(keys_of([text_key(text)]))[0]]
+    others = [text for text in texts if text not in mine]
     late, encoder = EmbeddingCache(tmp_path), Numbers()
 
     def sleep(seconds):
@@ -212,18 +202,21 @@ def test_another_process_is_waited_for(tmp_path, small, monkeypatch):
             late.append(keys_of([text_key(text)]), encoder.vectors([text]))
 
     monkeypatch.setattr(time, "sleep", sleep)
-    with open_cache(tmp_path) as cache:
-        vectors = embed(encoder, texts, cache, part=Part(0, 2))
+    vectors, _ = encoded(tmp_path, texts, encoder, part=Part(0, 2))
     late.close()
-    assert np.array_equal(everything(vectors), encoder.vectors(texts))
+    assert np.array_equal(vectors, encoder.vectors(texts))
     assert len(waits) > 10 and others == []
-    assert all(mine(text) for text in encoder.texts)
+    assert set(encoder.texts) == set(mine)
 
 
-def select(folder, *, rows=300, batches=0, cache="cache"):
-    """Run `selecting.py`; the exit code, and what it said."""
-    arguments = [sys.executable, str(SCRIPT), str(folder / cache), str(folder / "log"), str(rows), str(batches)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+def command(folder, batches=0):
+    """Run `selecting.py` on 300 rows; it kills itself after some batches."""
+    return [str(SCRIPT), str(folder / "cache"), str(folder / "log"), "300", str(batches)]
+
+
+def select(folder, batches=0):
+    """The exit code, and what it said."""
+    done = subprocess.run([sys.executable, *command(folder, batches)], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout or done.stderr
 
 
@@ -235,15 +228,20 @@ def recorded(folder):
     return sum(path.stat().st_size // KEY_BYTES for path in (folder / "cache").glob("*.keys"))
 
 
-def test_killed_at_any_point_the_next_run_selects_the_same_and_encodes_nothing_twice(tmp_path):
-    code, expected = select(tmp_path / "..", cache=f"{tmp_path.name}-other")
-    assert code == 0, expected
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The selection of a single process without an interruption."""
+    code, said = select(tmp_path_factory.mktemp("alone"))
+    assert code == 0, said
+    return said
+
+
+def test_killed_at_any_point_the_next_run_selects_the_same_and_encodes_nothing_twice(tmp_path, expected):
     for batches in (1, 2, 5, 17, 3):
         for log in tmp_path.glob("log-?"):
             log.unlink()
         before = recorded(tmp_path)
-        code, _ = select(tmp_path, batches=batches)
-        assert code == -signal.SIGKILL
+        assert select(tmp_path, batches)[0] == -signal.SIGKILL
         assert 0 < len(logged(tmp_path)) - (recorded(tmp_path) - before) <= 8, "all but the last batch is kept"
     killed = recorded(tmp_path)
     for log in tmp_path.glob("log-?"):
@@ -255,12 +253,9 @@ def test_killed_at_any_point_the_next_run_selects_the_same_and_encodes_nothing_t
     assert logged(tmp_path) == again, "a third run has nothing to encode"
 
 
-def test_two_processes_of_torchrun_select_the_same_as_one_and_share_the_work(tmp_path):
-    code, expected = select(tmp_path / "..", cache=f"{tmp_path.name}-alone")
-    assert code == 0, expected
+def test_two_processes_of_torchrun_select_the_same_as_one_and_share_the_work(tmp_path, expected):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(SCRIPT), str(tmp_path / "cache"), str(tmp_path / "log"), "300", "0"]
-    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([*launch, *command(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         assert json.loads((tmp_path / f"log-{rank}.json").read_text()) == json.loads(expected)
@@ -271,10 +266,9 @@ def test_two_processes_of_torchrun_select_the_same_as_one_and_share_the_work(tmp
 
 
 def test_two_processes_that_know_nothing_of_each_other_leave_a_sound_cache(tmp_path):
-    arguments = [sys.executable, str(SCRIPT), str(tmp_path / "cache"), str(tmp_path / "log"), "300", "0"]
-    both = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen([sys.executable, *command(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in "ab"]
     said = [process.communicate()[0] for process in both]
     assert said[0] == said[1] and json.loads(said[0])["selected"]
-    encoded = len(logged(tmp_path))
+    before = len(logged(tmp_path))
     assert select(tmp_path) == (0, said[0])
-    assert len(logged(tmp_path)) == encoded
+    assert len(logged(tmp_path)) == before

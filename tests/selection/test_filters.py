@@ -97,32 +97,22 @@ def test_chinese_characters_may_be_japanese():
 
 
 def test_a_translation_is_no_wrong_language():
-    assert (
-        reason(TEXTS["fr"], "Translate the following text into French, and keep the tone of the letter: " + PROSE) == ""
-    )
+    asked = "Translate the following text into French, and keep the tone of the letter: "
+    assert reason(TEXTS["fr"], asked + PROSE) == ""
 
 
 def test_exact_duplicates_across_sets():
-    rows = [
-        Example("What is 3 + 4?", "7", source="u/a", index=0),
-        Example("What is 3 - 4?", "7", source="u/a", index=1),
-        Example(" what is\n3 + 4? ", "７", source="u/b", index=5),
-        Example("What is 3 + 4?", "It is 7", source="u/b", index=6),
-        Example("What is 3 + 4?", "7", source="u/c", index=2),
-    ]
+    texts = [("What is 3 + 4?", "7"), ("What is 3 - 4?", "7"), (" what is\n3 + 4? ", "７"),
+             ("What is 3 + 4?", "It is 7"), ("What is 3 + 4?", "7")]  # fmt: skip
     known = ExactDuplicates()
-    assert [known.fault_of(row) for row in rows] == [
-        None,
-        None,
-        Rejection("u/b#5", "duplicate_of", "u/a#0"),
-        None,
-        Rejection("u/c#2", "duplicate_of", "u/a#0"),
-    ]
+    rows = [Example(*pair, source=f"u/{name}", index=5) for pair, name in zip(texts, "abcde", strict=True)]
+    found = [known.fault_of(row) for row in rows]
+    first, last = (Rejection(f"u/{name}#5", "duplicate_of", "u/a#5") for name in "ce")
+    assert found == [None, None, first, None, last]
 
 
-pieces = st.sampled_from(
-    ["```", "(", "[", "{", ",", "\n", "the ", "word ", "...", "1. ", "- ", ". ", "é", "\ud800", "１", "<", "'"]
-)
+PIECES = ("```", "(", "[", "{", ",", "\n", "the ", "word ", "...", "1. ", "- ", ". ", "é", "\ud800", "１", "<", "'")
+pieces = st.sampled_from(PIECES)
 
 
 @settings(max_examples=60, deadline=None)
@@ -145,10 +135,7 @@ def test_sound_sets_lose_next_to_nothing(shared_data):
     from tests.benchmarks.contamination import read
 
     for task in ("gsm8k", "mbpp", "arc_easy", "boolq"):
-        rows = [
-            Example(p.question, p.gold, source=task, index=i)
-            for i, p in enumerate(read(shared_data, task, "train")[:2000])
-        ]
+        rows = [Example(p.question, p.gold, source=task) for p in read(shared_data, task, "train")[:2000]]
         assert [fault for row in rows if (fault := fault_of(row))] == [], task
 
 

@@ -41,21 +41,12 @@ def run(losses, finalists, pairs, **options):
 
 @pytest.mark.parametrize(
     ("text", "budget"),
-    [
-        ("40%", Budget(40, "%")),
-        ("12.5 %", Budget(12.5, "%")),
-        ("all", Budget(100, "%")),
-        ("800 pairs", Budget(800, "pairs")),
-        ("1 pair", Budget(1, "pairs")),
-        ("2M tokens", Budget(2_000_000, "tokens")),
-        ("1.1M tokens", Budget(1_100_000, "tokens")),
-        ("2k pairs", Budget(2000, "pairs")),
-        ("10 minutes", Budget(10, "minutes")),
-        ("0.5 minutes", Budget(0.5, "minutes")),
-    ],
-)
+    [("40%", (40, "%")), ("12.5 %", (12.5, "%")), ("all", (100, "%")), ("800 pairs", (800, "pairs")),
+     ("1 pair", (1, "pairs")), ("2k pairs", (2000, "pairs")), ("2M tokens", (2_000_000, "tokens")),
+     ("1.1M tokens", (1_100_000, "tokens")), ("10 minutes", (10, "minutes")), ("0.5 minutes", (0.5, "minutes"))],
+)  # fmt: skip
 def test_a_budget_is_read(text, budget):
-    assert read_budget(text, "--budget") == budget
+    assert read_budget(text, "--budget") == Budget(*budget)
 
 
 @pytest.mark.parametrize(
@@ -67,16 +58,14 @@ def test_what_is_no_budget_is_refused_with_its_place(text):
 
 
 def test_a_budget_becomes_pairs():
-    assert pairs_within(Budget(40, "%"), 24, 50, 4) == 480
-    assert (
-        pairs_within(Budget(800, "pairs"), 24, 50, 4) == 800 and pairs_within(Budget(8e9, "pairs"), 24, 50, 4) == 1200
-    )
-    # 24 adapters, 50 shots, 10 tokens a pair and 2 an answer: the base takes 600, four finalists' answers 400
-    assert pairs_within(Budget(3000, "tokens"), 24, 50, 4, pair=10, answer=2) == 200
-    assert pairs_within(Budget(500, "tokens"), 24, 50, 4, pair=10, answer=2) == 0
+    def pairs(amount, unit, **prices):
+        return pairs_within(Budget(amount, unit), 24, 50, 4, **prices)
+
+    assert (pairs(40, "%"), pairs(800, "pairs"), pairs(8e9, "pairs")) == (480, 800, 1200)
+    # 24 adapters, 50 shots, 10 tokens a pair and 2 an answer: the base takes 600, four finalists' answers 400;
     # all of them are scored only if all can answer
-    assert pairs_within(Budget(600 + 24 * 600 - 1, "tokens"), 24, 50, 4, pair=10, answer=2) == 1199
-    assert pairs_within(Budget(600 + 24 * 600, "tokens"), 24, 50, 4, pair=10, answer=2) == 1200
+    for tokens, expected in ((3000, 200), (500, 0), (600 + 24 * 600 - 1, 1199), (600 + 24 * 600, 1200)):
+        assert pairs(tokens, "tokens", pair=10, answer=2) == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,9 +76,8 @@ def test_a_schedule_is_a_schedule(adapters, shots, finalists, share):
     sizes, ends = [each.adapters for each in rounds], [each.shots for each in rounds]
     assert sizes[0] == adapters and ends[-1] == shots
     assert sizes == sorted(set(sizes), reverse=True) and ends == sorted(set(ends))
-    assert sizes[-1] >= min(finalists, adapters) and (
-        len(rounds) == 1 or (ends[0] >= FEWEST and sizes[-1] == finalists)
-    )
+    assert sizes[-1] >= min(finalists, adapters)
+    assert len(rounds) == 1 or (ends[0] >= FEWEST and sizes[-1] == finalists)
     least = (Round(adapters, FEWEST), Round(finalists, shots))
     assert rounds == least or pairs_of(rounds) <= pairs or adapters <= finalists or shots <= FEWEST
 
@@ -143,12 +131,8 @@ def test_what_is_no_number_is_left_out_at_once():
 
 
 def test_the_first_shots_are_as_different_as_can_be():
-    kinds = {
-        "baskets": "each basket holds {} eggs",
-        "losses": "a thief takes {} coins",
-        "years": "how old is Ann in {}",
-    }
-    texts = [text.format(n) for n in range(12) for text in kinds.values()]
+    kinds = ("each basket holds {} eggs", "a thief takes {} coins", "how old is Ann in {}")
+    texts = [text.format(n) for n in range(12) for text in kinds]
     order = spread(texts, seed=3)
     assert sorted(order) == list(range(36)) and order == spread(texts, seed=3) != spread(texts, seed=4)
     for seed in range(5):
@@ -163,13 +147,9 @@ def test_two_processes_score_as_one_bit_for_bit(tiny_model, lora_bank, tmp_path)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = Path(__file__).with_name("two_processes.py")
     done = subprocess.run(
-        [sys.executable, *launch, script, tiny_model, tmp_path],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+        [sys.executable, *launch, script, tiny_model, tmp_path], capture_output=True, text=True, timeout=240,
+        check=False, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     alone = json.loads(json.dumps(plain(scored(str(tiny_model), bank))))
     together = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]

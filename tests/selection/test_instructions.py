@@ -8,7 +8,7 @@ from rocket_hub.errors import InputError, NothingLeftError, RecipeError
 from rocket_hub.inference.models import RETRIEVAL_PREFIX, DeferredEncoder
 from rocket_hub.options import InstructionOptions
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import Example
+from rocket_hub.records import Example, Rejection
 from rocket_hub.selection.instructions import select_instructions
 
 
@@ -66,17 +66,13 @@ def test_prompt_and_completion_are_encoded_behind_the_papers_prefix():
 
 
 def test_of_two_near_duplicates_the_one_nearer_to_the_kshot_stays_and_the_next_row_takes_the_place():
-    pool = rows(
-        "one two three four five six seven eight nine ten add zz | q",
-        "one two three four five six seven eight nine ten add apples | q",
-        "take a pen | now",
-        "far off | text",
-    )
+    count = "one two three four five six seven eight nine ten add"
+    pool = rows(f"{count} zz | q", f"{count} apples | q", "take a pen | now", "far off | text")
     selection = select(pool, max_rows=2)
     assert names(selection) == [2, 1] and selection.considered == 4
     selection = select(pool, max_rows=3)
     assert names(selection) == [2, 1, 3]
-    assert [(r.item, r.reason, r.detail) for r in selection.rejected] == [("u/data#0", "near_duplicate_of", "u/data#1")]
+    assert [*selection.rejected] == [Rejection("u/data#0", "near_duplicate_of", "u/data#1")]
 
 
 @pytest.mark.parametrize("option", ["similarity: most", "max_tokens: 0", "kde_gamma: 0"])
@@ -110,39 +106,31 @@ def test_every_row_is_accounted_for():
         },
     }  # fmt: skip
     assert accounted(found) and found.considered == 4
-    assert [(r.item, r.reason) for r in found.rejected if r.reason == "without_answer"] == [
-        ("u/more#3", "without_answer")
-    ]
+    assert [r.item for r in found.rejected if r.reason == "without_answer"] == ["u/more#3"]
     few = select(pool, max_rows=1)
     assert accounted(few) and few.counts["u/more"]["beyond_budget"] == 3
 
 
 def test_a_budget_of_tokens_counts_or_estimates():
-    pool = rows(
-        "add apples and plums | first second sum", "take coins now | rest", "x | y", "add apples | " + "a" * 500
-    )
+    sums = "add apples and plums | first second sum"
+    pool = rows(sums, "take coins now | rest", "x | y", "add apples | " + "a" * 500)
     counted = select_instructions(
         WordCounts(), SHOTS, pool, InstructionOptions(max_tokens=11), count_tokens=lambda text: len(text.split())
     )
     assert names(counted) == [0, 1] and counted.tokens == 11
     estimated = select(pool, max_tokens=15)
     assert names(estimated) == [0, 1] and estimated.tokens == 10 + 5
-    assert [(r.item, r.reason, r.detail) for r in estimated.rejected] == [
-        ("u/data#3", "over_token_budget", "max_tokens is 15")
-    ]
+    assert [*estimated.rejected] == [Rejection("u/data#3", "over_token_budget", "max_tokens is 15")]
     assert accounted(estimated) and select(pool).tokens == 0
 
 
 def test_rows_may_come_as_a_stream_and_vectors_are_kept(tmp_path):
     pool = rows(*(f"word{i} apples | text{i % 7}" for i in range(60)))
     seen, options = [], InstructionOptions(max_rows=20)
-    first = select_instructions(
-        WordCounts(), SHOTS, iter(pool), options, cache=tmp_path, progress=lambda *said: seen.append(said)
-    )
+    kept = {"cache": tmp_path, "progress": lambda *said: seen.append(said)}
+    first = select_instructions(WordCounts(), SHOTS, iter(pool), options, **kept)
     assert first == select(pool, max_rows=20) and seen == [("encoding rows", 60, 60)]
-    again = select_instructions(
-        None, SHOTS, iter(pool), options, cache=tmp_path, progress=lambda *said: seen.append(said)
-    )
+    again = select_instructions(None, SHOTS, iter(pool), options, **kept)
     assert again == first and len(seen) == 1, "an encoder is not needed for what is in the cache"
 
 
@@ -153,12 +141,10 @@ def test_rows_that_may_not_be_taken_are_named_with_their_reason():
         *rows("same | text", "other | text", source="u/more"),
     ]
     selection = select(pool, [question])
-    assert [(r.item, r.reason) for r in selection.rejected] == [
-        ("u/data#0", "contaminated"),
-        ("u/data#1", "duplicate_of_kshot"),
-        ("u/data#3", "duplicate_of"),
-        ("u/more#0", "duplicate_of"),
-    ]
+    assert {r.item: r.reason for r in selection.rejected} == {
+        "u/data#0": "contaminated", "u/data#1": "duplicate_of_kshot", "u/data#3": "duplicate_of",
+        "u/more#0": "duplicate_of",
+    }  # fmt: skip
     assert selection.rejected[0].detail == question and selection.rejected[3].detail == "u/data#2"
     assert selection.considered == 2 and selection.per_source == {"u/data": 1, "u/more": 1}
 
@@ -188,10 +174,8 @@ def test_chosen_rows_that_may_be_of_the_evaluation_set_are_flagged():
     )
     found = select(pool, [question])
     assert sorted(names(found)) == [0, 1, 2]
-    assert [(doubt.item, doubt.reason) for doubt in found.flagged] == [
-        ("u/data#0", "numbers_changed"),
-        ("u/data#1", "near_evaluation_question"),
-    ]
+    flagged = {doubt.item: doubt.reason for doubt in found.flagged}
+    assert flagged == {"u/data#0": "numbers_changed", "u/data#1": "near_evaluation_question"}
     assert found.flagged[1].detail.startswith("cosine 0.9") and found.flagged[1].detail.endswith(question)
     assert not select(pool).flagged
 

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -71,34 +74,17 @@ def test_the_answer_is_not_said_twice_and_what_follows_is_cut():
     assert MAX_CHARACTERS - 20 < len(long) <= MAX_CHARACTERS and long.endswith("so.")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Friction is lower when wet, so the answer is wet palms. Rub them.",
-        "Clearly the answer must be B, as water is warm.",
-        "Option (B) fits, since the answer: B",
-        "Therefore B is correct, as everybody knows.",
-        "We see that wet palms is the right one.",
-        "The best choice is palms in oil because of friction.",
-    ],
-)
+REASONING = [json.loads(line) for line in Path(__file__).with_name("reasoning.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("text", [row["text"] for row in REASONING if not row["taken"]])
 def test_another_option_called_the_answer_is_a_contradiction(text):
     found = choice([palms()], say(text))
     assert found.sources == ("none",) and found.rejected[0].reason == "contradicts"
     assert "right is 'A'" in found.rejected[0].detail
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Wet palms slip and palms in oil slip more, but dry palms rub.",
-        "The answer is dry palms, as wet palms have less friction.",
-        "Dry palms is the best of the options, because a wet hand slides.",
-        "The answer is not wet palms. Friction needs dry skin.",
-        "Because friction is what makes heat.",
-        "The answer is A. Because of friction.",
-    ],
-)
+@pytest.mark.parametrize("text", [row["text"] for row in REASONING if row["taken"]])
 def test_other_options_may_be_spoken_of(text):
     assert choice([palms()], say(text)).sources == ("generated",)
     assert choice([palms("dry palms")], say(text.replace(" A.", " dry palms."))).sources == ("generated",)

@@ -3,9 +3,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from experts_world import lively
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from rocket_hub.errors import InputError, RecipeError
 from rocket_hub.inference import completion_nll, encode, generate, option_nll
@@ -14,15 +15,9 @@ from rocket_hub.lora.attach import swapping
 from rocket_hub.lora.expert import read_expert
 from rocket_hub.options import ExpertOptions
 from rocket_hub.records import Example
-from rocket_hub.selection.scoring import (
-    Choices,
-    ShotScores,
-    exact_match,
-    expert_scores,
-    losses,
-    reasoning_perplexity,
-    score_adapters,
-)
+from rocket_hub.selection.scoring import exact_match, expert_scores, losses, reasoning_perplexity, score_adapters
+from rocket_hub.selection.shots import Choices
+from rocket_hub.selection.statistics import ShotScores
 
 SHOTS = [
     Example("what is 1 plus 2 ?", " the answer #### 3", "3"),
@@ -44,38 +39,21 @@ def tokenizer(tiny_model):
     return AutoTokenizer.from_pretrained(tiny_model)
 
 
-def fresh(tiny_model):
-    """A base whose weights are large enough that adapters answer differently."""
-    model = LlamaForCausalLM.from_pretrained(tiny_model)
-    torch.manual_seed(5)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.5)
-    return model.eval()
-
-
-def factors_of(folder):
-    return read_expert(folder).modules
-
-
 @pytest.fixture
 def bank(lora_bank):
-    return {f"u/{i}": factors_of(folder) for i, folder in enumerate(lora_bank)}
+    return {f"u/{i}": read_expert(folder).modules for i, folder in enumerate(lora_bank)}
 
 
 def variants(bank, count):
     """More adapters than there are: the same with other signs and sizes."""
     found = list(bank.values())
-    return {
-        f"v/{i:02}": {name: (a, b * (1 + i / 10) * (-1) ** i) for name, (a, b) in found[i % len(found)].items()}
-        for i in range(count)
-    }
+    scales = {f"v/{i:02}": (found[i % len(found)], (1 + i / 10) * (-1) ** i) for i in range(count)}
+    return {name: {m: (a, b * by) for m, (a, b) in factors.items()} for name, (factors, by) in scales.items()}
 
 
 def score(model, tokenizer, factors, shots=SHOTS, **options):
-    return score_adapters(
-        model, tokenizer, factors, shots, extract=first_word, **{"batch_size": 2, "max_new_tokens": 3, **options}
-    )
+    settings = {"extract": first_word, "batch_size": 2, "max_new_tokens": 3, **options}
+    return score_adapters(model, tokenizer, factors, shots, **settings)
 
 
 def test_exact_match():
@@ -87,9 +65,8 @@ def test_exact_match():
 
 def test_reasoning_perplexity_is_per_token():
     # The two values of the paper's Fig. 4.
-    assert reasoning_perplexity(np.array([13.86, 20.5]), np.array([10, 20])) == pytest.approx(
-        [3.9988, 2.7871], abs=1e-3
-    )
+    found = reasoning_perplexity(np.array([13.86, 20.5]), np.array([10, 20]))
+    assert found == pytest.approx([3.9988, 2.7871], abs=1e-3)
     assert np.isfinite(reasoning_perplexity(np.array([1e9]), np.array([2]))).all()
 
 
@@ -113,9 +90,9 @@ def test_what_was_not_scored_on_all_shots_has_no_rank():
 
 def test_scores_are_those_of_stock_peft(tiny_model, lora_bank, bank, tokenizer):
     calls = []
-    scores = score(fresh(tiny_model), tokenizer, bank, progress=lambda *call: calls.append(call))
+    scores = score(lively(tiny_model), tokenizer, bank, progress=lambda *call: calls.append(call))
     for i, folder in enumerate(lora_bank):  # rslora, rank patterns and alpha patterns among them
-        alone = PeftModel.from_pretrained(fresh(tiny_model), folder)
+        alone = PeftModel.from_pretrained(lively(tiny_model), folder)
         nll, tokens = completion_nll(alone, tokenizer, PAIRS)
         assert scores.nll[i] == pytest.approx(nll, abs=1e-5) and scores.tokens.tolist() == tokens.tolist()
         said = [first_word(text) for text in generate(alone, tokenizer, PROMPTS, max_new_tokens=3)]
@@ -127,15 +104,15 @@ def test_scores_are_those_of_stock_peft(tiny_model, lora_bank, bank, tokenizer):
 
 
 def test_the_arithmetic_mean_of_token_probabilities(tiny_model, lora_bank, bank, tokenizer):
-    scores = score(fresh(tiny_model), tokenizer, bank, options=ExpertOptions(perplexity="arithmetic"))
-    alone = PeftModel.from_pretrained(fresh(tiny_model), lora_bank[0])
+    scores = score(lively(tiny_model), tokenizer, bank, options=ExpertOptions(perplexity="arithmetic"))
+    alone = PeftModel.from_pretrained(lively(tiny_model), lora_bank[0])
     for i, shot in enumerate(SHOTS):
         ids, start = encode(tokenizer, shot.prompt, shot.completion)
         logits = alone(input_ids=torch.tensor([ids])).logits[0, start - 1 : -1]
         probabilities = logits.softmax(-1)[torch.arange(len(logits)), ids[start:]]
         perplexity = reasoning_perplexity(scores.nll[0, i], scores.tokens[i])
         assert perplexity == pytest.approx(1 / probabilities.mean().item(), rel=1e-4)
-    geometric = score(fresh(tiny_model), tokenizer, bank)
+    geometric = score(lively(tiny_model), tokenizer, bank)
     assert (scores.nll < geometric.nll).all() and np.isfinite(scores.nll).all()  # the means' inequality
 
 
@@ -165,22 +142,22 @@ def test_an_expert_that_guesses_is_not_better_than_one_that_is_sure_and_sometime
 
 
 def test_the_bare_base_is_scored_too(tiny_model, bank, tokenizer):
-    scores = score(fresh(tiny_model), tokenizer, bank)
-    assert scores.base_nll == pytest.approx(completion_nll(fresh(tiny_model), tokenizer, PAIRS)[0], abs=1e-5)
-    said = [first_word(text) for text in generate(fresh(tiny_model), tokenizer, PROMPTS, max_new_tokens=3)]
+    scores = score(lively(tiny_model), tokenizer, bank)
+    assert scores.base_nll == pytest.approx(completion_nll(lively(tiny_model), tokenizer, PAIRS)[0], abs=1e-5)
+    said = [first_word(text) for text in generate(lively(tiny_model), tokenizer, PROMPTS, max_new_tokens=3)]
     assert scores.base_correct.tolist() == exact_match(said, [s.answer for s in SHOTS]).tolist()
 
 
 def test_a_right_answer_counts(tiny_model, lora_bank, bank, tokenizer):
-    alone = PeftModel.from_pretrained(fresh(tiny_model), lora_bank[0])
+    alone = PeftModel.from_pretrained(lively(tiny_model), lora_bank[0])
     said = generate(alone, tokenizer, PROMPTS, max_new_tokens=3)
     shots = [Example(s.prompt, s.completion, first_word(text)) for s, text in zip(SHOTS, said, strict=True)]
-    scores = score(fresh(tiny_model), tokenizer, bank, shots)
+    scores = score(lively(tiny_model), tokenizer, bank, shots)
     assert scores.correct[0].tolist() == [bool(first_word(text)) for text in said] and any(scores.correct[0])
 
 
 def test_numpy_factors_and_many_swaps_change_nothing(tiny_model, bank, tokenizer):
-    model = fresh(tiny_model)
+    model = lively(tiny_model)
     once = score(model, tokenizer, {"u/1": bank["u/1"]}).nll
     as_numpy = {name: {m: (a.numpy(), b.numpy()) for m, (a, b) in found.items()} for name, found in bank.items()}
     for order in (("u/0", "u/1"), ("u/3", "u/1", "u/2"), ("u/1", "u/0")):
@@ -189,7 +166,7 @@ def test_numpy_factors_and_many_swaps_change_nothing(tiny_model, bank, tokenizer
 
 
 def test_the_base_is_given_back_as_it_was(tiny_model, bank, tokenizer):
-    model = fresh(tiny_model).train()
+    model = lively(tiny_model).train()
     model.model.layers[0].eval()
     model.lm_head.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -204,7 +181,7 @@ def test_the_base_is_given_back_as_it_was(tiny_model, bank, tokenizer):
 
 
 def test_dropout_is_off_and_nothing_is_kept_for_gradients(tiny_model, bank, tokenizer):
-    model = fresh(tiny_model)
+    model = lively(tiny_model)
     model.config.attention_dropout = 0.9
     plain = score(model, tokenizer, bank).nll
     seen = []
@@ -214,15 +191,14 @@ def test_dropout_is_off_and_nothing_is_kept_for_gradients(tiny_model, bank, toke
 
 def test_head_conv1d_and_bf16_follow_peft(tiny_model, tokenizer, tmp_path):
     cases = {
-        "head": (fresh, ["lm_head", "k_proj"], torch.float32, 1e-5),
+        "head": (lively, ["lm_head", "k_proj"], torch.float32, 1e-5),
         "gpt2": (gpt2, ["c_attn", "c_fc"], torch.float32, 1e-5),
-        "bf16": (fresh, ["q_proj", "down_proj"], torch.bfloat16, 1e-2),
+        "bf16": (lively, ["q_proj", "down_proj"], torch.bfloat16, 1e-2),
     }
     for name, (make, targets, dtype, tolerance) in cases.items():
         torch.manual_seed(3)
-        config = LoraConfig(
-            r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False, fan_in_fan_out=name == "gpt2"
-        )
+        config = LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False,
+                            fan_in_fan_out=name == "gpt2")  # fmt: skip
         get_peft_model(make(tiny_model), config).save_pretrained(tmp_path / name, save_embedding_layers=False)
         weights = load_file(tmp_path / name / "adapter_model.safetensors")
         keys = [key.removesuffix("A.weight") for key in weights if key.endswith("lora_A.weight")]
@@ -251,17 +227,17 @@ def test_what_does_not_fit_is_rejected_and_the_rest_is_scored(tiny_model, bank, 
         "nothing": ({}, "adapts no layer"),
     }
     nan = {layer: (a * float("nan"), b)}
-    scores = score(fresh(tiny_model), tokenizer, {**{n: f for n, (f, _) in bad.items()}, "nan": nan, "good": good})
+    scores = score(lively(tiny_model), tokenizer, {**{n: f for n, (f, _) in bad.items()}, "nan": nan, "good": good})
     assert {r.item: r.reason for r in scores.rejected} == {**dict.fromkeys(bad, "unloadable"), "nan": "nan_scores"}
     assert all(words in scores.rejected[i].detail for i, (_, words) in enumerate(bad.values()))
     assert scores.repo_ids == ("good",)
-    assert scores.nll.tolist() == score(fresh(tiny_model), tokenizer, {"good": good}).nll.tolist()
-    nobody = score(fresh(tiny_model), tokenizer, {"nan": nan})
+    assert scores.nll.tolist() == score(lively(tiny_model), tokenizer, {"good": good}).nll.tolist()
+    nobody = score(lively(tiny_model), tokenizer, {"nan": nan})
     assert nobody.nll.shape == nobody.correct.shape == (0, 3) and expert_scores(nobody) == ()
 
 
 def test_halving_scores_fewer_pairs_with_the_same_numbers(tiny_model, bank, tokenizer):
-    adapters, model = variants(bank, 16), fresh(tiny_model)
+    adapters, model = variants(bank, 16), lively(tiny_model)
     options = ExpertOptions(shortlist=4)
     full = score(model, tokenizer, adapters, MANY, budget="all", options=options, batch_size=8)
     half = score(model, tokenizer, adapters, MANY, budget="50%", options=options, batch_size=8)
@@ -282,39 +258,38 @@ def test_halving_scores_fewer_pairs_with_the_same_numbers(tiny_model, bank, toke
 
 def test_a_specialist_is_kept_by_the_signal_accuracy():
     nll, tokens = np.array([[0.1, 9.0, np.nan], [2.0, 2.0, np.inf]]), np.array([2, 2, 2])
-    assert losses(nll, tokens, "likelihood")[:, :2].mean(axis=1).tolist() == pytest.approx([2.275, 1.0])
-    assert losses(nll, tokens, "accuracy")[:, :2].mean(axis=1).tolist() == pytest.approx([0.547, 0.865], abs=1e-3)
-    assert (
-        np.isnan(losses(nll, tokens, "accuracy")[:, 2]).all() and np.isnan(losses(nll, tokens, "likelihood")).sum() == 2
-    )
+    for signal, expected in (("likelihood", [2.275, 1.0]), ("accuracy", [0.547519586, 0.864664717])):
+        found = losses(nll, tokens, signal)
+        assert found[:, :2].mean(axis=1).tolist() == pytest.approx(expected)
+        assert np.isnan(found[:, 2]).all() and np.isnan(found).sum() == 2
 
 
 def test_the_seed_decides_which_shots_come_first(tiny_model, bank, tokenizer):
-    model, options = fresh(tiny_model), ExpertOptions(shortlist=2, budget="40%")
-    one, again, other = (
-        score(model, tokenizer, variants(bank, 8), MANY, options=options, seed=seed) for seed in (1, 1, 2)
-    )
+    model, options = lively(tiny_model), ExpertOptions(shortlist=2, budget="40%")
+    adapters = variants(bank, 8)
+    one, again, other = (score(model, tokenizer, adapters, MANY, options=options, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(one.nll, again.nll, equal_nan=True) and one.rejected == again.rejected
     assert not np.array_equal(np.isfinite(one.nll), np.isfinite(other.nll))
 
 
 def test_a_budget_in_tokens_or_minutes_is_kept(tiny_model, bank, tokenizer):
-    model, options = fresh(tiny_model), ExpertOptions(shortlist=2)
-    tokens = score(model, tokenizer, variants(bank, 8), MANY, options=options, budget="2800 tokens")
-    assert tokens.cost.pairs < tokens.cost.possible and tokens.cost.tokens <= 2800
-    plenty = score(model, tokenizer, variants(bank, 8), MANY, options=options, budget="60 minutes")
-    assert plenty.cost.pairs == plenty.cost.possible and 0 < plenty.cost.seconds < 60
-    little = score(model, tokenizer, variants(bank, 8), MANY, options=options, budget="0.000001 minutes")
-    assert little.cost.allowed == 0 < little.cost.pairs < little.cost.possible  # the least is scored all the same
+    model, adapters, options = lively(tiny_model), variants(bank, 8), ExpertOptions(shortlist=2)
+    tokens, plenty, little = (
+        score(model, tokenizer, adapters, MANY, options=options, budget=budget).cost
+        for budget in ("2800 tokens", "60 minutes", "0.000001 minutes")
+    )
+    assert tokens.pairs < tokens.possible and tokens.tokens <= 2800
+    assert plenty.pairs == plenty.possible and 0 < plenty.seconds < 3600
+    assert little.allowed == 0 < little.pairs < little.possible  # the least is scored all the same
     with pytest.raises(RecipeError, match=r"budget: expected '40%', .* found 'much'"):
         score(model, tokenizer, bank, budget="much")
 
 
 def test_options_are_compared_in_place_of_generating(tiny_model, lora_bank, bank, tokenizer):
     choices = [Choices((" 3", " the answer 4", " 5"), 0), None, Choices((" 0", " 1"), 1)]
-    scores = score(fresh(tiny_model), tokenizer, bank, choices=choices)
+    scores = score(lively(tiny_model), tokenizer, bank, choices=choices)
     for i, folder in enumerate(lora_bank):
-        alone = PeftModel.from_pretrained(fresh(tiny_model), folder)
+        alone = PeftModel.from_pretrained(lively(tiny_model), folder)
         for k in (0, 2):
             found = option_nll(alone, tokenizer, [(SHOTS[k].prompt, choices[k].options)])[0]
             assert scores.answers[i][k] == choices[k].options[found.chosen()].strip()
@@ -323,7 +298,7 @@ def test_options_are_compared_in_place_of_generating(tiny_model, lora_bank, bank
 
 
 def test_what_cannot_be_scored_is_an_error(tiny_model, bank, tokenizer):
-    model = fresh(tiny_model)
+    model = lively(tiny_model)
     with pytest.raises(InputError, match="K-shot is empty"):
         score(model, tokenizer, {}, [])
     with pytest.raises(InputError, match="choices for 1 of 3 shots"):
@@ -334,7 +309,7 @@ def test_what_cannot_be_scored_is_an_error(tiny_model, bank, tokenizer):
 
 
 def test_an_adapter_is_taken_off_again(tiny_model, bank):
-    model, ids = fresh(tiny_model), torch.tensor([[4, 5, 6]])
+    model, ids = lively(tiny_model), torch.tensor([[4, 5, 6]])
     with torch.no_grad():
         bare = model(ids).logits
         with swapping(model, bank) as swap:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rocket_hub.errors import DatasetError, StorageError
-from rocket_hub.records import Example
+from rocket_hub.records import Example, Rejection
 from rocket_hub.selection.filters import Limits
 from rocket_hub.selection.screening import Pool, survey
 
@@ -59,16 +59,11 @@ def test_an_uncertain_hit_is_a_doubt_and_no_fault():
 def test_equal_rows_are_found_across_data_sets_and_a_row_with_a_fault_is_nobodys_duplicate():
     rows = [row("", source="u/a"), row("one", index=1), row("ONE ", source="u/b"), row("", source="u/b", index=3)]
     found = survey(iter(rows), [SHOT])
-    assert [(fault.item, fault.reason, fault.detail) for fault in found.faults.values()] == [
-        ("u/a#0", "empty", "no prompt"),
-        ("u/b#0", "duplicate_of", "u/data#1"),
-        ("u/b#3", "empty", "no prompt"),
-    ]
-    assert found.counts(np.array(["chosen"])) == {
-        "u/a": {"read": 1, "empty": 1},
-        "u/data": {"read": 1, "chosen": 1},
-        "u/b": {"read": 2, "duplicate_of": 1, "empty": 1},
-    }
+    assert [*found.faults.values()] == [Rejection("u/a#0", "empty", "no prompt"),
+                                        Rejection("u/b#0", "duplicate_of", "u/data#1"),
+                                        Rejection("u/b#3", "empty", "no prompt")]  # fmt: skip
+    assert found.counts(np.array(["chosen"])) == {"u/a": {"read": 1, "empty": 1}, "u/data": {"read": 1, "chosen": 1},
+                                                  "u/b": {"read": 2, "duplicate_of": 1, "empty": 1}}  # fmt: skip
 
 
 ROWS = [Example(f"question\n{i} é 漢 \ud800", f"answer {i}\u2028", source="u/data", index=i) for i in range(50)]

@@ -20,8 +20,7 @@ from rocket_hub.selection.statistics import (
 def test_the_interval_is_wilsons():
     assert accuracy_interval(0, 0) == (0, 1)
     assert accuracy_interval(5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)
-    assert accuracy_interval(0, 50)[0] == 0
-    assert accuracy_interval(50, 50)[1] == 1
+    assert (accuracy_interval(0, 50)[0], accuracy_interval(50, 50)[1]) == (0, 1)
 
 
 def test_a_difference_has_an_error_from_two_shots_on():
@@ -37,14 +36,9 @@ def test_one_shot_of_many_is_within_the_noise_and_two_are_not():
         assert not beats(one)
         one[4] = 1
         assert beats(one)
-    assert not beats(np.zeros(50))
-    assert not beats(-np.ones(50))
-    assert beats(np.full(50, 0.1))
-
-
-def test_below_ten_shots_only_what_is_blatant_counts():
-    assert beats(np.array([0, 0, 0.1]))
-    assert not beats(np.array([0, -1, 0.0]))
+    assert not beats(np.zeros(50)) and not beats(-np.ones(50)) and beats(np.full(50, 0.1))
+    # below ten shots any gain counts
+    assert beats(np.array([0, 0, 0.1])) and not beats(np.array([0, -1, 0.0]))
 
 
 def test_scores_get_their_shots_and_intervals():
@@ -81,10 +75,7 @@ def test_what_is_clearly_best_is_always_chosen_and_what_is_a_toss_up_is_not():
     perplexity = np.array([np.full(40, 1.0), 2 + rng.random(40), 2 + rng.random(40), np.full(40, 9.0)])
     correct = np.array([np.ones(40), *(rng.random((2, 40)) < 0.5), np.zeros(40)])
     shares = chosen_shares(perplexity, correct, np.eye(4), shortlist=3, size=2)
-    assert shares[0] == 1
-    assert shares[3] == 0
-    assert 0.1 < shares[1] < 0.9
-    assert shares.sum() == pytest.approx(2)
+    assert shares[0] == 1 and 0.1 < shares[1] < 0.9 and shares[3] == 0 and shares.sum() == pytest.approx(2)
     assert shares.tolist() == chosen_shares(perplexity, correct, np.eye(4), 3, 2).tolist()
     assert chosen_shares(perplexity, correct, np.eye(2), 3, 2).tolist() == [1, 1, 0, 0]  # the others only have ranks
 
