@@ -212,17 +212,7 @@ class Solved:
 
 @dataclass(frozen=True)
 class Answers:
-    """How questions are answered.
-
-    Attributes:
-        task: The task, without shots and chat template.
-        tokenizer: The model's.
-        seeds: Solved examples in the task's form.
-        options: Of the method.
-        retriever: Finds passages; none = there are none.
-        room: Tokens that a prompt may have.
-        seed: Decides which seeds are shown, and the votes.
-    """
+    """Answers questions below solved seeds; a prompt may have `room` tokens, `seed` decides which seeds are shown."""
 
     task: Task
     tokenizer: Any
