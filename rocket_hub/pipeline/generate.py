@@ -133,7 +133,7 @@ def _taught(context: Context, alone: Writer) -> Writer:
     how = meteor_options(options, context.recipe.seed)
     budget = Budget(options.calls, options.tokens)
     teacher = find_teacher(context.api, str(options.teacher), context.recipe.train.dtype)
-    judge = find_teacher(context.api, how.judge, context.recipe.train.dtype) if how.judge else None
+    judge_model = find_teacher(context.api, how.judge, context.recipe.train.dtype) if how.judge else None
     given = questions_of(context.api, options.questions) if options.questions else None
 
     def write(folder: Path) -> Generated:
@@ -145,12 +145,12 @@ def _taught(context: Context, alone: Writer) -> Writer:
         found = meteor(
             *context.base, task, questions, None, teacher.open(), how, folder=folder / "meteor",
             maker=f"{named(teacher.origin)}, with {named(context.pinned)}",
-            budget=budget, progress=context.reporter, judge=judge.open() if judge else None,
+            budget=budget, progress=context.reporter, judge=judge_model.open() if judge_model else None,
         )  # fmt: skip
         return found.generated
 
     price = f"the teacher {teacher.origin.repo_id} may cost {budget_in_words(budget)}"
-    price += ", the judge as much" if judge else ""
+    price += ", the judge as much" if judge_model else ""
     if given:
         return Writer(write, (teacher.origin, given.origin), price)
     return Writer(write, (teacher.origin, *alone.read), f"{price}; before, {alone.cost}")
