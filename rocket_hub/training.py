@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rocket_hub.errors import RecipeError, StorageError
 from rocket_hub.lora.attach import load_adapter
@@ -17,7 +17,7 @@ from rocket_hub.moe import RocketMoeConfig, router_parameters
 from rocket_hub.moe.callback import AuxiliaryLossCallback
 from rocket_hub.moe.gates import layers
 from rocket_hub.moe.model import quantization_of
-from rocket_hub.options import TrainOptions
+from rocket_hub.options import Dtype, Schedule, TrainOptions
 from rocket_hub.records import Example
 from rocket_hub.results import Training
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, last loss
 CHECKPOINTS = 4  # a stopped training loses at most a quarter of its steps
-SCHEDULES = ("joint", "router_only", "two_stage")
+SCHEDULES = get_args(Schedule)
 ROUTER_STAGE = 0.25  # share of the steps in which `two_stage` trains the routers alone
 
 
@@ -156,7 +156,7 @@ def _trainer(
     return trainer
 
 
-def shared_arguments(output: Path, dtype: str, seed: int) -> dict[str, Any]:
+def shared_arguments(output: Path, dtype: Dtype, seed: int) -> dict[str, Any]:
     """Return what every training tells TRL, whatever it trains."""
     import torch
 

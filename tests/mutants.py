@@ -62,7 +62,7 @@ MUTANTS = (
         "training: the rate warms up",
         "warmup_steps=round(options.warmup_ratio * options.max_steps),",
         "warmup_steps=0,",
-        "test_training.py test_training_routed.py",
+        "test_training.py",
     ),
     Mutant(
         "evaluation: answers of another length are not reused",
@@ -80,7 +80,7 @@ MUTANTS = (
         "crossfit: a setting that diverged never wins",
         "means = [float(score.mean()) if np.isfinite(score).all() else math.inf for score in scores]",
         "means = [float(score.mean()) for score in scores]",
-        "test_crossfit.py",
+        "test_tuning.py",
     ),
     Mutant(
         "plots: the interval of a mean",
@@ -240,7 +240,7 @@ MUTANTS = (
         "judging: empty advice is no judgement",
         "if not correct and not advice.strip():",
         "if not correct and not advice:",
-        "test_judging.py",
+        "test_prompts.py",
     ),
     Mutant(
         "asking: what is read costs tokens, too",

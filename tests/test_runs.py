@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rocket_hub.errors import StorageError
-from rocket_hub.runs import RunFolder, Silent, read_json, write_json, write_text
+from rocket_hub.runs import Batches, KeptResults, RunFolder, Silent, read_json, write_json, write_text
 
 
 class Notes(Silent):
@@ -61,3 +61,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot be written.*--out"):
         write_json(tmp_path / "file" / "below.json", {})
     assert read_json(tmp_path / "file" / "below.json") is None
+
+
+def test_kept_results_are_computed_once_and_batch_by_batch(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def compute(missing: list[str]) -> Batches[str]:
+        asked.append(missing)
+        yield {word: word.upper() for word in missing if word == "a"}
+        assert "A" in (tmp_path / "kept.jsonl").read_text()  # before the next batch is begun
+        yield {word: word.upper() for word in missing if word == "b"}
+
+    for _ in range(2):
+        kept = KeptResults(tmp_path / "kept.jsonl")
+        assert kept.each(["a", "b", "a", "c"], str, compute) == ["A", "B", "A", None]
+    assert asked == [["a", "b", "c"], ["c"]]
+    assert KeptResults(None).each(["a"], str, lambda missing: ({word: 1} for word in missing)) == [1]

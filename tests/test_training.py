@@ -1,24 +1,28 @@
 """Training: what moves, how fast, what is given back, and what an interrupted run costs."""
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from rocket_hub.errors import StorageError
+from rocket_hub.errors import RecipeError, StorageError
 from rocket_hub.inference import completion_nll
 from rocket_hub.inference.models import load_base
+from rocket_hub.lora.attach import write_fresh
 from rocket_hub.moe.merging import merge_experts
-from rocket_hub.recipe import TrainOptions
+from rocket_hub.moe.model import quantization_of
+from rocket_hub.options import TrainOptions
 from rocket_hub.records import Example
 from rocket_hub.results import Training
-from rocket_hub.training import train_expert
+from rocket_hub.training import _optimizer, _prepare, _trainer, _two_stages, train_expert
 
 ROWS = [
     Example(f"question what is {a} plus {b} ?", f" the answer #### {a + b}", str(a + b))
@@ -43,11 +47,8 @@ def base(tiny_model: Path) -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def plain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new LoRA: it changes nothing yet."""
-    torch.manual_seed(0)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
-    folder = tmp_path_factory.mktemp("plain")
-    get_peft_model(load_base(str(tiny_model), None, "float32")[0], config).save_pretrained(folder)
-    return folder
+    return write_fresh(load_base(str(tiny_model), None, "float32")[0], config, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +56,35 @@ def routed(tiny_model: Path, lora_bank: list[Path], tmp_path_factory: pytest.Tem
     return merge_experts(lora_bank[:2], tmp_path_factory.mktemp("routed"), base_model=str(tiny_model))
 
 
+Train = Callable[..., Training]
+
+
+@pytest.fixture
+def train(base: Any, tokenizer: Any, tmp_path: Path) -> Train:
+    """Train in a folder below `tmp_path`; options by name go over `OPTIONS`."""
+
+    def train(start: Path, folder: str = "out", rows: Any = ROWS, *, given: Any = None, **options: Any) -> Training:
+        return train_expert(
+            base, tokenizer, start, rows, replace(OPTIONS, **options), tmp_path / folder, **(given or {})
+        )
+
+    return train
+
+
 def weights(adapter: Path | str) -> dict[str, torch.Tensor]:
     return load_file(Path(adapter) / "adapter_model.safetensors")
 
 
-def moved(before: Path, after: Path | str, part: str) -> float:
+def moved(before: Path | str, after: Path | str, part: str) -> float:
     """How far the weights of one kind moved at most."""
     one, other = weights(before), weights(after)
     assert one.keys() == other.keys()
     return max(float((other[key] - one[key]).abs().max()) for key in one if part in key)
+
+
+def what_moved(before: Path, after: Path | str) -> dict[str, bool]:
+    """Tell for routers and experts whether any of them moved."""
+    return {part: moved(before, after, f"rocket_moe_{part}") > 0 for part in ("router", "A", "B")}
 
 
 def nll(base: PreTrainedModel, tokenizer: Any, adapter: Path | str) -> float:
@@ -98,120 +119,177 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "routed"])
-def test_the_loss_falls(kind: str, base: Any, tokenizer: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_loss_falls(kind: str, base: Any, tokenizer: Any, train: Train, request: pytest.FixtureRequest) -> None:
     start = request.getfixturevalue(kind)
     at_first = nll(base, tokenizer, start)
     steps: list[tuple[int, int]] = []
-    options = TrainOptions(learning_rate=(5 * RATE,), max_steps=30, batch_size=8, max_length=32)
-    done = train_expert(
-        base, tokenizer, start, ROWS, options, tmp_path / "out", progress=lambda step, of, _: steps.append((step, of))
-    )
+    given = {"progress": lambda step, of, _: steps.append((step, of))}
+    done = train(start, given=given, learning_rate=(5 * RATE,), max_steps=30)
     assert nll(base, tokenizer, done.adapter) < at_first - 0.1  # the head is frozen, so there is not far to fall
     assert steps == [(step, 30) for step in range(1, 31)]
-    assert (done.adapter, done.learning_rate, done.steps) == (str(tmp_path / "out"), 5 * RATE, 30)
+    assert (Path(done.adapter).name, done.learning_rate, done.steps) == ("out", 5 * RATE, 30)
     assert done.loss < at_first
     assert done.seconds > 0
-    assert not list((tmp_path / "out").glob("checkpoint-*"))
+    assert not list(Path(done.adapter).glob("checkpoint-*"))
 
 
-def test_only_the_completion_is_learned(base: Any, tokenizer: Any, plain: Path, tmp_path: Path) -> None:
+def test_only_the_completion_is_learned(base: Any, tokenizer: Any, plain: Path, train: Train) -> None:
     # One step over all rows: the loss is the mean over completion and end-of-sequence tokens, none of the prompt's.
-    options = TrainOptions(learning_rate=(RATE,), max_steps=1, batch_size=len(ROWS), max_length=32)
     expected = nll(base, tokenizer, plain)
-    whole = train_expert(base, tokenizer, plain, ROWS, options, tmp_path / "out")
-    assert whole.loss == pytest.approx(expected, rel=1e-4)
-    everything = [Example("", row.prompt + row.completion, row.answer) for row in ROWS]
-    assert completion_nll(base, tokenizer, [("", row.completion) for row in everything])[1].sum() > 2 * len(ROWS)
+    assert train(plain, max_steps=1, batch_size=len(ROWS)).loss == pytest.approx(expected, rel=1e-4)
+    assert completion_nll(base, tokenizer, [("", row.completion) for row in ROWS])[1].sum() > 2 * len(ROWS)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 1.0])
-def test_routers_learn_at_their_own_rate(ratio: float, base: Any, tokenizer: Any, routed: Path, tmp_path: Path) -> None:
+def test_routers_learn_at_their_own_rate(ratio: float, routed: Path, train: Train) -> None:
     # Two steps of a cosine, at 1 and at 1/2 of the rate: a weight whose gradient keeps its sign moves by 1.5 of it.
-    options = TrainOptions(
-        learning_rate=(RATE,), router_learning_rate_ratio=ratio, max_steps=2, batch_size=8, max_length=32
-    )
-    done = train_expert(base, tokenizer, routed, ROWS, options, tmp_path / "out")
+    done = train(routed, router_learning_rate_ratio=ratio, max_steps=2)
     assert moved(routed, done.adapter, "rocket_moe_router") == pytest.approx(1.5 * RATE * ratio, rel=0.2)
     assert moved(routed, done.adapter, "rocket_moe_B") == pytest.approx(1.5 * RATE, rel=0.2)
 
 
+def test_the_given_rate_is_used(plain: Path, train: Train) -> None:
+    done = train(plain, given={"learning_rate": 0.02}, learning_rate=(1e-5,), max_steps=2)
+    assert done.learning_rate == 0.02
+    assert moved(plain, done.adapter, "lora_B") == pytest.approx(1.5 * 0.02, rel=0.2)
+
+
 def test_frozen_experts_stay_and_their_routers_learn(
-    base: Any, tokenizer: Any, lora_bank: list[Path], tiny_model: Path, tmp_path: Path
+    lora_bank: list[Path], tiny_model: Path, train: Train, tmp_path: Path
 ) -> None:
     start = merge_experts(lora_bank[:2], tmp_path / "start", base_model=str(tiny_model), train_experts=False)
-    done = train_expert(base, tokenizer, start, ROWS, OPTIONS, tmp_path / "out")
-    assert moved(start, done.adapter, "rocket_moe_A") == moved(start, done.adapter, "rocket_moe_B") == 0.0
-    assert moved(start, done.adapter, "rocket_moe_router") > 0.0
+    assert what_moved(start, train(start).adapter) == {"router": True, "A": False, "B": False}
 
 
-def test_the_seed_decides(base: Any, tokenizer: Any, plain: Path, tmp_path: Path) -> None:
-    runs = [
-        train_expert(base, tokenizer, plain, ROWS, OPTIONS, tmp_path / f"{n}", seed=s) for n, s in enumerate((0, 0, 1))
-    ]
+def test_the_seed_decides(plain: Path, train: Train) -> None:
+    runs = [train(plain, f"{number}", given={"seed": seed}) for number, seed in enumerate((0, 0, 1))]
     one, same, other = (weights(run.adapter) for run in runs)
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
-def test_the_given_rate_is_used(base: Any, tokenizer: Any, plain: Path, tmp_path: Path) -> None:
-    options = TrainOptions(learning_rate=(1e-5,), max_steps=2, batch_size=8, max_length=32)
-    done = train_expert(base, tokenizer, plain, ROWS, options, tmp_path / "out", learning_rate=0.02)
-    assert done.learning_rate == 0.02
-    assert moved(plain, done.adapter, "lora_B") == pytest.approx(1.5 * 0.02, rel=0.2)
+@pytest.mark.parametrize(("schedule", "experts"), [("joint", True), ("router_only", False), ("two_stage", True)])
+def test_schedules_train_what_they_say(schedule: str, experts: bool, routed: Path, train: Train) -> None:
+    done = train(routed, schedule=schedule, max_steps=4)
+    assert what_moved(routed, done.adapter) == {"router": True, "A": experts, "B": experts}
+    assert done.steps == 4 and done.loss > 0
+    config = json.loads((Path(done.adapter) / "adapter_config.json").read_text())
+    assert config["base_quantization"] is None and config["train_experts"] is True
 
 
-Run = Callable[[Path, list[int], int | None], Training]
+def stopped_at(last: int | None, steps: list[int]) -> dict[str, Any]:
+    """Note the steps, and stop in one of them as Ctrl-C does."""
+
+    def progress(step: int, of: int, loss: float) -> None:
+        steps.append(step)
+        if step == last:
+            raise KeyboardInterrupt
+
+    return {"progress": progress}
 
 
-@pytest.fixture
-def run(base: Any, tokenizer: Any, routed: Path) -> Run:
-    """Train in a folder, note the steps, and stop in one of them as Ctrl-C does."""
-
-    def train(output: Path, steps: list[int], stop: int | None = None) -> Training:
-        def progress(step: int, of: int, loss: float) -> None:
-            steps.append(step)
-            if step == stop:
-                raise KeyboardInterrupt
-
-        return train_expert(base, tokenizer, routed, ROWS, OPTIONS, output, progress=progress)
-
-    return train
-
-
-@pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
-def test_a_stopped_training_goes_on(torn: bool, run: Run, tmp_path: Path) -> None:
-    straight, first, second = [], [], []
-    uninterrupted = run(tmp_path / "straight", straight, None)
+@pytest.mark.parametrize(
+    ("schedule", "stop", "torn"),
+    [("joint", 7, False), ("joint", 7, True), ("router_only", 3, False), ("two_stage", 3, False),
+     ("two_stage", 7, False)],
+)  # fmt: skip
+def test_a_stopped_training_goes_on_and_ends_like_a_straight_one(
+    schedule: str, stop: int, torn: bool, routed: Path, train: Train, tmp_path: Path
+) -> None:
+    """Stopped at the first checkpoint, where the routers' stage ends, or at the last one."""
+    steps: list[int] = []
+    straight = train(routed, "straight", schedule=schedule)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "out", first, 7)
+        train(routed, given=stopped_at(stop, steps), schedule=schedule)
     if torn:  # the machine went down while the next checkpoint was written
         (tmp_path / "out" / "checkpoint-8").mkdir()
         (tmp_path / "out" / "checkpoint-8" / "adapter_config.json").write_text("{")
-    resumed = run(tmp_path / "out", second, None)
-    assert (straight, first, second) == (list(range(1, 9)), list(range(1, 8)), [7, 8])
-    one, other = weights(uninterrupted.adapter), weights(resumed.adapter)
-    assert all(torch.allclose(one[key], other[key], atol=1e-6) for key in one)
+    resumed = train(routed, given=stopped_at(None, steps), schedule=schedule)
+    assert steps == [*range(1, stop + 1), *range(stop, 9)]
+    assert moved(straight.adapter, resumed.adapter, "") < 1e-6
+    assert (moved(routed, resumed.adapter, "rocket_moe_B") > 0) == (schedule != "router_only")
+    assert resumed.loss == pytest.approx(straight.loss, rel=1e-6)
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize("stop", [None, 3], ids=["finished", "stopped"])
-def test_the_base_comes_back_unchanged(stop: int | None, run: Run, base: Any, tmp_path: Path) -> None:
+def test_the_base_comes_back_unchanged(stop: int | None, base: Any, routed: Path, train: Train) -> None:
     before = picture(base)
     with suppress(KeyboardInterrupt):
-        run(tmp_path / "out", [], stop)
+        train(routed, given=stopped_at(stop, []))
     assert_same(picture(base), before)
 
 
-def test_a_stopped_training_reports_the_loss_of_a_straight_one(run: Run, tmp_path: Path) -> None:
-    straight = run(tmp_path / "straight", [], None)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "out", [], 7)
-    assert run(tmp_path / "out", [], None).loss == pytest.approx(straight.loss, rel=0.1)
-
-
-def test_an_unwritable_output(base: Any, tokenizer: Any, plain: Path, tmp_path: Path) -> None:
+def test_an_unwritable_output(base: Any, plain: Path, train: Train, tmp_path: Path) -> None:
     before = picture(base)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file.*cannot save.*free some space"):
-        train_expert(base, tokenizer, plain, ROWS, OPTIONS, tmp_path / "file" / "out")
+        train(plain, "file/out")
     assert_same(picture(base), before)
+
+
+def test_an_unknown_schedule_is_refused_before_anything_is_written(
+    base: Any, routed: Path, train: Train, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=r"train\.schedule: expected one of joint, router_only, two_stage"):
+        train(routed, schedule="routers")
+    assert not (tmp_path / "out").exists() and quantization_of(base) is None
+
+
+def test_other_adapters_ignore_the_schedule(lora_bank: list[Path], train: Train) -> None:
+    done = train(lora_bank[0], schedule="router_only", max_steps=2)
+    before, after = weights(lora_bank[0]), weights(done.adapter)
+    assert all(not torch.equal(before[key], after[key]) for key in before)
+
+
+def test_experts_wait_for_the_routers(base: Any, tokenizer: Any, routed: Path, tmp_path: Path) -> None:
+    """One step of eight is in the first quarter: until it is over, only the routers move."""
+    model = PeftModel.from_pretrained(base, routed, is_trainable=True)
+    settings = replace(OPTIONS, schedule="two_stage")
+    trainer = _trainer(model, tokenizer, ROWS, settings, tmp_path / "out", 0.01, 0, None)
+    trainer.args.max_steps = 2
+    trainer.train()
+    model.save_pretrained(tmp_path / "early")
+    assert what_moved(routed, tmp_path / "early") == {"router": True, "A": False, "B": False}
+
+
+def test_each_stage_warms_up_and_falls() -> None:
+    layer, settings = torch.nn.Linear(2, 2), replace(OPTIONS, schedule="two_stage", max_steps=40)
+    parts = ((layer.weight, 1.0, False), (layer.bias, 0.1, True))
+    groups = [{"params": [part], "lr": rate, "routers": routers} for part, rate, routers in parts]
+    optimizer = torch.optim.SGD(groups)
+    schedule, rates = _two_stages(optimizer, settings), []
+    for _ in range(40):
+        rates.append(schedule.get_last_lr())
+        optimizer.step()
+        schedule.step()
+    experts, routers = zip(*rates, strict=True)
+    assert experts[:11] == (0,) * 11 and experts[11] > 0 and max(experts) == 1.0 == experts[13]
+    assert routers[0] == 0 and max(routers) == routers[4] == 0.1
+    assert experts[-1] < 0.01 and routers[-1] < 0.001
+    assert list(experts[13:]) == sorted(experts[13:], reverse=True)
+
+
+def test_routers_have_their_own_rate(base: Any, routed: Path) -> None:
+    model = PeftModel.from_pretrained(base, routed, is_trainable=True)
+    groups = _optimizer(model, replace(OPTIONS, router_learning_rate_ratio=0.25), 0.01).param_groups
+    assert [(group["lr"], group["routers"]) for group in groups] == [(0.01, False), (0.0025, True)]
+    alone = replace(OPTIONS, schedule="router_only")
+    _prepare(model, alone)
+    (group,) = _optimizer(model, alone, 0.01).param_groups
+    assert (group["lr"], group["routers"]) == (0.01, True), "there is nothing that they could be a share of"
+    model.set_adapter("default")
+    assert not any(p.requires_grad for n, p in model.named_parameters() if "rocket_moe_A" in n)
+
+
+def test_auxiliary_losses_are_in_the_log(
+    base: Any, tokenizer: Any, tiny_model: Path, lora_bank: list[Path], tmp_path: Path
+) -> None:
+    merged = merge_experts(lora_bank[:2], tmp_path / "merged", base_model=str(tiny_model))
+    path = merged / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "load_balance_coef": 0.1}))
+    model = PeftModel.from_pretrained(base, merged, is_trainable=True)
+    settings = replace(OPTIONS, max_steps=2)
+    trainer = _trainer(model, tokenizer, ROWS, settings, tmp_path / "out", 0.01, 0, None)
+    trainer.train()
+    assert trainer.state.log_history[0]["load_balance_loss"] == pytest.approx(1, abs=0.1)

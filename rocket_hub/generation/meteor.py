@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from rocket_hub.errors import InputError, NothingLeftError, RecipeError
+from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.generation.asking import Budget, TeacherClient
 from rocket_hub.generation.meteor_stages import OPEN, distil, evolve, refine
 from rocket_hub.generation.prompts import answer_prompt, compare, judge_prompt, tally
@@ -17,12 +17,13 @@ from rocket_hub.generation.student import Student
 from rocket_hub.generation.teachers import Teacher
 from rocket_hub.inference import encode
 from rocket_hub.lora.attach import fingerprint, fresh_lora
-from rocket_hub.options import MeteorOptions
+from rocket_hub.options import MeteorOptions, MeteorStage
 from rocket_hub.records import Example, Generated, Rejection
 from rocket_hub.runs import KeptResults, Reporter, RunFolder, Silent, digest, read_json
+from rocket_hub.serialization import check
 from rocket_hub.tasks import Task
 
-STAGES = ("distilled", "refined", "evolved")
+STAGES = get_args(MeteorStage)
 SOURCE = "generated:meteor"
 SHARED = ("max_new_tokens", "batch_size", "max_length", "seed")
 USED = {
@@ -104,7 +105,7 @@ def meteor(
         InputError: The teacher refuses the request itself, or is the judge.
         StorageError: The folder cannot be written.
     """
-    check(options)
+    check(options, "meteor")
     if judge and judge.name == teacher.name:
         raise InputError(f"the judge is the teacher, {judge.name}: it finds right what it taught; give another one")
     reporter, texts = progress or Silent(), KeptResults(folder / "texts.jsonl")
@@ -124,24 +125,6 @@ def meteor(
         counts["compared"], bill["judge"] = _compared(student, client, kept, start, at), client.bill.to_plain()
     adapters = {name: str(run.absolute(found["adapter"])) for name, found in results.items()}
     return Meteor(_generated(maker, kept, rejected, results, counts, bill), adapters, counts, bill)
-
-
-def check(options: MeteorOptions) -> None:
-    """Refuse options that mean nothing.
-
-    Raises:
-        RecipeError: One does.
-    """
-    strange = [name for name in options.stages if name not in STAGES]
-    if strange or not options.stages:
-        raise RecipeError(f"stages: expected some of {', '.join(STAGES)}, found {', '.join(options.stages) or 'none'}")
-    for name in ("rounds", "collect", "max_new_tokens", "max_guideline_tokens", "max_judgement_tokens", "batch_size",
-                 "max_length", "rank", "alpha", "epochs", "collect_epochs", "evolve_epochs", "learning_rate",
-                 "evolve_learning_rate", "beta"):  # fmt: skip
-        if not getattr(options, name) > 0:
-            raise RecipeError(f"{name}: expected more than 0, found {getattr(options, name)}")
-    if options.beams < 2:
-        raise RecipeError(f"beams: expected at least 2, found {options.beams}: one beam is the greedy answer")
 
 
 def cost(tokenizer: Any, questions: Sequence[str], options: MeteorOptions) -> Cost:

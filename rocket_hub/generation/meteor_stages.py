@@ -1,4 +1,4 @@
-"""METEOR's three stages: `distil`, `refine` and `evolve`."""
+"""METEOR's stages. Each asks the questions, trains `adapter` further in `folder` and returns what was learned."""
 
 from __future__ import annotations
 
@@ -60,13 +60,6 @@ def distil(
 ) -> Learned:
     """Train the student on the teacher's answers.
 
-    Args:
-        student: The model, and how it learns.
-        teacher: Answers.
-        questions: What is asked.
-        adapter: The adapter that writes guidelines and is trained further.
-        folder: The stage's.
-
     Returns:
         The trained adapter; each question is either among its rows or rejected: `no_answer`, a fault of the teacher's,
         or what `Student.read_completion` finds.
@@ -115,13 +108,6 @@ def refine(
     student: Student, teacher: TeacherClient, questions: Sequence[Question], adapter: Path, folder: Path
 ) -> Learned:
     """Train the student on its own answers that the teacher finds right, in short trainings as they arrive.
-
-    Args:
-        student: The model, and how it learns.
-        teacher: Judges and advises.
-        questions: What is asked; `options.collect` at a time, each time of the newest adapter.
-        adapter: The adapter that is trained further.
-        folder: The stage's.
 
     Returns:
         The trained adapter; each question is either among its rows or rejected: `still_wrong` after all rounds,
@@ -210,12 +196,6 @@ def evolve(student: Student, questions: Sequence[Question], adapter: Path, folde
     """Train the student to prefer its beam-search answer to its greedy answer, where they differ, by TRL's DPO.
 
     Nobody says which of them is right: whether this helps has to be measured.
-
-    Args:
-        student: The model, and how it learns.
-        questions: What is asked.
-        adapter: The adapter that is trained further, and the reference of DPO.
-        folder: The stage's.
 
     Returns:
         The trained adapter, the same where there is no pair; counts say how many answers were the same, did not come to

@@ -17,14 +17,7 @@ _CONTROL = re.compile(r"<(?=\||/?(?:s|bos|eos|pad|unk|mask|(?:start|end)_of_\w+)
 
 
 def quoted(text: str) -> str:
-    """Quote text so that no line of it can stand outside, and no token of it can end a turn.
-
-    Args:
-        text: Anything, from anybody.
-
-    Returns:
-        Lines that start with `>`, at least one; every kind of line break counts.
-    """
+    """Quote text in lines that start with `>`, so that no line of it stands outside and no token of it ends a turn."""
     lines = [_CONTROL.sub(r"\g<0> ", line.rstrip()) for line in text.strip().splitlines()]
     return "\n".join(f"> {line}".rstrip() for line in lines) or ">"
 
@@ -84,17 +77,10 @@ class Judgement:
 
 
 def read_judgement(text: str) -> Judgement | None:
-    """Read a judgement.
+    """Read a judgement; none = unreadable.
 
-    The whole text must be one JSON object of exactly the two keys asked for, in a code fence or bare. "Correct the
-    second step" and "Correctness: 3/10" are no judgements, and neither is JSON with more around it: an answer that was
-    judged may have been written to be quoted.
-
-    Args:
-        text: What the teacher wrote.
-
-    Returns:
-        The judgement; none = unreadable, which counts as no judgement.
+    The whole text must be one JSON object of exactly the two keys asked for, in a code fence or bare. JSON with more
+    around it is none: an answer that was judged may have been written to be quoted.
     """
     data = read_object(text)
     if data is None or data.keys() != {"correct", "advice"}:

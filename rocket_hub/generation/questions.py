@@ -89,13 +89,7 @@ def question_prompt(task: Task, form: QuestionForm, tokenizer: Any, seeds: Seque
 
     A base model gets a list of questions in the task's own frame, without answers, that ends where the next begins.
     Each ends with a blank line or, where questions have blank lines of their own, with the rest of the frame. A chat
-    model gets an instruction.
-
-    Args:
-        task: The task, without shots and chat template.
-        form: What its questions look like.
-        tokenizer: Its chat template, or the lack of one, says what kind of model it is.
-        seeds: Some seed questions.
+    model, known by its tokenizer's chat template, gets an instruction.
     """
     if not getattr(tokenizer, "chat_template", None):
         end = form.after.rstrip() if form.blank_lines else ""
@@ -130,13 +124,7 @@ def read_question(text: str) -> str:
 
 @dataclass
 class Brainstorm:
-    """Asks for new questions, batch by batch.
-
-    Attributes:
-        asked: Questions that were asked for.
-        accepted: Those that were kept.
-        rejected: The others.
-    """
+    """Asks for new questions, batch by batch: `asked` so far, of which some are `accepted`, the others `rejected`."""
 
     task: Task
     tokenizer: Any

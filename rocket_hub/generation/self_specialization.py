@@ -40,10 +40,10 @@ from rocket_hub.generation.student import once
 from rocket_hub.inference import GREEDY, Continuation, Search
 from rocket_hub.inference.models import Encoder
 from rocket_hub.lora.attach import adapted, fresh_lora
-from rocket_hub.options import NOVELTIES, RETRIEVALS, SelfSpecializationOptions, TrainOptions
+from rocket_hub.options import SelfSpecializationOptions, TrainOptions
 from rocket_hub.records import Example, Generated
 from rocket_hub.runs import KeptResults, digest
-from rocket_hub.serialization import to_dict
+from rocket_hub.serialization import check, to_dict
 from rocket_hub.tasks import Task
 from rocket_hub.tasks.answers import LETTERS
 from rocket_hub.training import train_expert
@@ -115,29 +115,6 @@ def self_specialize(
     return _generated(maker, asking, rows_of(task, solved), solved, counts, options.target_rows)
 
 
-def check(options: SelfSpecializationOptions) -> None:
-    """Refuse options that mean nothing.
-
-    Raises:
-        InputError: One does.
-    """
-    least = {"target_rows": 1, "rounds": 1, "seeds_in_prompt": 1, "seeds_for_answer": 0, "passages": 0, "votes": 0,
-             "max_new_tokens": 1, "batch_size": 1, "max_prompts": 1}  # fmt: skip
-    for name, bound in least.items():
-        found = getattr(options, name)
-        if found is not None and found < bound:
-            raise InputError(f"{name}: expected at least {bound}, found {found}")
-    if not options.temperature > 0 or not options.vote_temperature > 0:
-        raise InputError("temperature and vote_temperature: expected more than 0; the likeliest text is always the "
-                         f"same one; found {options.temperature} and {options.vote_temperature}")  # fmt: skip
-    if not 0 < options.top_p <= 1 or not options.novelty > 0:
-        raise InputError(f"top_p: expected a share above 0, up to 1, and novelty: more than 0; found {options.top_p} "
-                         f"and {options.novelty}")  # fmt: skip
-    for name, known in (("retrieval", RETRIEVALS), ("novelty_by", NOVELTIES)):
-        if getattr(options, name) not in known:
-            raise InputError(f"{name}: expected one of {', '.join(known)}, found {getattr(options, name)!r}")
-
-
 def needs_encoder(options: SelfSpecializationOptions, documents: bool) -> bool:
     """Return whether anything is compared by meaning; `documents`: whether there are any."""
     return options.novelty_by == "embedding" or (documents and options.passages > 0 and options.retrieval != "bm25")
@@ -148,7 +125,7 @@ def _check(
     specialise: Specialise | None,
 ) -> None:  # fmt: skip
     """Refuse what could not be done, before anything is written."""
-    check(options)
+    check(options, "self_specialization")
     if not seeds:
         raise InputError("self-specialisation starts from seeds; give at least one solved example")
     if task.chat or task.shots:
@@ -235,17 +212,7 @@ class Solved:
 
 @dataclass(frozen=True)
 class Answers:
-    """How questions are answered.
-
-    Attributes:
-        task: The task, without shots and chat template.
-        tokenizer: The model's.
-        seeds: Solved examples in the task's form.
-        options: Of the method.
-        retriever: Finds passages; none = there are none.
-        room: Tokens that a prompt may have.
-        seed: Decides which seeds are shown, and the votes.
-    """
+    """Answers questions below solved seeds; a prompt may have `room` tokens, `seed` decides which seeds are shown."""
 
     task: Task
     tokenizer: Any

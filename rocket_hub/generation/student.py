@@ -129,17 +129,7 @@ class Student:
         return text, ""
 
     def train(self, rows: Mapping[Question, str], epochs: float, start: Path, folder: Path) -> Path:
-        """Train an adapter on rows, or return what an earlier run made of the same.
-
-        Args:
-            rows: Completions in the task's form.
-            epochs: Passes over them.
-            start: Adapter to continue from.
-            folder: Gets the new one; an unfinished training there goes on.
-
-        Returns:
-            Folder of the trained adapter.
-        """
+        """Train the adapter `start` on completions in `folder`, or return what an earlier run made of the same."""
         from rocket_hub.training import train_expert
 
         examples = [self.task.example(Example(question.text, text, "")) for question, text in rows.items()]
@@ -160,16 +150,7 @@ class Student:
         ))  # fmt: skip
 
     def prefer(self, pairs: Sequence[Pair], start: Path, folder: Path) -> Path:
-        """Train an adapter on preferences, or return what an earlier run made of the same; see `dpo`.
-
-        Args:
-            pairs: What is preferred to what.
-            start: Adapter to continue from, and the reference.
-            folder: Gets the new one.
-
-        Returns:
-            Folder of the trained adapter.
-        """
+        """Train the adapter `start` on preferences in `folder`, or return what an earlier run made of the same."""
         inputs = {"pairs": digest([(each.prompt, each.chosen, each.rejected) for each in pairs]),
                   "seed": self.options.seed, "start": fingerprint(start)}  # fmt: skip
         return once(folder, inputs, partial(dpo, self, pairs, start))
@@ -194,12 +175,6 @@ def once(folder: Path, inputs: Mapping[str, Any], train: Callable[[Path], Any]) 
 
 def dpo(student: Student, pairs: Sequence[Pair], start: Path, output: Path) -> None:
     """Run TRL's DPO over a LoRA, whose reference is a frozen copy that TRL makes of the adapter as it was.
-
-    Args:
-        student: The model; its base is given back unchanged.
-        pairs: What is preferred to what.
-        start: The adapter before.
-        output: Folder for the adapter after.
 
     Raises:
         AdapterError: The adapter is no plain LoRA.

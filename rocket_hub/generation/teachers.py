@@ -84,15 +84,7 @@ class Teacher(Protocol):
     at_once: int
 
     def answer(self, prompts: Sequence[str], how: Decoding) -> list[Reply]:
-        """Make one attempt at each prompt, and never raise over what a teacher answers.
-
-        Args:
-            prompts: What is asked, each on its own.
-            how: Longest answer, temperature and seed.
-
-        Returns:
-            One reply a prompt, in their order.
-        """
+        """Make one attempt at each prompt, and never raise over what a teacher answers; one reply a prompt."""
         ...
 
 
@@ -189,7 +181,6 @@ class InferenceTeacher:
 
 
 def _message(prompt: str) -> list[dict[str, str]]:
-    """Put a prompt into the one message of a chat."""
     return [{"role": "user", "content": prompt}]
 
 
@@ -202,14 +193,7 @@ def of_status(status: int, headers: Mapping[str, str]) -> Reply:
 
 
 def of_completion(data: Any) -> Reply:
-    """Read a chat completion, which may hold anything.
-
-    Args:
-        data: What the JSON of the answer held.
-
-    Returns:
-        The first choice, or the fault in it.
-    """
+    """Read the first choice of a chat completion, which may hold anything."""
     counts = [_at(_at(data, "usage"), key) for key in ("prompt_tokens", "completion_tokens")]
     metered = all(type(count) is int and 0 <= count < 10**9 for count in counts)
     paid = Reply(tokens_in=counts[0], tokens_out=counts[1]) if metered else Reply(metered=False)
@@ -226,7 +210,6 @@ def of_completion(data: Any) -> Reply:
 
 
 def _at(data: Any, key: str) -> Any:
-    """Look a key up in what may be no mapping."""
     return data.get(key) if isinstance(data, Mapping) else None
 
 

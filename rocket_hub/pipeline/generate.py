@@ -13,10 +13,8 @@ from rocket_hub.discovery.licences import judge
 from rocket_hub.discovery.pins import named, pin_model
 from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, LicenceError, NothingLeftError
 from rocket_hub.generation.asking import Budget
-from rocket_hub.generation.meteor import check as check_meteor
 from rocket_hub.generation.meteor import cost, meteor
 from rocket_hub.generation.retrieval import documents_of, questions_of
-from rocket_hub.generation.self_specialization import check as check_self
 from rocket_hub.generation.self_specialization import lora_specialiser, needs_encoder, self_specialize
 from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.inference.models import DeferredEncoder
@@ -27,6 +25,7 @@ from rocket_hub.recipe import Recipe
 from rocket_hub.records import DatasetDiscovery, Example, Generated, Pinned
 from rocket_hub.results import Discovery, Generation
 from rocket_hub.runs import Reporter, write_json
+from rocket_hub.serialization import check as check_options
 from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import Task, get_task
 
@@ -55,8 +54,8 @@ def check(recipe: Recipe) -> None:
     Raises:
         InputError: One does.
     """
-    check_self(recipe.generation.self_specialization)
-    check_meteor(meteor_options(recipe.generation, recipe.seed))
+    check_options(recipe.generation.self_specialization, "generation.self_specialization")
+    check_options(meteor_options(recipe.generation, recipe.seed), "generation.meteor")
 
 
 def meteor_options(options: GenerationOptions, seed: int) -> MeteorOptions:
@@ -134,7 +133,7 @@ def _taught(context: Context, alone: Writer) -> Writer:
     how = meteor_options(options, context.recipe.seed)
     budget = Budget(options.calls, options.tokens)
     teacher = find_teacher(context.api, str(options.teacher), context.recipe.train.dtype)
-    judge = find_teacher(context.api, how.judge, context.recipe.train.dtype) if how.judge else None
+    judge_model = find_teacher(context.api, how.judge, context.recipe.train.dtype) if how.judge else None
     given = questions_of(context.api, options.questions) if options.questions else None
 
     def write(folder: Path) -> Generated:
@@ -146,12 +145,12 @@ def _taught(context: Context, alone: Writer) -> Writer:
         found = meteor(
             *context.base, task, questions, None, teacher.open(), how, folder=folder / "meteor",
             maker=f"{named(teacher.origin)}, with {named(context.pinned)}",
-            budget=budget, progress=context.reporter, judge=judge.open() if judge else None,
+            budget=budget, progress=context.reporter, judge=judge_model.open() if judge_model else None,
         )  # fmt: skip
         return found.generated
 
     price = f"the teacher {teacher.origin.repo_id} may cost {budget_in_words(budget)}"
-    price += ", the judge as much" if judge else ""
+    price += ", the judge as much" if judge_model else ""
     if given:
         return Writer(write, (teacher.origin, given.origin), price)
     return Writer(write, (teacher.origin, *alone.read), f"{price}; before, {alone.cost}")

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 
 from rocket_hub.errors import InputError, NothingLeftError, RecipeError
-from rocket_hub.generation.meteor import Cost, check, cost
+from rocket_hub.generation.meteor import Cost, cost
 from rocket_hub.generation.prompts import ASPECTS, answer_prompt
 from rocket_hub.generation.student import Pair, Student, dpo, dpo_trainer
 from rocket_hub.generation.teachers import EndpointTeacher
@@ -23,6 +23,7 @@ from rocket_hub.inference import completion_nll
 from rocket_hub.inference.models import load_base
 from rocket_hub.options import MeteorOptions
 from rocket_hub.runs import KeptResults, Silent
+from rocket_hub.serialization import check
 from rocket_hub.tasks import GSM8K
 
 from .conftest import Script
@@ -209,7 +210,7 @@ def test_questions_that_cannot_be_asked_are_named(script: Script, tiny_model: Pa
 )  # fmt: skip
 def test_options_that_mean_nothing_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        check(replace(OPTIONS, **change))
+        check(replace(OPTIONS, **change), "meteor")
 
 
 def test_a_judge_compares_the_answers_before_and_after(script: Script, tiny_model: Path, tmp_path: Path) -> None:

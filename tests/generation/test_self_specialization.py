@@ -9,11 +9,12 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from rocket_hub.cli.generate import self_specialization_command
 from rocket_hub.errors import InputError, NothingLeftError
-from rocket_hub.generation.self_specialization import SOURCE, check, lora_specialiser, rates, self_specialize
+from rocket_hub.generation.self_specialization import SOURCE, lora_specialiser, rates, self_specialize
 from rocket_hub.options import SelfSpecializationOptions, TrainOptions
 from rocket_hub.pipeline.generated import find_generated, read_generated
 from rocket_hub.records import Example, count_reasons
 from rocket_hub.rows.kshot import load_kshot
+from rocket_hub.serialization import check
 from rocket_hub.tasks.custom import read_task
 
 TASK = """
@@ -224,7 +225,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(made, model, 
 )  # fmt: skip
 def test_options_that_mean_nothing_are_refused(wrong):
     with pytest.raises(InputError, match="expected"):
-        check(SelfSpecializationOptions(**wrong))
+        check(SelfSpecializationOptions(**wrong), "self_specialization")
 
 
 @pytest.fixture(scope="module")

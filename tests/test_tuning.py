@@ -1,4 +1,4 @@
-"""Cross-fitting: no shot judges what it trained, and the likeliest setting wins."""
+"""No shot judges what it trained, and the likeliest setting wins."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rocket_hub.records import Example, Setting
-from rocket_hub.tuning import MIN_SHOTS, choose, grid
+from rocket_hub.tuning import MIN_SHOTS, Choice, choose, grid
 
 POINTS = (Setting(1e-3, 0.5), Setting(1e-2, 0.5), Setting(1e-2, 1.0))
 ROWS = [Example(f"row {n}", "", "") for n in range(3)]
@@ -20,8 +20,8 @@ def shots(count: int) -> list[Example]:
 class Fits:
     """A fit that notes its calls; shot number n scores n / 100 more than the value of its point."""
 
-    def __init__(self, values: dict[Setting, float]) -> None:
-        self.values = values
+    def __init__(self, *values: float) -> None:
+        self.values = dict(zip(POINTS, values, strict=True))
         self.calls: list[tuple[Setting, list[Example], list[Example], str]] = []
 
     def __call__(
@@ -33,7 +33,7 @@ class Fits:
 
 @pytest.mark.parametrize("count", [MIN_SHOTS, 11, 50])
 def test_no_shot_judges_what_it_trained(count: int) -> None:
-    fit = Fits(dict.fromkeys(POINTS, 1.0))
+    fit = Fits(1.0, 1.0, 1.0)
     choose(POINTS, shots(count), ROWS, fit)
     for _, training, judges, _ in fit.calls:
         assert not set(judges) & set(training)
@@ -46,29 +46,26 @@ def test_no_shot_judges_what_it_trained(count: int) -> None:
 
 
 def test_the_likeliest_point_wins() -> None:
-    found = choose(POINTS, shots(12), ROWS, Fits(dict(zip(POINTS, (2.0, 1.5, 1.75), strict=True))))
+    found = choose(POINTS, shots(12), ROWS, Fits(2.0, 1.5, 1.75))
     assert found.setting == POINTS[1]
     spread = np.arange(12) / 100
     assert found.nll == pytest.approx([value + spread.mean() for value in (2.0, 1.5, 1.75)])
     assert found.standard_error == pytest.approx([spread.std(ddof=1) / math.sqrt(12)] * 3)
 
 
-def test_the_earlier_point_wins_a_tie() -> None:
-    assert choose(POINTS, shots(12), ROWS, Fits(dict.fromkeys(POINTS, 1.0))).setting == POINTS[0]
+@pytest.mark.parametrize(("values", "best"), [((1.0, 1.0, 1.0), 0), ((math.nan, 2.0, 3.0), 1), ((-math.inf, 3, 2), 2)])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_the_earlier_point_wins_a_tie_and_one_that_diverged_never(values: tuple[float, ...], best: int) -> None:
+    assert choose(POINTS, shots(12), ROWS, Fits(*values)).setting == POINTS[best]
 
 
 @pytest.mark.parametrize(("points", "count"), [(POINTS, MIN_SHOTS - 1), (POINTS[1:2], 50), (POINTS, 0)])
 def test_without_a_choice_nothing_is_fitted(points: tuple[Setting, ...], count: int) -> None:
-    fit = Fits(dict.fromkeys(POINTS, 1.0))
-    found = choose(points, shots(count), ROWS, fit)
+    fit = Fits(1.0, 1.0, 1.0)
+    assert choose(points, shots(count), ROWS, fit) == Choice(points[0])
     assert fit.calls == []
-    assert (found.setting, found.nll, found.standard_error) == (points[0], (), ())
 
 
 def test_the_grid() -> None:
-    assert grid((1e-3, 1e-2), (0.5, 1.0)) == (
-        Setting(1e-3, 0.5),
-        Setting(1e-3, 1.0),
-        Setting(1e-2, 0.5),
-        Setting(1e-2, 1.0),
-    )
+    pairs = [(1e-3, 0.5), (1e-3, 1.0), (1e-2, 0.5), (1e-2, 1.0)]
+    assert grid((1e-3, 1e-2), (0.5, 1.0)) == tuple(Setting(*pair) for pair in pairs)
