@@ -26,6 +26,7 @@ LONGEST_ROW = 4 * MAX_ROW
 """Characters of a row as JSON; a longer one is dropped, and counted as too long."""
 
 _TOGETHER = 256 * 2**10
+_TEXT = json.JSONEncoder(ensure_ascii=False)
 
 
 class Parent:
@@ -51,7 +52,7 @@ class Parent:
 
     def add(self, row: dict[str, Any]) -> None:
         """Send a row, together with others."""
-        text = json.dumps(row, ensure_ascii=False)
+        text = _TEXT.encode(row)
         if len(text) > LONGEST_ROW:
             self.reading.too_long += 1
             return
