@@ -81,7 +81,6 @@ def _plain(names: Iterable[str]) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Name a few files."""
     return ", ".join(name[:80] for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
 

@@ -158,7 +158,6 @@ def _name(listed: ListedDataset) -> tuple[str, ...]:
 
 
 def _look(api: HfApi, listed: ListedDataset) -> Probe:
-    """Read the first rows of the first file."""
     path, reading = listed.files[0], Reading(MAX_BYTES)
     where = f"{listed.repo_id}: {path}"
     file = RangeFile(api, listed.repo_id, listed.revision, path)

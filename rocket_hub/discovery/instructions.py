@@ -203,7 +203,6 @@ def _examine(api: HfApi, item: ListedDataset, options: DiscoverOptions, *, own: 
 
 
 def _listed(columns: Sequence[str]) -> str:
-    """Name columns for a message: somebody else called them what he liked."""
     names = [re.sub(r"[^\x20-\x7e]+", "?", column)[:60] for column in columns[:40]]
     return ", ".join(names) + (", ..." if len(columns) > len(names) else "")
 

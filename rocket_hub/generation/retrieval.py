@@ -52,7 +52,6 @@ def read_documents(folder: Path) -> list[str]:
 
 
 def _texts(path: Path) -> list[str]:
-    """Read one file."""
     try:
         if path.suffix.lower() != ".jsonl":
             return [path.read_text(encoding="utf-8-sig")]
@@ -105,7 +104,6 @@ def cut(texts: Sequence[str], words: int = PASSAGE_WORDS) -> list[str]:
 
 
 def _parts(text: str, words: int) -> list[list[str]]:
-    """Part a text into runs of words, none longer than a passage."""
     parts = []
     for paragraph in re.split(r"\n\s*\n", text):
         split = paragraph.split()
@@ -120,8 +118,8 @@ class Retriever:
 
     Args:
         passages: What `cut` gives.
-        kind: `bm25`, `dense` or `both`.
-        encoder: Compares meanings; needed for all but `bm25`.
+        kind: `bm25`, `dense` or `both`; all but `bm25` need an encoder.
+        encoder: Compares meanings.
 
     Raises:
         InputError: There are no passages, or the encoder is missing.
@@ -161,7 +159,6 @@ def fused(ranked: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _index(passages: Sequence[str]) -> Any:
-    """Index passages by their words."""
     import bm25s
 
     index = bm25s.BM25()
@@ -170,7 +167,6 @@ def _index(passages: Sequence[str]) -> Any:
 
 
 def _tokens(texts: Sequence[str]) -> list[list[str]]:
-    """Part texts into words, in any language."""
     import bm25s
 
     tokens: list[list[str]] = bm25s.tokenize(
@@ -180,7 +176,6 @@ def _tokens(texts: Sequence[str]) -> list[list[str]]:
 
 
 def _words_ranked(index: Any, question: str) -> list[int]:
-    """Rank the passages that have a word of the question."""
     words = sorted(set(_tokens([question])[0]) & set(index.vocab_dict))
     if not words:
         return []
@@ -189,7 +184,6 @@ def _words_ranked(index: Any, question: str) -> list[int]:
 
 
 def _order(scores: np.ndarray) -> list[int]:
-    """Order by score, best first; of equals the first."""
     best: list[int] = np.argsort(-scores, kind="stable")[:_DEEP].tolist()
     return best
 
@@ -250,23 +244,17 @@ def questions_of(api: HfApi, source: str, *, max_bytes: int = MAX_BYTES) -> Text
 
 
 def _of_file(path: Path, texts: list[str]) -> Texts:
-    """Name texts of this machine by what is in them."""
     return Texts(tuple(texts), Pinned(path.resolve().name, digest(texts), "file"))
 
 
 def _all_texts(source: str, found: Iterator[str], origin: Pinned, fault: str) -> Texts:
-    """Leave out what is empty.
-
-    Raises:
-        DatasetError: Everything is.
-    """
+    """Leave out what is empty; raises `DatasetError` if everything is."""
     if not (texts := tuple(text for each in found if (text := each.strip()))):
         raise DatasetError("unknown_columns", f"{source}: {fault}; give a file, a folder or another data set")
     return Texts(texts, origin)
 
 
 def _rows(api: HfApi, repo_id: str, reading: Reading) -> tuple[Pinned, Iterator[dict[str, Any]]]:
-    """Pin a data set and read the rows of its train split."""
     info = call(repo_id, api.dataset_info, repo_id)
     origin = Pinned(info.id, str(info.sha), "dataset", declared(info.card_data))
     names = [item.rfilename for item in info.siblings or ()]

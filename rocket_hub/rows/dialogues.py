@@ -107,11 +107,15 @@ def _is_silent(turn: Mapping[str, Any]) -> bool:
 def _said(turn: Mapping[str, Any]) -> str | None:
     """Return what is said; None if it is no text, or not only text."""
     content = next((turn[name] for name in _WHAT if turn.get(name) is not None), None)
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        texts = [part for part in parts if isinstance(part, str)]
-        content = "\n".join(texts) if len(texts) == len(parts) else None
+    content = text_of_parts(content) if isinstance(content, list) else content
     return content.strip() if isinstance(content, str) else None
+
+
+def text_of_parts(parts: list[Any]) -> str | None:
+    """Return the texts of content parts, one a line; None if one of them is no text."""
+    found = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    texts = [text for text in found if isinstance(text, str)]
+    return "\n".join(texts).strip() if len(texts) == len(found) else None
 
 
 def text_of_turns(value: Any) -> str:

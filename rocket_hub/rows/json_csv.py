@@ -144,7 +144,6 @@ def csv_rows(
 
 
 def _pieces(file: ByteFile, reading: Reading, packed: bool) -> Iterator[bytes]:
-    """Read a file, unpacked, until it or the budget ends."""
     for piece in _unpacked(file) if packed else iter(lambda: file.read(PIECE), b""):
         part = piece[: reading.max_bytes - reading.bytes]
         reading.bytes += len(part)
@@ -252,5 +251,4 @@ def _rows_of(value: Any) -> list[Any]:
 
 
 def _is_column(value: Any) -> bool:
-    """Return whether a value is a list of plain values."""
     return isinstance(value, list) and bool(value) and not any(isinstance(item, (list, dict)) for item in value)

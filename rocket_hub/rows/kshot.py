@@ -10,19 +10,10 @@ from typing import Any
 
 from rocket_hub.errors import DatasetError, KShotError
 from rocket_hub.records import Example
+from rocket_hub.rows import layouts
 from rocket_hub.rows.files import rows_of
 from rocket_hub.rows.json_csv import BadLineError, csv_rows, json_lines
-from rocket_hub.rows.layouts import (
-    LETTERS,
-    RATIONALES,
-    Parts,
-    first_number,
-    has_options,
-    is_writable,
-    options_of,
-    read_parts,
-    shapes_of,
-)
+from rocket_hub.rows.layouts import LETTERS, RATIONALES, Parts, has_options, options_of
 from rocket_hub.rows.values import MAX_ROW, Reading, flat_rows, text_of
 
 MAX_BYTES = 64 * 2**20
@@ -57,7 +48,7 @@ def load_kshot(path: str | Path) -> tuple[Example, ...]:
     """
     path = Path(path)
     rows = [(where, row, _flat(row, where)) for where, row in _rows(path)]
-    first = first_number(flat for _, _, flat in rows)
+    first = layouts.first_number(flat for _, _, flat in rows)
     examples = tuple(_example(row, flat, first, where) for where, row, flat in rows)
     if not examples:
         raise KShotError(f"{path}: holds no examples; expected at least one row with {_FORMS}")
@@ -119,7 +110,6 @@ def _csv(path: Path, data: bytes, reading: Reading) -> Iterator[tuple[str, Any]]
 
 
 def _parsed(path: Path, data: bytes, reading: Reading) -> Iterator[tuple[str, Any]]:
-    """Read a JSON or a Parquet file."""
     try:
         rows = list(rows_of(BytesIO(data), path.name, reading, str(path)))
     except DatasetError as error:
@@ -149,7 +139,7 @@ def _example(row: Mapping[str, Any], flat: dict[str, Any], first: int, where: st
     """Read one row in any of the known layouts."""
     checks = [check for columns, check in _STRICT if columns <= row.keys()]
     options = checks[0](row, where) if checks else ()
-    shapes = shapes_of(flat)
+    shapes = layouts.shapes_of(flat)
     if not shapes:
         raise KShotError(f"{where}: unknown columns {', '.join(map(str, row)) or '(none)'}; expected {_FORMS}")
     if "messages" in row:
@@ -157,10 +147,10 @@ def _example(row: Mapping[str, Any], flat: dict[str, Any], first: int, where: st
     asked = next((flat[column] for column in _QUESTIONS if column in flat), None)
     if isinstance(asked, (int, float)) and text_of(asked):
         raise KShotError(f"{where}: the question is empty or no text: {asked!r:.60}")
-    parts = next((found for shape in shapes if (found := read_parts(shape, flat, first=first))), None)
+    parts = next((found for shape in shapes if (found := layouts.read_parts(shape, flat, first=first))), None)
     if parts is None:
         raise KShotError(f"{where}: {_why_nothing(row, flat)}")
-    if not is_writable(parts.prompt() + parts.completion()):
+    if not layouts.is_writable(parts.prompt() + parts.completion()):
         raise KShotError(f"{where}: holds half of a character (a lone surrogate); write the character out")
     return _written(parts, row, options or parts.options)
 
@@ -232,7 +222,6 @@ def _no_options(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _check_text_of(row: Mapping[str, Any], columns: Collection[str], where: str) -> None:
-    """Refuse a column that is empty or no text."""
     for column in columns:
         if not isinstance(row[column], str) or not row[column].strip():
             raise KShotError(f"{where}: '{column}' is empty or no text: {row[column]!r:.60}")

@@ -99,7 +99,6 @@ def _bare(texts: list[str]) -> list[str]:
 
 
 def _split(text: str) -> tuple[list[str], list[str]]:
-    """Split options that are one text: `a ) 38 , b ) 27.5 , c ) 30`."""
     marks = [mark for mark in _WITHIN.finditer(text[:10_000])]
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     labels = [mark[1].upper() for mark in marks]
@@ -109,7 +108,6 @@ def _split(text: str) -> tuple[list[str], list[str]]:
 
 
 def _number(key: Any) -> int | None:
-    """Return a key that is a number."""
     if isinstance(key, str) and key.strip().isdecimal() and len(key.strip()) < 3:
         return int(key)
     return key if isinstance(key, int) and not isinstance(key, bool) else None
@@ -356,12 +354,10 @@ def _with_others(row: Mapping[str, Any], parts: Parts, answer: str, asked: str =
 
 
 def _system(row: Mapping[str, Any]) -> str:
-    """Return the system's text."""
     return said(first_text(row, SYSTEMS))
 
 
 def _labelled(row: Mapping[str, Any], names: Sequence[str]) -> Parts | None:
-    """Read a text, or two, and the name of its class."""
     question = "\n".join(text for column in LABELLED if column in row and (text := text_of(row[column])))
     told = next((row[column] for column in LABELS if row.get(column) is not None), None)
     if isinstance(told, int) and not isinstance(told, bool):

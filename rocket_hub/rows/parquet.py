@@ -106,7 +106,6 @@ def _is_plain(kind: DataType) -> bool:
 
 
 def _rows(batch: RecordBatch, reading: Reading) -> Iterator[dict[str, Any]]:
-    """Turn a batch into rows, without those that are too large."""
     if sum(map(_weight, batch.columns)) <= _AT_ONCE:
         yield from batch.to_pylist()
         return

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rocket_hub.rows.dialogues import DIALOGUES
+from rocket_hub.rows.dialogues import DIALOGUES, text_of_parts
 
 MAX_CHARACTERS = 100_000
 """Characters of any text of a row; a longer row is dropped."""
@@ -94,7 +94,7 @@ def text_of(value: Any, deep: int = 3) -> str:
     if isinstance(value, Mapping) and deep:
         return text_of(value.get("text") or value.get("value"), deep - 1)
     if isinstance(value, list) and value and not isinstance(value[0], list) and deep:
-        return text_of_parts(value) if is_parts(value) else text_of(value[0], deep - 1)
+        return text_of_parts(value) or "" if is_parts(value) else text_of(value[0], deep - 1)
     return ""
 
 
@@ -103,15 +103,8 @@ def is_parts(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(part, Mapping) and "type" in part for part in value)
 
 
-def text_of_parts(parts: list[Any]) -> str:
-    """Return the texts of content parts, one a line; nothing if one of them is no text."""
-    found = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
-    texts = [text for text in found if isinstance(text, str)]
-    return "\n".join(texts).strip() if len(texts) == len(found) else ""
-
-
 def said(text: str) -> str:
-    """Return the text of a column that may be empty, without the words that programs write for nothing."""
+    """Return the text of a column that may be empty: nothing for the words that programs write for nothing."""
     return "" if text.lower() in _NOTHING else text
 
 
@@ -207,5 +200,4 @@ def _items(value: Any) -> list[Mapping[Any, Any]] | None:
 
 
 def _answers(replies: list[Any]) -> list[dict[str, Any]]:
-    """Write replies as turns of the assistant."""
     return [{"role": "assistant", "content": reply.get("text")} for reply in replies if isinstance(reply, Mapping)]

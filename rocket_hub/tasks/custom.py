@@ -101,7 +101,6 @@ def read_row(
 
 
 def _options(options: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read options: (texts, labels)."""
     if isinstance(options, Mapping) and {"text", "label"} <= set(options):
         return tuple(map(text_of, options["text"])), tuple(map(text_of, options["label"]))
     if not isinstance(options, (list, tuple)):
@@ -241,7 +240,6 @@ def make_task(sheet: Sheet, where: str) -> Task:
 
 
 def _extractor(name: str, where: str) -> Extractor:
-    """Find an extractor by name, or make one from a pattern."""
     kind, colon, pattern = name.partition(":")
     if kind == "regex" and colon:
         return Extractor(pattern_extractor(pattern.strip(), where), samples=("42", "B", "yes", "word"))

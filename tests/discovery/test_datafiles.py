@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from rocket_hub.discovery.data_files import MAX_FILES, read_rows, train_files, why_no_files
@@ -6,41 +9,12 @@ from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.localhub import Fault, LocalHub, User
 from tests.discovery.test_instructions import QA, lines, parquet
 
-
-def splits(*pairs):
-    return {"configs": [{"config_name": "main", "data_files": [{"split": s, "path": p} for s, p in pairs]}]}
+TABLE = [json.loads(line) for line in Path(__file__).with_name("train_files.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("names", "card", "expected"),
-    [
-        (["train.parquet", "test.parquet"], None, ("train.parquet",)),
-        (["a.jsonl", "b.parquet"], None, ("b.parquet",)),
-        (["a.jsonl.gz", "b.csv"], None, ("b.csv",)),
-        (["a.JSONL.GZ"], None, ("a.JSONL.GZ",)),
-        (["latest.csv", "contest.csv"], None, ("contest.csv", "latest.csv")),
-        (["myTest.csv", "eval_x.csv", "dev.csv", "val/0.csv", "holdout.csv", "held_out.csv"], None, ()),
-        (["gap-development.tsv", "x_valid.json", "Evaluation/a.json"], None, ()),
-        (["value.csv", "developers.csv"], None, ("developers.csv", "value.csv")),
-        (["dataset_infos.json", ".cache.json", "../x.json", "a/../b.json", "/etc/x.json", "a\\b.json"], None, ()),
-        (["x" * 4000 + ".json", "a\0.json"], None, ()),
-        (["main/train.csv", "socratic/train.csv"], {"configs": 7}, ("main/train.csv", "socratic/train.csv")),
-        (["main/train.csv", "socratic/train.csv"], splits(("train", "main/*")), ("main/train.csv",)),
-        (["a.csv", "b.csv"], splits(("test", "b.csv"), ("train_sft", "a.csv")), ("a.csv",)),
-        (["a.csv", "b.csv"], splits(("test", "b.csv"), ("all", ["./a.csv"])), ("a.csv",)),
-        (["d/e/a.csv", "d/a.csv", "b.csv"], splits(("train", "d/**/*.csv")), ("d/a.csv", "d/e/a.csv")),
-        (["a.csv"], splits(("test", "a.csv")), ()),
-        (["a.csv"], splits(("train", None)), ()),
-        (["a.csv"], {"configs": [{"data_files": [{"split": [], "path": {}}]}, 3]}, ()),
-        (
-            ["a.csv", "b.csv"],
-            {"configs": [{"data_files": "a.csv"}, {"data_files": ["b.csv"], "default": True}]},
-            ("b.csv",),
-        ),
-    ],
-)
-def test_the_files_of_the_train_split(names, card, expected):
-    assert train_files(names, card) == expected
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: str(case)[:80])
+def test_the_files_of_the_train_split(case):
+    assert train_files(case["names"], case["card"]) == tuple(case["expected"])
 
 
 def test_a_hundred_thousand_files_and_patterns_are_bounded():

@@ -93,27 +93,6 @@ def test_native_columns_in_csv(tmp_path: Path) -> None:
     assert load_kshot(tmp_path / "b.csv")[0].answer == "no"
 
 
-STRANGE = [
-    (ARC | {"choices": ["iron", "ice"]}, r"k\.jsonl:1: 'choices' must hold two lists, text and label"),
-    (ARC | {"choices": {"text": ["ice"], "label": ["1", "2"]}}, "1 texts and 2 labels"),
-    (ARC | {"answerKey": "C"}, "'answerKey' must be one of 1, 2, found 'C'"),
-    (ARC | {"question": " "}, "'question' is empty or no text"),
-    (PIQA | {"label": -1}, r"'label' must be 0 \(sol1\) or 1 \(sol2\), found -1"),
-    (PIQA | {"sol2": None}, "'sol2' is empty or no text: None"),
-    (BOOLQ | {"answer": "perhaps"}, "'answer' must be true or false, found 'perhaps'"),
-    (BOOLQ | {"passage": ""}, "'passage' is empty"),
-    (MBPP | {"test_list": []}, "'test_list' must be a list of assert statements"),
-    (MBPP | {"test_list": "assert True"}, "'test_list' must be a list of assert statements"),
-    (MBPP | {"code": ""}, "'code' is empty"),
-]
-
-
-@pytest.mark.parametrize(("row", "message"), STRANGE)
-def test_native_columns_with_strange_values_are_named(row: dict, message: str, tmp_path: Path) -> None:
-    with pytest.raises(KShotError, match=message):
-        load_kshot(write(tmp_path / "k.jsonl", row))
-
-
 def test_the_benchmarks_own_rows(shared_data: Path, tmp_path: Path) -> None:
     for name, split in (("arc_easy", "test"), ("piqa", "validation"), ("boolq", "train"), ("mbpp", "prompt")):
         rows = pq.read_table(shared_data / "benchmarks" / name / f"{split}.parquet").slice(0, 40).to_pylist()
@@ -123,32 +102,14 @@ def test_the_benchmarks_own_rows(shared_data: Path, tmp_path: Path) -> None:
         assert [task.example(shot) for shot in shots] == task.examples(native, name)
 
 
-GOOD = FORMS["question"]
-BROKEN = [
-    ("k.jsonl", b"", "holds no examples"),
-    ("k.jsonl", b'{"question": "a", "answer": "b"}\n\xff\xfe', r"k\.jsonl:2: not UTF-8"),
-    ("k.jsonl", b'{"question": "a", "answer": "b"}\n{"question": "c", "ans', r"k\.jsonl:2: not JSON.*cut off"),
-    ("k.jsonl", b'["a", "b"]', r"k\.jsonl:1: expected an object"),
-    ("k.jsonl", b'{"text": "a"}', r"k\.jsonl:1: unknown columns text; expected prompt/completion"),
-    ("k.jsonl", b'{"question": "a", "answer": ""}', r"k\.jsonl:1: the answer is empty"),
-    ("k.jsonl", b'{"question": 3, "answer": "b"}', r"k\.jsonl:1: the question is empty or no text"),
-    ("k.jsonl", b'{"messages": [{"role": "user", "content": "a"}]}', "expected one user and one assistant"),
-    ("k.jsonl", b'{"messages": "hello"}', "'messages' must be a list"),
-    ("k.jsonl", b'{"question": "a", "answer": "b"}\n{"question": "a", "answer": "b"}', "rows 1 and 2 are the same"),
-    ("k.json", b'{"question": "a"}', "expected a list of rows, found dict"),
-    ("k.json", b'[{"question": "a",', "not JSON"),
-    ("k.csv", b"question,answer\na,b,c\n", r"k\.csv:2: another number of columns"),
-    ("k.csv", b'question,answer\n"a,b\n', "not CSV"),
-    ("k.parquet", b"PAR1 and then nothing", "not Parquet"),
-    ("k.txt", b"a", "unknown kind of file '.txt'"),
-]
+FAULTS = [json.loads(line) for line in Path(__file__).with_name("kshot_faults.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("name", "content", "message"), BROKEN)
-def test_broken_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(KShotError, match=message):
-        load_kshot(tmp_path / name)
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_broken_files_and_strange_values_are_named(fault: dict, tmp_path: Path) -> None:
+    (tmp_path / fault["name"]).write_bytes(fault["text"].encode("latin-1"))
+    with pytest.raises(KShotError, match=fault["message"]):
+        load_kshot(tmp_path / fault["name"])
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

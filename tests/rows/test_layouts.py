@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -8,130 +9,30 @@ from rocket_hub.rows.layouts import PAIRS, detect_shape, first_number, is_read, 
 from rocket_hub.rows.values import MAX_CHARACTERS, flat_rows
 
 XY = "q\nA. x\nB. y"
-ROWS = [
-    ({"prompt": "p", "completion": "c"}, "prompt_completion", ("p", "c")),
-    ({"prompt": "p", "response": "c"}, "prompt_completion", ("p", "c")),
-    ({"system": "s", "prompt": "p", "response": "c"}, "prompt_completion", ("s\n\np", "c")),
-    ({"instruction": "i", "input": "x", "output": "o"}, "alpaca", ("i\n\nx", "o")),
-    ({"instruction": "i", "input": "", "output": "o"}, "alpaca", ("i", "o")),
-    ({"Instruction": "i", "Response": "o"}, "alpaca", ("i", "o")),
-    ({"instruction": "i", "context": "c", "response": "r", "category": "qa"}, "alpaca", ("i\n\nc", "r")),
-    ({"definition": "d", "inputs": "x", "targets": "t"}, "alpaca", ("d\n\nx", "t")),
-    ({"inputs": "x", "targets": "t"}, "input_output", ("x", "t")),
-    ({"input": "x", "target": ["t", "u"]}, "input_output", ("x", "t")),
-    ({"question": "q", "answer": "a"}, "question_answer", ("q", "a")),
-    ({"question": "q", "answer": "#### 4", "rationale": "2+2"}, "question_answer", ("q", "2+2\n#### 4")),
-    ({"question": "q", "answer": 7}, "question_answer", ("q", "7")),
-    ({"question": "q", "answer": 1234567.0}, "question_answer", ("q", "1234567")),
-    ({"question": "q", "answer": 0.1}, "question_answer", ("q", "0.1")),
-    ({"question": "q", "passage": "text", "answer": True}, "question_answer", ("text\n\nq", "yes")),
-    ({"question": "q", "passage": "text", "answer": False}, "question_answer", ("text\n\nq", "no")),
-    ({"question": "q", "context": "c", "answers": {"text": ["a", "b"], "answer_start": [1, 2]}}, "question_answer",
-     ("c\n\nq", "a")),
-    ({"Body": "b", "Question": "q", "Equation": "1 + 1", "Answer": 2.0}, "question_answer", ("b\n\nq", "1 + 1\n2")),
-    ({"QUESTION": "q", "CONTEXTS": ["c", "d"], "LONG_ANSWER": "why", "final_decision": "no"}, "question_answer",
-     ("c\nd\n\nq", "why\nno")),
-    ({"question": "q", "solution": "s", "answer": "4"}, "question_answer", ("q", "s\n4")),
-    ({"problem": "p", "solution": "s", "answer": "4"}, "question_answer", ("p", "s")),
-    ({"query": "q", "response": "r", "type": "x"}, "question_answer", ("q", "r")),
-    ({"text": "sum", "code": "def f", "test_list": ["assert f()", "assert g()"]}, "code",
-     ("sum\nassert f()\nassert g()", "def f")),
-    ({"task_id": 1, "prompt": "def f():", "canonical_solution": "return", "test": "t"}, "code", ("def f():", "return")),
-    ({"text": "good film", "label": "positive"}, "text_label", ("good film", "positive")),
-    ({"premise": "p", "hypothesis": "h", "label": "neutral"}, "text_label", ("p\nh", "neutral")),
-    ({"messages": [
-        {"role": "system", "content": "s"},
-        {"role": "user", "content": "u"},
-        {"role": "assistant", "content": "a"},
-        {"role": "user", "content": "more"}]}, "messages", ("s\n\nu", "a")),
-    ({"prompt": "u", "messages": [{"role": "user", "content": [{"type": "text", "text": "u"}, "v"]},
-                                  {"role": "assistant", "content": "a"}]}, "messages", ("u\nv", "a")),
-    ({"conversations": [{"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}]}, "sharegpt", ("h", "g")),
-    ({"dialog": ["hello ", "hi", "bye"]}, "dialogue", ("hello", "hi")),
-    ({"dialogue": [{"speaker": "Ann", "text": "a"}, {"speaker": "Ann", "text": "b"}, {"speaker": "Bob", "text": "c"}]},
-     "dialogue", ("a\n\nb", "c")),
-    ({"dialogs": [["a", "b"], ["c", "d"]]}, "dialogue", ("a", "b")),
-    ({"conversation": [{"human": "a", "assistant": "b"}]}, "dialogue", ("a", "b")),
-    ({"conversation": {"turns": [{"content": "a"}, {"content": "b"}]}}, "dialogue", ("a", "b")),
-    ({"turns": [{"user": "a", "assistant": "b"}]}, "dialogue", ("a", "b")),
-    ({"chat": {"user": "a", "assistant": "b"}}, "dialogue", ("a", "b")),
-    ({"message_tree_id": "1", "prompt": {"text": "a", "role": "prompter", "replies": [{"text": "b"}, {"text": "c"}]}},
-     "messages", ("a", "b")),
-]  # fmt: skip
-CHOICES = [
-    ({"question": "q", "choices": ["x", "y"], "answer": 1}, (XY, "B. y")),
-    ({"question": "q", "choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}, "answerKey": "3"},
-     (XY + "\nC. z", "C. z")),
-    ({"question": "q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "A"}, (XY, "A. x")),
-    ({"question": "q", "options": ["A)x", "B)y"], "correct": "A", "rationale": "because"}, (XY, "because\nA. x")),
-    ({"question": "q", "options": ["made of DNA.", "A. Smith"], "answer": 0},
-     ("q\nA. made of DNA.\nB. A. Smith", "A. made of DNA.")),
-    ({"question": "q", "choices": ["Ne.", "K."], "answer": "A"}, ("q\nA. Ne.\nB. K.", "A. Ne.")),
-    ({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "y"}, (XY, "B. y")),
-    ({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "x", "answer_idx": "B"}, (XY, "A. x")),
-    ({"question": "q", "A": "x", "B": "y", "answer": "B"}, (XY, "B. y")),
-    ({"question": "q", "opa": "x", "opb": "y", "cop": 0}, (XY, "A. x")),
-    ({"sentence": "q", "option1": "x", "option2": "y", "answer": "y"}, (XY, "B. y")),
-    ({"goal": "q", "sol1": "x", "sol2": "y", "label": 0}, (XY, "A. x")),
-    ({"question": "q", "choice_a": "x", "choice_b": "y", "answer": "(b)"}, (XY, "B. y")),
-    ({"context": "c", "question": "q", "ans0": "x", "ans1": "y", "label": 1}, ("c\n\n" + XY, "B. y")),
-    ({"context": "c", "question": "q", "answerA": "x", "answerB": "y", "label": "B"}, ("c\n\n" + XY, "B. y")),
-    ({"ctx": "q", "endings": ["x", "y"], "label": "1"}, (XY, "B. y")),
-    ({"article": "c", "question": "q", "options": ["x", "y"], "answer": "A"}, ("c\n\n" + XY, "A. x")),
-    ({"question": "q", "choices": ["x", "y"], "labels": [0, 1]}, (XY, "B. y")),
-    ({"question": "q", "choices": ["x", "y"], "answer": ["B"]}, (XY, "B. y")),
-    ({"question": "q", "choices": ["x", "y"], "answer": "B. y"}, (XY, "B. y")),
-    ({"Problem": "q", "Rationale": "why", "options": "a ) x , b ) y", "correct": "b"}, (XY, "why\nB. y")),
-    ({"answerKey": "B", "question": {"stem": "q", "choices": [
-        {"label": "A", "text": "x"}, {"label": "B", "text": "y"}]}}, (XY, "B. y")),
-    ({"question": "q", "choices": ["2", "4"], "answer": "4"}, ("q\nA. 2\nB. 4", "B. 4")),
-]  # fmt: skip
+TABLE = [json.loads(line) for line in Path(__file__).with_name("layouts.jsonl").read_text().splitlines()]
+READ = [case for case in TABLE if case["expected"]]
+NOTHING = [case for case in TABLE if not case["expected"]]
 
 
-@pytest.mark.parametrize(("row", "shape", "expected"), ROWS + [(row, "multiple_choice", pair) for row, pair in CHOICES])
-def test_a_row_of_each_shape_becomes_prompt_and_completion(row, shape, expected):
-    (flat,) = flat_rows(json.loads(json.dumps(row)))
+@pytest.mark.parametrize("case", READ, ids=str)
+def test_a_row_of_each_shape_becomes_prompt_and_completion(case):
+    row, shape = case["row"], case["shape"]
+    (flat,) = flat_rows(row)
     assert detect_shape([flat]) == shape
-    assert to_prompt_completion(shape, flat) == expected
+    assert to_prompt_completion(shape, flat) == tuple(case["expected"])
     assert all(is_read(column) for column in row if column.lower() not in
                ("type", "category", "task_id", "test", "answer_start", "message_tree_id"))  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("shape", "row"),
-    [
-        ("prompt_completion", {"prompt": "  ", "completion": "c"}),
-        ("prompt_completion", {"prompt": "p", "completion": None}),
-        ("prompt_completion", {"prompt": "p", "completion": "half a character \ud83d"}),
-        ("prompt_completion", {"prompt": "p" * MAX_CHARACTERS, "completion": "c"}),
-        ("question_answer", {"question": "q", "answer": {"spans": ["a"]}}),
-        ("question_answer", {"question": "q", "answer": float("nan")}),
-        ("question_answer", {"question": "q", "answers": {"text": []}}),
-        ("question_answer", {"question": "q", "answer": ["one part", "another"]}),
-        ("question_answer", {"question": "q", "answer": "a", "context": ["long " * 100] * 10_000}),
-        ("messages", {"messages": [{"role": "user", "content": "no answer"}]}),
-        ("messages", {"messages": [{"role": "assistant", "content": "no question"}]}),
-        ("messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}),
-        ("messages", {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "a"}]}),
-        ("messages", {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "tool_calls": ["f"]}]}),
-        ("messages", {"messages": [{"role": "user", "content": "u"}, {"role": "tool", "content": "t"},
-                                   {"role": "assistant", "content": "a"}]}),
-        ("messages", {"messages": "text"}),
-        ("sharegpt", {"conversations": [{"from": "human", "value": "h"}, {"from": "function_call", "value": "{}"}]}),
-        ("multiple_choice", {"question": "q", "choices": ["x", "y"], "answer": -1}),
-        ("multiple_choice", {"question": "q", "choices": ["x", "y"], "answer": "Z"}),
-        ("multiple_choice", {"question": "q", "choices": ["x", None], "answer": 0}),
-        ("multiple_choice", {"question": "q", "choices": ["x", "y"], "labels": [1, 1]}),
-        ("multiple_choice", {"question": "q", "choices": ["x"], "answer": 0}),
-        ("multiple_choice", {"question": "q", "choices": ["x"] * 27, "answer": 0}),
-        ("multiple_choice", {"question": "q", "options": "b ) x , a ) y", "answer": "a"}),
-        ("text_label", {"text": "t", "label": 1}),
-        ("text_label", {"text": "t", "label": "1"}),
-        ("alpaca", {}),
-    ],
-)  # fmt: skip
-def test_a_row_without_prompt_or_completion_gives_none(shape, row):
-    assert to_prompt_completion(shape, row) is None
+LONG = [
+    {"row": {"prompt": "p" * MAX_CHARACTERS, "completion": "c"}, "shape": "prompt_completion"},
+    {"row": {"question": "q", "answer": "a", "context": ["long " * 100] * 10_000}, "shape": "question_answer"},
+]
+
+
+@pytest.mark.parametrize("case", [*NOTHING, *LONG])
+def test_a_row_without_prompt_or_completion_gives_none(case):
+    assert to_prompt_completion(case["shape"], case["row"]) is None
 
 
 @pytest.mark.parametrize(

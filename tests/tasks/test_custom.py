@@ -1,5 +1,6 @@
 """A task of one's own in a file: read strictly, and then like any other."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -45,35 +46,17 @@ def test_all_that_a_file_can_say(tmp_path: Path) -> None:
     assert sums.prompt("\0") == "\0\nA:"
 
 
-Q = "Question: q\nAnswer:"
-LETTER = "extractor: letter\ncolumns: {choices: o}"
-CODE = "extractor: code\ncolumns: {tests: t}\nprompt: '{question}\n\n  [BEGIN]\n\n'"
-TAGGED = "extractor: 'regex: <([a-z]+)>'\ncompletion: '{rationale} <{answer}>'"
-TWO = "Question: q\nA. x y\nB. z\nAnswer:"
-LABELLED = {"text": ["x y", "z"], "label": ["1", "2"]}
-ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
-    ("extractor: number", {"answer": 5}, Q, " #### 5", "5"),
-    ("extractor: number", {"answer": "so\n#### 5"}, Q, " so\n#### 5", "5"),
-    ("extractor: exact", {"answer": "New  York"}, Q, " New  York", "New York"),
-    ("extractor: yes_no", {"answer": True}, Q, " The answer is yes.", "yes"),
-    ("extractor: yes_no", {"answer": "False"}, Q, " The answer is no.", "no"),
-    (LETTER, {"answer": 1, "o": ["x y", "z"]}, TWO, " The answer is B.", "B"),
-    (LETTER, {"answer": "z", "o": ["x y", "z"]}, TWO, " The answer is B.", "B"),
-    (LETTER, {"answer": "2", "o": LABELLED}, TWO, " The answer is B.", "B"),
-    ("extractor: letter", {"question": "q\nA. x y\nB. z", "answer": "b"}, TWO, " The answer is B.", "B"),
-    (TAGGED, {"answer": "<ab>"}, Q, " <ab>", "ab"),
-    (CODE, {"answer": "x = 1", "t": ["assert x"]}, "", "x = 1\n[DONE]", "x = 1"),
-]
+def table(name: str) -> list[dict[str, Any]]:
+    """Read a table of examples that stands beside this file."""
+    return [json.loads(line) for line in Path(__file__).with_name(name).read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("text", "row", "prompt", "completion", "answer"), ROWS, ids=range(len(ROWS)))
-def test_rows_of_every_kind(
-    tmp_path: Path, text: str, row: dict[str, Any], prompt: str, completion: str, answer: str
-) -> None:
-    mine = task(tmp_path, text)
-    (problem,) = mine.examples([{"question": "q", **row}], "acme/set")
-    assert (problem.completion, problem.answer) == (completion, answer)
-    assert problem.prompt == prompt or not prompt
+@pytest.mark.parametrize("case", table("custom_rows.jsonl"), ids=str)
+def test_rows_of_every_kind(tmp_path: Path, case: dict[str, Any]) -> None:
+    mine = task(tmp_path, case["task"])
+    (problem,) = mine.examples([{"question": "q", **case["row"]}], "acme/set")
+    assert (problem.completion, problem.answer) == (case["completion"], case["answer"])
+    assert problem.prompt == case["prompt"] or not case["prompt"]
     assert score(mine, [problem.completion, "?"], [problem] * 2, allow_code_execution=True)["correct"] == [1, 0]
 
 
@@ -92,37 +75,10 @@ def test_a_custom_task_is_asked_like_any_other(tmp_path: Path) -> None:
         mine.examples([{"question": "r", "answer": 0}], "x")
 
 
-WRONG = {
-    "unknown key": ("extractor: number\nprompts: x", r"mine.yaml: unknown key 'prompts', did you mean 'prompt'\?"),
-    "unknown column": ("extractor: number\ncolumns: {anwser: x}", r"unknown key 'anwser', did you mean 'answer'"),
-    "missing": ("description: x", r"mine.yaml: missing key 'extractor'"),
-    "wrong type": ("extractor: 3", r"extractor: expected str, found 3"),
-    "extractor": ("extractor: numbr", r"extractor: unknown extractor 'numbr'; did you mean 'number'\?"),
-    "strange extractor": ("extractor: zzz", r"'zzz'; known: number, letter, yes_no, exact, code and 'regex"),
-    "no question": ("extractor: number\nprompt: 'Answer:'", r"'\{question\}' must be there once, found 0"),
-    "two questions": ("extractor: number\nprompt: '{question}{question}'", r"must be there once, found 2"),
-    "placeholder": ("extractor: number\nprompt: '{question} {contxt}'\ncolumns: {context: c}",
-                    r"prompt: unknown placeholder '\{contxt\}', did you mean '\{context\}'\?"),
-    "context without a column": ("extractor: number\nprompt: '{context} {question}'", r"placeholder '\{context\}'"),
-    "unreadable": ("extractor: number\ncompletion: '{rationale} {answer}'",
-                   r"completion: the extractor does not find the answer in '… 42'"),
-    "metric": ("extractor: number\nmetric: f1", r"metric: the extractor 'number' goes with 'exact_match', found 'f1'"),
-    "tests for numbers": ("extractor: number\ncolumns: {tests: t}", r"columns: 'tests' is for the extractor 'code'"),
-    "code without tests": ("extractor: code", r"columns: 'tests' is for the extractor 'code', which needs it"),
-    "no pattern": ("extractor: 'regex: ('", r"extractor: not a pattern: .*: '\('"),
-    "empty pattern": ("extractor: 'regex:'", r"a pattern has 1 to 200 characters, found 0"),
-    "long pattern": (f"extractor: 'regex: {'a' * 201}'", r"a pattern has 1 to 200 characters, found 201"),
-    "two groups": ("extractor: 'regex: (a)(b)'", r"at most one group, the answer; found 2"),
-    "no YAML": ("extractor: [", r"mine.yaml: not YAML"),
-    "a list": ("- evaluation: 1", r"expected a mapping of name, evaluation"),
-    "code in YAML": ("extractor: !!python/object/apply:os.system ['true']", r"not YAML: .*python/object/apply"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
-def test_a_file_that_does_not_fit(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        task(tmp_path, text)
+@pytest.mark.parametrize("case", table("custom_faults.jsonl"), ids=lambda case: case["name"])
+def test_a_file_that_does_not_fit(tmp_path: Path, case: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match=case["message"]):
+        task(tmp_path, case["text"])
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
