@@ -225,7 +225,7 @@ class Answers:
     def solve(self, writer: Writer, questions: Sequence[Question]) -> list[Solved]:
         """Answer questions greedily, find what is wrong with the answers, and let samples vote on the rest."""
         passages = self._passages([question.text for question in questions])
-        prompts = [self._prompt(question, found) for question, found in zip(questions, passages, strict=True)]
+        prompts = [self.prompt(question, found) for question, found in zip(questions, passages, strict=True)]
         asked = [prompt for prompt in prompts if prompt is not None]
         texts = iter(writer.write(asked, GREEDY, self.task.stop))
         solved = [
@@ -234,7 +234,7 @@ class Answers:
         ]
         return self._voted(writer, solved, prompts) if self.options.filtered and self.options.votes else solved
 
-    def _prompt(self, question: Question, passages: Sequence[str]) -> str | None:
+    def prompt(self, question: Question, passages: Sequence[str]) -> str | None:
         """Write the prompt of a question, with as many solved seeds as the model has room for; none if it has none."""
         count = min(self.options.seeds_for_answer, len(self.seeds))
         shown = Random(f"{self.seed} shots {question.number}").sample(range(len(self.seeds)), count)
