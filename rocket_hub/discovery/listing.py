@@ -115,7 +115,6 @@ def list_adapters(api: HfApi, bases: Sequence[str], workers: int) -> tuple[tuple
 
 
 def _list(api: HfApi, filters: Sequence[str]) -> list[Listed]:
-    """Read all pages for one filter."""
     # By date, new ones first: what is uploaded meanwhile cannot push another one past the end of a page.
     query = [*(("filter", tag) for tag in filters), ("sort", "createdAt"), *_expanded(EXPAND)]
     found = pages(api, f"adapters with the tag {filters[0]}", "/api/models", query)
@@ -399,6 +398,5 @@ def declared_rows(card: Mapping[str, Any]) -> int:
 
 
 def _infos(card: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
-    """Return what a card says of its configurations."""
     told = card.get("dataset_info")
     return [info for info in (told if isinstance(told, list) else [told])[:_MOST] if isinstance(info, dict)]

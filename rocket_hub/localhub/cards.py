@@ -95,7 +95,6 @@ def load_yaml(text: str | bytes) -> Any:
 
 
 def _front_matter(text: str) -> Any:
-    """Return the YAML between the dashes; None if there is none."""
     match = _FRONT.match(text[:LARGEST_CARD])
     return load_yaml(match[1]) if match else None
 

@@ -146,7 +146,6 @@ def commit(request: Request, kind: str, repo: str, rev: str) -> Response:
 
 
 def _parse(data: bytes) -> tuple[dict[str, Any], list[Operation]]:
-    """Return a commit's header and its operations."""
     header: dict[str, Any] = {}
     operations: list[Operation] = []
     for line in data.split(b"\n"):
@@ -205,7 +204,6 @@ def safe_path(path: str) -> str:
 
 
 def _regular_file(store: Store, path: str, value: Mapping[str, Any]) -> Entry:
-    """Store a file that came inside the commit."""
     content = text_of(value, "content")
     try:
         data = base64.b64decode(content, validate=True) if value.get("encoding") == "base64" else content.encode()

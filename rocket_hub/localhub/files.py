@@ -99,7 +99,6 @@ def show_commits(request: Request, kind: str, repo: str, rev: str) -> Response:
 
 
 def _form(request: Request) -> Mapping[str, list[Any]]:
-    """Read a body that is a form or JSON."""
     data = request.body.read(SMALL_BODY)
     if (request.headers.get("Content-Type") or "").startswith("application/json"):
         payload = json_object(data)

@@ -267,7 +267,6 @@ def show(request: Request, kind: str, repo: str, rev: str = "main") -> Response:
 
 
 def _seen(request: Request, kind: str) -> list[View]:
-    """Return what the user may know of, each at the head of its main branch."""
     user = user_of(request)
     return [
         _view(request.store, repository)

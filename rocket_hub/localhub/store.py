@@ -169,7 +169,6 @@ class Store:
         Path(temporary).replace(self.root / name)
 
     def _file(self, kind: str, repo_id: str) -> Path:
-        """Return where a repository lies; the id has been checked."""
         return self.root / "repositories" / f"{kind}s" / f"{repo_id}.json"
 
     def _write(self, repository: Repository) -> None:

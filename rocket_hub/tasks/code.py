@@ -45,14 +45,12 @@ def extract_code(text: str, choices: tuple[str, ...] = ()) -> str:
 
 
 def _without_prompts(text: str) -> str:
-    """Take off the prompts of an interactive session (`>>> `), and what it answered."""
     if not text.lstrip().startswith(">>> "):
         return text
     return "\n".join(line[4:] for line in text.splitlines() if line.startswith((">>> ", "... ")))
 
 
 def _longest_program(text: str) -> str:
-    """Return the longest run of lines that is a program, from the first line that looks like code."""
     lines = text.splitlines()
     start = next((i for i, line in enumerate(lines) if _CODE_LINE.fullmatch(line)), None)
     if start is None:
@@ -69,7 +67,6 @@ def _longest_program(text: str) -> str:
 
 
 def _parses(code: str) -> bool:
-    """Return whether a text is a program with at least one statement."""
     return bool(code.strip()) and _fault(code) is None and not _is_prose(code)
 
 

@@ -233,7 +233,6 @@ class Task:
         return self._bare(example.prompt, self.prompt)
 
     def _stem(self, example: Example, frame: Callable[[str], str]) -> str:
-        """Return the bare question of a problem, without the options below it."""
         return self._bare(example.prompt, frame).removesuffix("\n" + lettered(example.choices).rstrip())
 
     def _bare(self, prompt: str, frame: Callable[[str], str]) -> str:
@@ -243,7 +242,6 @@ class Task:
         return prompt[len(before) : len(prompt) - len(after)]
 
     def _dressed(self, shots: tuple[Example, ...], chat: Callable[[str], str] | None) -> Task:
-        """Return the task with these shots and this chat template around its questions."""
         frame = self.frame or self.prompt
         shown = "".join(f"{shot.prompt}{shot.completion}\n\n" for shot in shots)
 
