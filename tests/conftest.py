@@ -5,7 +5,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # The Hub libraries read these when they are imported, so they are set before any test module is.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="rocket-hub-tests-")
@@ -72,46 +72,41 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).save_pretrained(path)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+        vocab_size=len(WORDS), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(path)
     return path
+
+
+def save_lora(base: Any, folder: Path, seed: int = 0, **options: Any) -> Path:
+    """Write a LoRA adapter of a base, which PEFT changes in place, with random weights unless told otherwise.
+
+    Args:
+        base: A loaded model, or the folder of a Llama.
+        folder: Where to.
+        seed: Seeds the weights.
+        options: Those of `LoraConfig`.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM.from_pretrained(base) if isinstance(base, Path) else base
+    get_peft_model(model, LoraConfig(**{"init_lora_weights": False, **options})).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def lora_bank(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four LoRA adapters: different ranks, alphas and targets, one of them rslora."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaForCausalLM
-
-    configs = [
-        LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
-        LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False, use_rslora=True),
-        LoraConfig(r=3, lora_alpha=9, target_modules=["down_proj", "o_proj"], init_lora_weights=False),
-        LoraConfig(
-            r=2,
-            lora_alpha=2,
-            target_modules=["q_proj", "v_proj"],
-            init_lora_weights=False,
-            rank_pattern={"layers.1.self_attn.q_proj": 5},
-            alpha_pattern={"v_proj": 7},
-        ),
-    ]
-    bank = []
-    for seed, config in enumerate(configs):
-        torch.manual_seed(seed)
-        model = get_peft_model(LlamaForCausalLM.from_pretrained(tiny_model), config)
-        path = tmp_path_factory.mktemp(f"lora-{seed}")
-        model.save_pretrained(path)
-        bank.append(path)
-    return bank
+    configs: list[dict[str, Any]] = [
+        {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]},
+        {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "up_proj"], "use_rslora": True},
+        {"r": 3, "lora_alpha": 9, "target_modules": ["down_proj", "o_proj"]},
+        {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj", "v_proj"],
+         "rank_pattern": {"layers.1.self_attn.q_proj": 5}, "alpha_pattern": {"v_proj": 7}},
+    ]  # fmt: skip
+    return [save_lora(tiny_model, tmp_path_factory.mktemp(f"lora-{seed}"), seed, **config)
+            for seed, config in enumerate(configs)]  # fmt: skip
