@@ -44,7 +44,7 @@ def read_documents(folder: Path) -> list[str]:
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     files = [path for path in files if path.suffix.lower() in SUFFIXES]
     if (size := sum(path.stat().st_size for path in files)) > MAX_DOCUMENT_BYTES:
-        raise InputError(f"{folder}: {size:,} bytes of documents; {MAX_BYTES:,} are held in memory at most")
+        raise InputError(f"{folder}: {size:,} bytes of documents; {MAX_DOCUMENT_BYTES:,} are held in memory at most")
     found = [text for path in files for text in _texts(path) if text.strip()]
     if not found:
         raise InputError(f"{folder}: no documents; expected a folder or a file with text in {', '.join(SUFFIXES)}")
