@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from peft import PeftConfig, PeftType
 
 from rocket_hub.errors import AdapterError, RecipeError
+from rocket_hub.options import Gate, GateScale, Router
 
 FORMAT_VERSION = 1
-CHOICES = {
-    "gate": ("sigmoid", "softmax"),
-    "gate_scale": ("unit", "renormalised", None),
-    "router": ("layer", "shared"),
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "gate": get_args(Gate),
+    "gate_scale": (*get_args(GateScale), None),
+    "router": get_args(Router),
     "router_logits": ("linear", "absolute"),
 }
 

@@ -9,7 +9,7 @@ from rocket_hub.errors import RecipeError
 from rocket_hub.pipeline.context import Context, open_context
 from rocket_hub.pipeline.discover import discover
 from rocket_hub.pipeline.evaluate import evaluate
-from rocket_hub.pipeline.generate import check, generate
+from rocket_hub.pipeline.generate import generate
 from rocket_hub.pipeline.lock import check_generated, check_lock, write_lock
 from rocket_hub.pipeline.merge import merge
 from rocket_hub.pipeline.push import push
@@ -82,7 +82,6 @@ def build(
     """
     if until not in STAGES:
         raise RecipeError(f"unknown stage '{until}'; stages: {', '.join(STAGES)}")
-    check(recipe)
     context = open_context(recipe, Path(kshot), Path(out), hub_name, reporter or Silent())
     write_text(context.run.path / "recipe.yaml", recipe.to_yaml())
     return run_stages(context, until, Path(locked) if locked else None)

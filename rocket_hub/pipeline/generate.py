@@ -25,7 +25,6 @@ from rocket_hub.recipe import Recipe
 from rocket_hub.records import DatasetDiscovery, Example, Generated, Pinned
 from rocket_hub.results import Discovery, Generation
 from rocket_hub.runs import Reporter, write_json
-from rocket_hub.serialization import check as check_options
 from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import Task, get_task
 
@@ -46,16 +45,6 @@ class Writer:
     write: Callable[[Path], Generated]
     read: tuple[Pinned, ...]
     cost: str
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse options of a method that mean nothing.
-
-    Raises:
-        InputError: One does.
-    """
-    check_options(recipe.generation.self_specialization, "generation.self_specialization")
-    check_options(meteor_options(recipe.generation, recipe.seed), "generation.meteor")
 
 
 def meteor_options(options: GenerationOptions, seed: int) -> MeteorOptions:
@@ -218,7 +207,6 @@ def generate_alone(recipe: Recipe, kshot: Path, out: Path, reporter: Reporter) -
     Raises:
         RocketError: What went wrong; see `open_writer` and the method.
     """
-    check(recipe)
     started, options = time.monotonic(), recipe.generation
     context = open_context(recipe, kshot, out, "", reporter, measured=False)
     context.pinned = pin_model(context.api, recipe.base)

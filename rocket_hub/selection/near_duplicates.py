@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import get_args
 
 import numpy as np
 
 from rocket_hub.errors import InputError
+from rocket_hub.options import Similarity
 from rocket_hub.selection.embeddings import Vectors
 
-MODES = ("max", "mean", "kde", "round_robin")
+MODES = get_args(Similarity)
 _SIMILARITY_BLOCK = 8192
 _BLOCK = 1024
 _DIGITS = 6  # beyond them lies the rounding of float32 products, which must not rank rows
