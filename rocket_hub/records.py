@@ -37,19 +37,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Pinned:
-    """A repository at one commit.
+    """A repository at one commit."""
 
-    Attributes:
-        repo_id: `namespace/name`.
-        revision: The 40-digit commit hash.
-        kind: `model` or `dataset`.
-        licence: What its card declares; empty when it declares nothing.
-    """
-
-    repo_id: str
-    revision: str
-    kind: str = "model"
-    licence: str = ""
+    repo_id: str  # `namespace/name`
+    revision: str  # the 40-digit commit hash
+    kind: str = "model"  # `model` or `dataset`
+    licence: str = ""  # what its card declares; empty when it declares nothing
 
 
 @dataclass(frozen=True)
@@ -332,12 +325,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of a method's grid.
+    """One point of a method's grid."""
 
-    Attributes:
-        learning_rate: Peak learning rate.
-        weight: Weight of the experts at the start (the stack's, or the gates').
-    """
-
-    learning_rate: float
-    weight: float = 1.0
+    learning_rate: float  # peak learning rate
+    weight: float = 1.0  # weight of the experts at the start (the stack's, or the gates')

@@ -19,28 +19,18 @@ from rocket_hub.records import (
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one measurement is from another, paired over the problems.
+    """How far one measurement is from another, paired over the problems."""
 
-    Attributes:
-        difference: In accuracy.
-        standard_error: Of that difference; infinite over one problem.
-    """
-
-    difference: float
-    standard_error: float
+    difference: float  # in accuracy
+    standard_error: float  # of that difference; infinite over one problem
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Which method to use, and why.
+    """Which method to use, and why."""
 
-    Attributes:
-        method: Name of the method.
-        reason: One sentence with the numbers.
-    """
-
-    method: str
-    reason: str
+    method: str  # name of the method
+    reason: str  # one sentence with the numbers
 
 
 @dataclass(frozen=True)
@@ -60,36 +50,22 @@ class Choice:
 
 @dataclass(frozen=True)
 class Training:
-    """What a training did.
+    """What a training did."""
 
-    Attributes:
-        adapter: Folder of the trained adapter.
-        learning_rate: Peak learning rate of the experts.
-        steps: Optimiser steps.
-        loss: Mean loss of the last twentieth of the steps, in nats per completion token.
-        seconds: Wall-clock seconds, without what an earlier, stopped run spent.
-    """
-
-    adapter: str
-    learning_rate: float
-    steps: int
-    loss: float
-    seconds: float
+    adapter: str  # folder of the trained adapter
+    learning_rate: float  # peak learning rate of the experts
+    steps: int  # optimiser steps
+    loss: float  # mean loss of the last twentieth of the steps, in nats per completion token
+    seconds: float  # wall-clock seconds, without what an earlier, stopped run spent
 
 
 @dataclass(frozen=True)
 class Reload:
-    """What a fresh process made of a published adapter.
+    """What a fresh process made of a published adapter."""
 
-    Attributes:
-        max_difference: Largest absolute difference of any logit to those of the local files, in fp32.
-        generated: What it generated with the KV cache, one text a prompt.
-        same_text: Whether this process generates the same from the local files without the KV cache.
-    """
-
-    max_difference: float
-    generated: tuple[str, ...]
-    same_text: bool
+    max_difference: float  # largest absolute difference of any logit to those of the local files, in fp32
+    generated: tuple[str, ...]  # what it generated with the KV cache, one text a prompt
+    same_text: bool  # whether this process generates the same from the local files without the KV cache
 
 
 @dataclass(frozen=True)
@@ -158,38 +134,23 @@ class Generation:
 
 @dataclass(frozen=True)
 class DataSelection(InstructionSelection):
-    """Stage 3: the rows that the K-shot chose; of the rejected ones only the first of each reason are listed.
+    """Stage 3: the rows that the K-shot chose; of the rejected ones only the first of each reason are listed."""
 
-    Attributes:
-        reasons: Reason -> all rows and data sets that were rejected for it.
-        rejected_file: All of them.
-        map: The picture of the rows.
-        read: Rows that were read.
-        without_answer: Rows without an answer in the task's form.
-    """
-
-    reasons: dict[str, int] = field(default_factory=dict)
-    rejected_file: str = ""
-    map: str = ""
-    read: int = 0
-    without_answer: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)  # reason -> all rows and data sets that were rejected for it
+    rejected_file: str = ""  # all of them
+    map: str = ""  # the picture of the rows
+    read: int = 0  # rows that were read
+    without_answer: int = 0  # rows without an answer in the task's form
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the first stages left: all that a method is made of.
+    """What the first stages left: all that a method is made of."""
 
-    Attributes:
-        found: What is on the Hub.
-        generated: What is known of generated rows.
-        experts: The experts that the K-shot chose (stage 2).
-        rows: The rows that it chose.
-    """
-
-    found: Discovery
-    generated: Generation
-    experts: ExpertSelection
-    rows: DataSelection
+    found: Discovery  # what is on the Hub
+    generated: Generation  # what is known of generated rows
+    experts: ExpertSelection  # the experts that the K-shot chose (stage 2)
+    rows: DataSelection  # the rows that it chose
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -199,19 +160,12 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Stage 4: the merged adapter, before training.
+    """Stage 4: the merged adapter, before training."""
 
-    Attributes:
-        method: How it was made, see `rocket_hub.controls`.
-        adapter: Its folder.
-        weight: Weight of the experts at the start.
-        bytes: Size of its weights.
-    """
-
-    method: str
-    adapter: str
-    weight: float
-    bytes: int
+    method: str  # how it was made, see `rocket_hub.controls`
+    adapter: str  # its folder
+    weight: float  # weight of the experts at the start
+    bytes: int  # size of its weights
 
 
 @dataclass(frozen=True)
@@ -224,19 +178,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Stage 6: the result and its controls on the same problems, cheapest method first.
+    """Stage 6: the result and its controls on the same problems, cheapest method first."""
 
-    Attributes:
-        evaluations: One a method.
-        differences: Method -> the result minus it.
-        recommendation: Which one to use.
-        labels: Method -> what it is, in a few words.
-    """
-
-    evaluations: tuple[Evaluation, ...]
-    differences: dict[str, Difference]
-    recommendation: Recommendation
-    labels: dict[str, str]
+    evaluations: tuple[Evaluation, ...]  # one a method
+    differences: dict[str, Difference]  # method -> the result minus it
+    recommendation: Recommendation  # which one to use
+    labels: dict[str, str]  # method -> what it is, in a few words
 
     def of(self, method: str) -> Evaluation:
         """Return the measurement of a method."""
@@ -245,19 +192,12 @@ class Evaluations:
 
 @dataclass(frozen=True)
 class Publication:
-    """Stage 7: where the result is.
+    """Stage 7: where the result is."""
 
-    Attributes:
-        repo_id: The repository; none = it was not pushed.
-        content: Folder with all that is published.
-        commit: Its commit.
-        reload: What a fresh process made of it; none = not checked.
-    """
-
-    repo_id: str | None
-    content: str
-    commit: str = ""
-    reload: Reload | None = None
+    repo_id: str | None  # the repository; none = it was not pushed
+    content: str  # folder with all that is published
+    commit: str = ""  # its commit
+    reload: Reload | None = None  # what a fresh process made of it; none = not checked
 
 
 @dataclass(frozen=True)

@@ -166,11 +166,7 @@ GONE = {
 
 
 def refuse_old_spelling(arguments: Sequence[str]) -> None:
-    """Say the new spelling of a command or an option that was renamed.
-
-    Raises:
-        InputError: There is an old spelling among the arguments.
-    """
+    """Say the new spelling of a command or an option that was renamed."""
     command, pair = " ".join(arguments[:1]), " ".join(arguments[:2])
     words = [word.partition("=")[0] for word in arguments]
     spelled = {command, pair, *(f"{command} {word}" for word in words if word.startswith("-"))}

@@ -54,15 +54,10 @@ class Method:
 
 @dataclass(frozen=True)
 class Group:
-    """Experts that are read when a method first asks for them.
+    """Experts that are read when a method first asks for them."""
 
-    Attributes:
-        pins: Their ids, commits and licences.
-        read: Reads one of them.
-    """
-
-    pins: tuple[Pinned, ...]
-    read: Callable[[Pinned], Expert]
+    pins: tuple[Pinned, ...]  # their ids, commits and licences
+    read: Callable[[Pinned], Expert]  # reads one of them
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,29 +72,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Parts:
-    """What methods are made of; nothing is fetched before a method asks for it.
+    """What methods are made of; nothing is fetched before a method asks for it."""
 
-    Attributes:
-        model: Gives the base model and its tokenizer.
-        base: Its id and commit.
-        shots: The K-shot in the task's form.
-        chosen: The chosen experts.
-        drawn: As many experts, drawn at random from all usable ones.
-        ranked: As many experts, the first by rank alone.
-        best: Gives the folder of the best single expert.
-        merge: Gate form of routed adapters.
-        seed: Seeds what is random.
-    """
-
-    model: Callable[[], tuple[Any, Any]]
-    base: Pinned
-    shots: Sequence[Example]
-    chosen: Group
-    drawn: Group
-    ranked: Group
-    best: Callable[[], Path]
-    merge: MergeOptions
-    seed: int = 0
+    model: Callable[[], tuple[Any, Any]]  # gives the base model and its tokenizer
+    base: Pinned  # its id and commit
+    shots: Sequence[Example]  # the K-shot in the task's form
+    chosen: Group  # the chosen experts
+    drawn: Group  # as many experts, drawn at random from all usable ones
+    ranked: Group  # as many experts, the first by rank alone
+    best: Callable[[], Path]  # gives the folder of the best single expert
+    merge: MergeOptions  # gate form of routed adapters
+    seed: int = 0  # seeds what is random
 
     @property
     def pin(self) -> dict[str, Any]:

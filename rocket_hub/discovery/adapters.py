@@ -38,21 +38,13 @@ ANONYMOUS, SIGNED_IN = (3_000, 300.0), (5_000, 300.0)
 
 @dataclass(frozen=True)
 class CrawlPlan:
-    """What a crawl will cost.
+    """What a crawl will cost."""
 
-    Attributes:
-        listed: Adapters that were listed.
-        configs: Configurations that have to be read from the Hub; the others are kept here, or not needed.
-        headers: At most about so many headers of weights.
-        bytes: Of both together.
-        minutes: Under the Hub's rate limit.
-    """
-
-    listed: int
-    configs: int
-    headers: int
-    bytes: int
-    minutes: float
+    listed: int  # adapters that were listed
+    configs: int  # configurations that have to be read from the Hub; the others are kept here, or not needed
+    headers: int  # at most about so many headers of weights
+    bytes: int  # of both together
+    minutes: float  # under the Hub's rate limit
 
     @property
     def requests(self) -> int:
@@ -95,19 +87,12 @@ MAX_ADAPTER_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class _Survey:
-    """What the list pass found.
+    """What the list pass found."""
 
-    Attributes:
-        model: The base model.
-        likely: Ids that may be copies of it.
-        listed: The adapters of all of them.
-        date: When they were listed (seconds since 1970), if that was an earlier run; else 0.
-    """
-
-    model: Described
-    likely: tuple[str, ...]
-    listed: tuple[Listed, ...]
-    date: float
+    model: Described  # the base model
+    likely: tuple[str, ...]  # ids that may be copies of it
+    listed: tuple[Listed, ...]  # the adapters of all of them
+    date: float  # when they were listed (seconds since 1970), if that was an earlier run; else 0
 
 
 def plan_adapters(api: HfApi, base: str, *, options: DiscoverOptions, closed: Collection[str] = ()) -> CrawlPlan:

@@ -57,11 +57,7 @@ class BaseShapes:
     others: Mapping[str, str] = field(default_factory=dict)
 
     def shape(self, parameter: str) -> tuple[int, ...] | None:
-        """Return the shape of a parameter of the loaded model; None if there is none of this name.
-
-        Raises:
-            AdapterError: `depth_mismatch`: it is of a layer that the model does not have.
-        """
+        """Return the shape of a parameter of the loaded model; None if there is none of this name."""
         layer = LAYER.search(parameter)
         if layer and int(layer[1]) >= self.num_layers:
             module = parameter.removesuffix(".weight")
@@ -74,25 +70,15 @@ class BaseShapes:
 
 @dataclass(frozen=True)
 class Described:
-    """A model as the Hub's record of it shows it.
+    """A model as the Hub's record of it shows it."""
 
-    Attributes:
-        pinned: The model at its present commit.
-        files: Path -> SHA-256 of an LFS file, git's SHA-1 of another.
-        asked: When the record was asked for (seconds since 1970); 0 = now.
-    """
-
-    pinned: Pinned
-    files: Mapping[str, str]
-    asked: float
+    pinned: Pinned  # the model at its present commit
+    files: Mapping[str, str]  # path -> SHA-256 of an LFS file, git's SHA-1 of another
+    asked: float  # when the record was asked for (seconds since 1970); 0 = now
 
 
 def describe(api: HfApi, repo_id: str) -> Described:
-    """Pin a model and list its files, with one request.
-
-    Raises:
-        HubError: It does not exist, the Hub's answer names no commit, or the Hub does not answer.
-    """
+    """Pin a model and list its files, with one request."""
     record, asked = model_record(api, repo_id)
     name, sha, card = record["id"], record["sha"], record["cardData"]
     if not (isinstance(name, str) and HUB_ID.fullmatch(name) and isinstance(sha, str) and COMMIT.fullmatch(sha)):
@@ -102,12 +88,7 @@ def describe(api: HfApi, repo_id: str) -> Described:
 
 
 def read_shapes(api: HfApi, model: Described) -> BaseShapes:
-    """Read the shapes of a model that adapters can be merged for, from `config.json` and the headers of its weights.
-
-    Raises:
-        InputError: It has no safetensors weights, is quantised, or its files cannot be understood.
-        HubError: They cannot be read.
-    """
+    """Read the shapes of a model that adapters can be merged for, from `config.json` and the headers of its weights."""
     config = read_json(api, model, "config.json")
     if config.get("quantization_config"):
         found = f"base model {model.pinned.repo_id}: its weights are quantised"
@@ -119,12 +100,7 @@ def read_shapes(api: HfApi, model: Described) -> BaseShapes:
 
 
 def read_tensors(api: HfApi, model: Described) -> dict[str, Tensor]:
-    """Read the headers of all weight files of a model.
-
-    Raises:
-        InputError: It has no safetensors weights, or they are broken.
-        HubError: They cannot be read.
-    """
+    """Read the headers of all weight files of a model."""
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(api, model):
         try:
@@ -247,9 +223,6 @@ def with_copies(
 
     Returns:
         The shapes with `copies` and `others`. Names that are neither likely nor alike are not asked about.
-
-    Raises:
-        HubUnreachableError: The Hub does not answer.
     """
     own, likely = base.pinned.repo_id.lower(), [name.lower() for name in likely]
     counted = Counter(name for name in claimed if name.lower() != own)
@@ -278,12 +251,7 @@ def _is_alike(name: str, own: str) -> bool:
 
 
 def _prove(api: HfApi, base: Described, copy: Described) -> tuple[str, ...]:
-    """Prove that a model is a copy of the base; returns flags for adapters made on it.
-
-    Raises:
-        InputError: It is not, or the proof cannot be made.
-        HubError: Its files cannot be read.
-    """
+    """Prove that a model is a copy of the base; returns flags for adapters made on it."""
     if copy.pinned.repo_id == base.pinned.repo_id:  # the Hub led on to it: it was renamed
         return ()
     shared = [file for file in _TOKENIZERS if base.files.get(file) and copy.files.get(file)]

@@ -122,9 +122,6 @@ def check_base(config: Mapping[str, Any], base: BaseShapes) -> tuple[str, ...]:
         Flags: `base_unverified` if the configuration does not name a base model on the Hub, `mirror_base` if it names
         a copy that was proven to be one, `quantized_base` if that copy is quantised, `folded_with_base` if PEFT changes
         the base weights when it loads the adapter.
-
-    Raises:
-        AdapterError: `wrong_base`: it names another one.
     """
     folded = (FOLDED,) if check_kind(config) in MUTATING else ()
     told, name = config.get("base_model_name_or_path"), claimed_base(config).lower()
@@ -138,17 +135,11 @@ def check_base(config: Mapping[str, Any], base: BaseShapes) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LoraFacts:
-    """What the header says about an adapter that fits.
+    """What the header says about an adapter that fits."""
 
-    Attributes:
-        rank: The largest rank of any module.
-        target_modules: Last names of the adapted modules, sorted.
-        flags: What is odd about it.
-    """
-
-    rank: int
-    target_modules: tuple[str, ...]
-    flags: tuple[str, ...] = ()
+    rank: int  # the largest rank of any module
+    target_modules: tuple[str, ...]  # last names of the adapted modules, sorted
+    flags: tuple[str, ...] = ()  # what is odd about it
 
 
 def check_header(
@@ -161,9 +152,6 @@ def check_header(
         config: Its configuration, which `check_kind` has passed.
         base: The base model.
         verified: Whether the configuration names this base model; if not, an adapter of fewer layers is refused too.
-
-    Raises:
-        AdapterError: A tensor does not fit, or is not of a plain LoRA; `reason` names the fault.
     """
     layout = check_tensors(header, config, check_kind(config), base.shape)
     layers = {int(number) for module in layout.modules for number in LAYER.findall(f"{module}.")}
@@ -185,17 +173,11 @@ _DECISIVE = ("alpha_pattern", "fan_in_fan_out", "init_lora_weights", "init_r", "
 
 @dataclass(frozen=True)
 class Survivor:
-    """An adapter whose configuration fits.
+    """An adapter whose configuration fits."""
 
-    Attributes:
-        item: As it was listed.
-        config: Its configuration.
-        flags: What is odd about it so far.
-    """
-
-    item: Listed
-    config: Mapping[str, Any] = field(repr=False)
-    flags: tuple[str, ...]
+    item: Listed  # as it was listed
+    config: Mapping[str, Any] = field(repr=False)  # its configuration
+    flags: tuple[str, ...]  # what is odd about it so far
 
 
 def by_configuration(
@@ -220,9 +202,6 @@ def by_configuration(
 
     Returns:
         Those that fit, in the given order; and the shapes with what was found out about copies of the base.
-
-    Raises:
-        HubError: The Hub is down.
     """
     items = [item for item, _ in alive]
     read = verdicts.attempt_all(items, lambda item: item.repo_id, partial(read_config, api), workers)
@@ -261,9 +240,6 @@ def by_weights(
 
     Returns:
         The candidates in the given order.
-
-    Raises:
-        HubError: The Hub is down.
     """
     selected: list[AdapterCandidate] = []
     first: dict[str, str] = {}

@@ -105,21 +105,13 @@ _KEPT = 2**20
 
 @dataclass(frozen=True)
 class Probe:
-    """What the first rows of a data set show.
+    """What the first rows of a data set show."""
 
-    Attributes:
-        columns: Names of its columns.
-        rows: Its first rows, flat, columns in lower case.
-        names: Names of the classes of its label, if a Parquet file has them.
-        size: Bytes of its first file.
-        fault: Why its rows cannot be read, as a reason and what was found; empty if they can.
-    """
-
-    columns: tuple[str, ...] = ()
-    rows: tuple[dict[str, Any], ...] = ()
-    names: tuple[str, ...] = ()
-    size: int = 0
-    fault: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # names of its columns
+    rows: tuple[dict[str, Any], ...] = ()  # its first rows, flat, columns in lower case
+    names: tuple[str, ...] = ()  # names of the classes of its label, if a Parquet file has them
+    size: int = 0  # bytes of its first file
+    fault: tuple[str, ...] = ()  # why its rows cannot be read, as a reason and what was found; empty if they can
 
 
 def probe(api: HfApi, listed: ListedDataset) -> Probe:
@@ -131,9 +123,6 @@ def probe(api: HfApi, listed: ListedDataset) -> Probe:
 
     Returns:
         What they show.
-
-    Raises:
-        HubError: The Hub did not give the bytes, for example because the data set is gated.
     """
     kept = recall(api, *_name(listed))
     if kept is not None:
@@ -184,23 +173,14 @@ BYTES_A_SECOND = 10e6
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """What reading instruction data will cost, at most about.
+    """What reading instruction data will cost, at most about."""
 
-    Attributes:
-        listed: Data sets that were listed.
-        candidates: Those that their cards do not rule out.
-        probes: Data sets whose first rows have to be read from the Hub; those of the others are kept here.
-        requests: For these, and for reading as many as may be taken.
-        bytes: For the same.
-        minutes: At 0.15 s for a request and 10 MB/s.
-    """
-
-    listed: int
-    candidates: int
-    probes: int
-    requests: int
-    bytes: int
-    minutes: float
+    listed: int  # data sets that were listed
+    candidates: int  # those that their cards do not rule out
+    probes: int  # data sets whose first rows have to be read from the Hub; those of the others are kept here
+    requests: int  # for these, and for reading as many as may be taken
+    bytes: int  # for the same
+    minutes: float  # at 0.15 s for a request and 10 MB/s
 
 
 def plan_datasets(
@@ -234,21 +214,13 @@ PER_LIST = 10
 
 @dataclass(frozen=True)
 class DatasetSearch:
-    """What a search found.
+    """What a search found."""
 
-    Attributes:
-        candidates: Data sets that their cards do not rule out, likeliest first.
-        rejected: The others, with the reason.
-        task_data: Ids of the candidates that were made from the task's own training data.
-        words: What was searched for, besides tags and languages.
-        plan: What it will cost to look at the candidates and to read as many as may be taken.
-    """
-
-    candidates: tuple[ListedDataset, ...]
-    rejected: tuple[Rejection, ...]
-    task_data: tuple[str, ...]
-    words: tuple[str, ...]
-    plan: DatasetPlan
+    candidates: tuple[ListedDataset, ...]  # data sets that their cards do not rule out, likeliest first
+    rejected: tuple[Rejection, ...]  # the others, with the reason
+    task_data: tuple[str, ...]  # ids of the candidates that were made from the task's own training data
+    words: tuple[str, ...]  # what was searched for, besides tags and languages
+    plan: DatasetPlan  # what it will cost to look at the candidates and to read as many as may be taken
 
 
 def search_datasets(

@@ -134,12 +134,7 @@ def iter_instructions(
 def _examine_all(
     api: HfApi, search: DatasetSearch, options: DiscoverOptions, told: Callable[[int], None]
 ) -> tuple[list[DatasetCandidate], list[Rejection]]:
-    """Examine data sets in their order until enough fit, as many at once as are still needed.
-
-    Raises:
-        HubError: Many in a row failed, and not because of the data sets.
-        HubUnreachableError: None of them could be reached.
-    """
+    """Examine data sets in their order until enough fit, as many at once as are still needed."""
 
     def examine(item: ListedDataset) -> DatasetCandidate | DatasetError | HubError:
         try:
@@ -172,12 +167,7 @@ def _examine_all(
 
 
 def _examine(api: HfApi, item: ListedDataset, options: DiscoverOptions, *, own: bool) -> DatasetCandidate:
-    """Look at the first rows of a data set and see whether its columns are understood.
-
-    Raises:
-        DatasetError: They are not, or the file cannot be read.
-        HubError: The file cannot be had, for example because it is gated.
-    """
+    """Look at the first rows of a data set and see whether its columns are understood."""
     seen = probe(api, item)
     if seen.fault:
         raise DatasetError(*seen.fault)

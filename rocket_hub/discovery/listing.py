@@ -57,29 +57,17 @@ Query = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Listed:
-    """One adapter as a list shows it.
+    """One adapter as a list shows it."""
 
-    Attributes:
-        repo_id: `namespace/name`, or what stands in its place.
-        revision: Commit hash; empty if there is none.
-        files: Which of the files that matter it has at its root.
-        licence: What its card declares.
-        datasets: Training data that its card declares.
-        text: What its name, tags and card say, in at most 500 characters.
-        downloads: As the Hub counts them.
-        modified: When it was changed last (ISO 8601); empty if untold.
-        disabled: Whether the Hub has closed it.
-    """
-
-    repo_id: str
-    revision: str = ""
-    files: tuple[str, ...] = ()
-    licence: str = ""
-    datasets: tuple[str, ...] = ()
-    text: str = ""
-    downloads: int = 0
-    modified: str = ""
-    disabled: bool = False
+    repo_id: str  # `namespace/name`, or what stands in its place
+    revision: str = ""  # commit hash; empty if there is none
+    files: tuple[str, ...] = ()  # which of the files that matter it has at its root
+    licence: str = ""  # what its card declares
+    datasets: tuple[str, ...] = ()  # training data that its card declares
+    text: str = ""  # what its name, tags and card say, in at most 500 characters
+    downloads: int = 0  # as the Hub counts them
+    modified: str = ""  # when it was changed last (ISO 8601); empty if untold
+    disabled: bool = False  # whether the Hub has closed it
 
 
 def list_adapters(api: HfApi, bases: Sequence[str], workers: int) -> tuple[tuple[Listed, ...], float]:
@@ -92,9 +80,6 @@ def list_adapters(api: HfApi, bases: Sequence[str], workers: int) -> tuple[tuple
 
     Returns:
         The adapters, each once, sorted by id; and 0, or when they were listed if the Hub libraries are offline.
-
-    Raises:
-        HubError: A list cannot be read.
     """
     # No single filter finds them all: cards are written by hand, and the Hub infers the relation from them.
     filters = [
@@ -148,9 +133,6 @@ def check_listed(item: Listed, options: DiscoverOptions, closed: Collection[str]
     Returns:
         Flags: `own_tokenizer` if it brings a tokenizer or chat template, `task_data` if it was trained on the task's
         own data.
-
-    Raises:
-        AdapterError: `reason` names the fault.
     """
     if not HUB_ID.fullmatch(item.repo_id) or ".." in item.repo_id:
         raise AdapterError("bad_name", "not a repository id of the form namespace/name")
@@ -183,41 +165,23 @@ def _refuse_files(item: Listed) -> None:
 
 @dataclass(frozen=True)
 class ListedDataset:
-    """One data set as a list shows it.
+    """One data set as a list shows it."""
 
-    Attributes:
-        repo_id: `namespace/name`, or what stands in its place.
-        revision: Commit hash; empty if there is none.
-        files: Data files of the train split.
-        missing: If there are none, the reason and what was found.
-        licence: What its card declares.
-        languages: What its card declares, see `languages_of`.
-        sources: Data sets that it says it was made from, in lower case.
-        names: Names of the classes of its label.
-        text: What its name, tags and card say, in at most 500 characters.
-        rows: Rows of the train split, as the card says; 0 = it does not.
-        size: Bytes of the repository; 0 = untold.
-        downloads: As the Hub counts them.
-        benchmark: Whether the Hub lists it as a benchmark.
-        disabled: Whether the Hub has closed it.
-        gated: Whether one has to ask for access.
-    """
-
-    repo_id: str
-    revision: str = ""
-    files: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    licence: str = ""
-    languages: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    text: str = ""
-    rows: int = 0
-    size: int = 0
-    downloads: int = 0
-    benchmark: bool = False
-    disabled: bool = False
-    gated: bool = False
+    repo_id: str  # `namespace/name`, or what stands in its place
+    revision: str = ""  # commit hash; empty if there is none
+    files: tuple[str, ...] = ()  # data files of the train split
+    missing: tuple[str, ...] = ()  # if there are none, the reason and what was found
+    licence: str = ""  # what its card declares
+    languages: tuple[str, ...] = ()  # what its card declares, see `languages_of`
+    sources: tuple[str, ...] = ()  # data sets that it says it was made from, in lower case
+    names: tuple[str, ...] = ()  # names of the classes of its label
+    text: str = ""  # what its name, tags and card say, in at most 500 characters
+    rows: int = 0  # rows of the train split, as the card says; 0 = it does not
+    size: int = 0  # bytes of the repository; 0 = untold
+    downloads: int = 0  # as the Hub counts them
+    benchmark: bool = False  # whether the Hub lists it as a benchmark
+    disabled: bool = False  # whether the Hub has closed it
+    gated: bool = False  # whether one has to ask for access
 
 
 def list_datasets(api: HfApi, queries: Sequence[Query], limit: int, workers: int) -> list[ListedDataset]:
@@ -231,9 +195,6 @@ def list_datasets(api: HfApi, queries: Sequence[Query], limit: int, workers: int
 
     Returns:
         The data sets, each once, most downloaded first.
-
-    Raises:
-        HubError: A list cannot be read.
     """
 
     def read(query: Query) -> list[dict[str, Any]]:
@@ -254,12 +215,7 @@ def list_datasets(api: HfApi, queries: Sequence[Query], limit: int, workers: int
 
 
 def named_dataset(api: HfApi, name: str) -> ListedDataset:
-    """Look up a data set that the user named; offline, what was found the last time.
-
-    Raises:
-        DatasetError: `not_found`: there is none.
-        HubError: The Hub does not answer, or the name is none.
-    """
+    """Look up a data set that the user named; offline, what was found the last time."""
     what = f"data set {name}"
 
     def ask() -> dict[str, Any]:

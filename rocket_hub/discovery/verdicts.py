@@ -51,11 +51,7 @@ class Verdicts:
             self._progress(self._told, self._total)
 
     def reject(self, repo_id: str, error: AdapterError | HubError) -> None:
-        """Reject an adapter.
-
-        Raises:
-            HubError: The error itself, if it is one of many in a row that are the Hub's fault: an outage is no verdict.
-        """
+        """Reject an adapter."""
         reason = error.reason if isinstance(error, AdapterError) else reason_of(error)
         self._in_a_row = self._in_a_row + 1 if reason in OUTAGES else 0
         if self._in_a_row >= GIVE_UP:
@@ -84,9 +80,6 @@ class Verdicts:
 
         Returns:
             The results in the order of the items, None for those that were rejected.
-
-        Raises:
-            HubError: Many calls in a row failed, and not because of the adapters.
         """
         results: list[R | None] = [None] * len(items)
 

@@ -35,23 +35,14 @@ class Budget:
 
 @dataclass
 class Bill:
-    """What a teacher has cost.
+    """What a teacher has cost."""
 
-    Attributes:
-        calls: Attempts that were made.
-        tokens_in: Prompt tokens, as the teacher told them.
-        tokens_out: Answer tokens, as the teacher told them.
-        unmetered: Attempts that told no tokens: they failed, or the teacher does not count.
-        cached: Prompts that were answered from the cache, for nothing.
-        faults: Attempts that failed, by fault.
-    """
-
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    unmetered: int = 0
-    cached: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
+    calls: int = 0  # attempts that were made
+    tokens_in: int = 0  # prompt tokens, as the teacher told them
+    tokens_out: int = 0  # answer tokens, as the teacher told them
+    unmetered: int = 0  # attempts that told no tokens: they failed, or the teacher does not count
+    cached: int = 0  # prompts that were answered from the cache, for nothing
+    faults: dict[str, int] = field(default_factory=dict)  # attempts that failed, by fault
 
     def add(self, reply: Reply) -> None:
         """Count one attempt."""
@@ -108,10 +99,6 @@ class TeacherClient:
         Returns:
             One reply a prompt, in their order. Where there is a fault after `TRIES` attempts, it says which;
             `over_budget` where the budget did not allow an attempt.
-
-        Raises:
-            InputError: The teacher refuses the request itself, as it would every other (a wrong key or model).
-            StorageError: An answer or a cost cannot be written.
         """
         asked = {"teacher": self.teacher.name, **asdict(how)}
         lost: dict[str, Reply] = {}

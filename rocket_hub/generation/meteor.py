@@ -54,15 +54,10 @@ class Meteor:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a teacher is asked at most, each call answered at the first attempt.
+    """What a teacher is asked at most, each call answered at the first attempt."""
 
-    Attributes:
-        calls: Calls.
-        tokens: Tokens in and out, as the student's tokenizer counts them.
-    """
-
-    calls: int
-    tokens: int
+    calls: int  # calls
+    tokens: int  # tokens in and out, as the student's tokenizer counts them
 
 
 def meteor(
@@ -138,11 +133,7 @@ def cost(tokenizer: Any, questions: Sequence[str], options: MeteorOptions) -> Co
 
 
 def usable(student: Student, questions: Sequence[str]) -> tuple[list[Question], list[Rejection]]:
-    """Take the questions that can be asked, and reject the others.
-
-    Raises:
-        NothingLeftError: None can.
-    """
+    """Take the questions that can be asked, and reject the others."""
     kept: dict[str, Question] = {}
     rejected = []
     for index, given in enumerate(questions):

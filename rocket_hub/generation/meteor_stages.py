@@ -63,10 +63,6 @@ def distil(
     Returns:
         The trained adapter; each question is either among its rows or rejected: `no_answer`, a fault of the teacher's,
         or what `Student.read_completion` finds.
-
-    Raises:
-        NothingLeftError: There is no row to learn from.
-        InputError: The teacher refuses the request itself.
     """
     options, learned = student.options, Learned(adapter)
     guidelines = _guidelines(student, questions, adapter) if options.guideline else [""] * len(questions)
@@ -114,9 +110,6 @@ def refine(
         `no_judgement` (what the teacher said is none, which says nothing about the answer), `no_answer` (the teacher
         said nothing), `empty` (the model wrote nothing), a fault of the teacher's, or what `Student.read_completion`
         finds.
-
-    Raises:
-        InputError: The teacher refuses the request itself.
     """
     options, learned = student.options, Learned(adapter)
     waiting: dict[Question, str] = {}

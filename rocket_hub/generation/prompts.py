@@ -65,15 +65,10 @@ _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a teacher says of one answer.
+    """What a teacher says of one answer."""
 
-    Attributes:
-        correct: Whether the answer is right.
-        advice: What to do better, without the answer; empty where it is right.
-    """
-
-    correct: bool
-    advice: str = ""
+    correct: bool  # whether the answer is right
+    advice: str = ""  # what to do better, without the answer; empty where it is right
 
 
 def read_judgement(text: str) -> Judgement | None:

@@ -36,23 +36,14 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionForm:
-    """What questions of a task look like.
+    """What questions of a task look like."""
 
-    Attributes:
-        before: What stands before a question in the task's frame.
-        after: What stands after it.
-        blank_lines: Whether a seed question has a blank line in it.
-        labels: Words with a colon that begin a line of every seed question, such as BoolQ's `Question:`.
-        options: Whether the seed questions have lettered options.
-        stop: Texts at which a new question is over; none of them is part of a seed question.
-    """
-
-    before: str
-    after: str
-    blank_lines: bool
-    labels: tuple[str, ...]
-    options: bool
-    stop: tuple[str, ...]
+    before: str  # what stands before a question in the task's frame
+    after: str  # what stands after it
+    blank_lines: bool  # whether a seed question has a blank line in it
+    labels: tuple[str, ...]  # words with a colon that begin a line of every seed question, such as BoolQ's `Question:`
+    options: bool  # whether the seed questions have lettered options
+    stop: tuple[str, ...]  # texts at which a new question is over; none of them is part of a seed question
 
     @classmethod
     def of(cls, task: Task, seeds: Sequence[Example]) -> QuestionForm:

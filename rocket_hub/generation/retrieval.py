@@ -37,9 +37,6 @@ def read_documents(folder: Path) -> list[str]:
 
     Returns:
         One text a file, or a line of a .jsonl file, in the order of their paths.
-
-    Raises:
-        InputError: There is no such file, a file is not UTF-8 or not JSON Lines, or nothing is in it.
     """
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     files = [path for path in files if path.suffix.lower() in SUFFIXES]

@@ -33,23 +33,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Student:
-    """A model that learns.
+    """A model that learns."""
 
-    Attributes:
-        base: The base model, without an adapter; it is given back unchanged.
-        tokenizer: Its tokenizer.
-        task: The task as this model is asked, see `Task.for_model`.
-        options: How it learns.
-        texts: What it has written, by adapter and prompt.
-        reporter: Told how far it is.
-    """
-
-    base: Any
-    tokenizer: Any
-    task: Task
-    options: MeteorOptions
-    texts: KeptResults
-    reporter: Reporter
+    base: Any  # the base model, without an adapter; it is given back unchanged
+    tokenizer: Any  # its tokenizer
+    task: Task  # the task as this model is asked, see `Task.for_model`
+    options: MeteorOptions  # how it learns
+    texts: KeptResults  # what it has written, by adapter and prompt
+    reporter: Reporter  # told how far it is
 
     def framed(self, prompt: str) -> str:
         """Put a prompt that is none of the task's into the model's chat template, if it has one."""
@@ -174,11 +165,7 @@ def once(folder: Path, inputs: Mapping[str, Any], train: Callable[[Path], Any]) 
 
 
 def dpo(student: Student, pairs: Sequence[Pair], start: Path, output: Path) -> None:
-    """Run TRL's DPO over a LoRA, whose reference is a frozen copy that TRL makes of the adapter as it was.
-
-    Raises:
-        AdapterError: The adapter is no plain LoRA.
-    """
+    """Run TRL's DPO over a LoRA, whose reference is a frozen copy that TRL makes of the adapter as it was."""
     from peft import PeftType
 
     from rocket_hub.training import trainable

@@ -58,17 +58,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are written.
+    """How answers are written."""
 
-    Attributes:
-        max_tokens: Longest answer.
-        temperature: 0 = greedy.
-        seed: Seeds sampling where the teacher can.
-    """
-
-    max_tokens: int
-    temperature: float = 0.0
-    seed: int = 0
+    max_tokens: int  # longest answer
+    temperature: float = 0.0  # 0 = greedy
+    seed: int = 0  # seeds sampling where the teacher can
 
 
 class Teacher(Protocol):
@@ -219,15 +213,10 @@ KEY = "ROCKET_HUB_TEACHER_KEY"
 
 @dataclass(frozen=True)
 class NamedTeacher:
-    """A teacher that can be asked.
+    """A teacher that can be asked."""
 
-    Attributes:
-        origin: The model at its commit with its licence; of one at an address nothing is known but its name.
-        open: Gives the teacher; a local model is loaded only then.
-    """
-
-    origin: Pinned
-    open: Callable[[], Teacher]
+    origin: Pinned  # the model at its commit with its licence; of one at an address nothing is known but its name
+    open: Callable[[], Teacher]  # gives the teacher; a local model is loaded only then
 
 
 def find_teacher(api: HfApi, text: str, dtype: str, key_env: str | None = None) -> NamedTeacher:

@@ -98,15 +98,10 @@ GREEDY = Search()
 
 @dataclass(frozen=True)
 class Continuation:
-    """A model's continuation of a prompt.
+    """A model's continuation of a prompt."""
 
-    Attributes:
-        text: The new text alone.
-        ended: Whether the model reached an end, or a stop text, before the tokens ran out.
-    """
-
-    text: str
-    ended: bool
+    text: str  # the new text alone
+    ended: bool  # whether the model reached an end, or a stop text, before the tokens ran out
 
 
 def generate(

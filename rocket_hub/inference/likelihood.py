@@ -138,19 +138,12 @@ class OptionScores:
 
 @dataclass(frozen=True)
 class Question:
-    """A question in tokens.
+    """A question in tokens."""
 
-    Attributes:
-        prompt: Tokens that all options share, but for the last of them.
-        tails: For each option, the last shared token and then its own.
-        counts: How many tokens at the end of each tail are the option.
-        options: Their texts.
-    """
-
-    prompt: list[int]
-    tails: tuple[list[int], ...]
-    counts: tuple[int, ...]
-    options: tuple[str, ...]
+    prompt: list[int]  # tokens that all options share, but for the last of them
+    tails: tuple[list[int], ...]  # for each option, the last shared token and then its own
+    counts: tuple[int, ...]  # how many tokens at the end of each tail are the option
+    options: tuple[str, ...]  # their texts
 
     @property
     def tokens(self) -> int:

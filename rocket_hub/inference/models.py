@@ -125,10 +125,6 @@ def load_encoder(repo_id: str, revision: str | None) -> Encoder:
     Args:
         repo_id: Repository id or local folder.
         revision: Commit hash; None = the newest. A local folder has none.
-
-    Raises:
-        HubError: The repository or the revision is not available.
-        InputError: It is no sentence encoder, or its weights are not in safetensors files.
     """
     from huggingface_hub import snapshot_download
 

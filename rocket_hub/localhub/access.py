@@ -10,11 +10,7 @@ NOT_SIGNED_IN = "Invalid username or password."
 
 
 def user_of(request: Request) -> User | None:
-    """Return whose token the request carries, None without a token.
-
-    Raises:
-        RefusedError: If nobody has this token (401).
-    """
+    """Return whose token the request carries, None without a token."""
     header = request.headers.get("Authorization") or ""
     if not header:
         return None
@@ -25,11 +21,7 @@ def user_of(request: Request) -> User | None:
 
 
 def signed_in(request: Request) -> User:
-    """Return whose token the request carries.
-
-    Raises:
-        RefusedError: If it carries none, or one that nobody has (401).
-    """
+    """Return whose token the request carries."""
     user = user_of(request)
     if user is None:
         raise RefusedError(401, NOT_SIGNED_IN)
@@ -37,11 +29,7 @@ def signed_in(request: Request) -> User:
 
 
 def writer(request: Request, repo_id: str | None = None) -> User:
-    """Return who writes to a repository, or with None, to something that any writer may write to.
-
-    Raises:
-        RefusedError: If that user may not (401, 403).
-    """
+    """Return who writes to a repository, or with None, to something that any writer may write to."""
     user = signed_in(request)
     if user.role != "write" or (repo_id is not None and not owns(user, repo_id)):
         raise RefusedError(403, f"You don't have the rights to write to {repo_id or 'this hub'}")
@@ -59,11 +47,7 @@ def may_read(user: User | None, repository: Repository) -> bool:
 
 
 def visible(request: Request, kind: str, repo_id: str) -> Repository:
-    """Return a repository whose existence the user may know of.
-
-    Raises:
-        RefusedError: If there is none, or it is private (`RepoNotFound`; 401 without a token, 404 with one).
-    """
+    """Return a repository whose existence the user may know of."""
     user = user_of(request)
     repository = request.store.find(kind, repo_id)
     if repository is None or (repository.settings["private"] and not may_read(user, repository)):
@@ -73,11 +57,7 @@ def visible(request: Request, kind: str, repo_id: str) -> Repository:
 
 
 def readable(request: Request, kind: str, repo_id: str) -> Repository:
-    """Return a repository whose files the user may read.
-
-    Raises:
-        RefusedError: As `visible`, and if it is gated (`GatedRepo`; 401 without a token, 403 with one).
-    """
+    """Return a repository whose files the user may read."""
     repository = visible(request, kind, repo_id)
     user = user_of(request)
     if repository.settings["gated"] and not may_read(user, repository):

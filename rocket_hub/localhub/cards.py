@@ -36,11 +36,7 @@ def read_card(blob: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def check_card(text: str) -> list[str]:
-    """Check the text of a README.md as the Hub does before it lets one in, and return the warnings.
-
-    Raises:
-        RefusedError: If the card is wrong (400, with the list of errors).
-    """
+    """Check the text of a README.md as the Hub does before it lets one in, and return the warnings."""
     try:
         data = _front_matter(text)
     except yaml.YAMLError as error:
@@ -69,11 +65,7 @@ def validate(request: Request) -> Response:
 
 
 def load_yaml(text: str | bytes) -> Any:
-    """Parse YAML from anybody into what JSON can say: dates become text.
-
-    Raises:
-        yaml.YAMLError: If it is no YAML, or a few lines of it stand for more than `LARGEST_DATA` values.
-    """
+    """Parse YAML from anybody into what JSON can say: dates become text."""
     values = 0
 
     def plain(value: Any) -> Any:

@@ -163,11 +163,7 @@ def _parse(data: bytes) -> tuple[dict[str, Any], list[Operation]]:
 
 
 def changed_tree(store: Store, tree: Tree, operations: list[Operation]) -> Tree:
-    """Return what a commit's operations make of a tree, which is left as it is.
-
-    Raises:
-        RefusedError: If one of them cannot be done.
-    """
+    """Return what a commit's operations make of a tree, which is left as it is."""
     tree = dict(tree)
     for operation, value in operations:
         path = safe_path(text_of(value, "path"))
@@ -192,11 +188,7 @@ def changed_tree(store: Store, tree: Tree, operations: list[Operation]) -> Tree:
 
 
 def safe_path(path: str) -> str:
-    """Return a path that stays inside a repository, wherever that is downloaded to.
-
-    Raises:
-        RefusedError: If it is absolute, climbs, names git's own folder, or could mean something else on Windows.
-    """
+    """Return a path that stays inside a repository, wherever that is downloaded to."""
     bad_part = any(part in ("", ".", "..") or part.lower() == ".git" for part in path.rstrip("/").split("/"))
     if bad_part or _FOREIGN.search(path) or len(path) > LONGEST_PATH or not path.isprintable():
         raise RefusedError(400, f"Invalid path: {path[:200]!r}")

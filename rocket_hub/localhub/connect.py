@@ -42,19 +42,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Connection:
-    """A hub in use.
+    """A hub in use."""
 
-    Attributes:
-        url: Its address; None for the real Hub.
-        name: What to call it.
-        cache: The `HF_HOME` of everything that comes from it.
-        recipes: The recipes that it brings along: YAML text by task.
-    """
-
-    url: str | None
-    name: str
-    cache: Path
-    recipes: Mapping[str, str] = field(default_factory=dict)
+    url: str | None  # its address; None for the real Hub
+    name: str  # what to call it
+    cache: Path  # the `HF_HOME` of everything that comes from it
+    recipes: Mapping[str, str] = field(default_factory=dict)  # the recipes that it brings along: YAML text by task
 
 
 def cache_folder() -> Path:

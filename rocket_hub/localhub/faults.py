@@ -65,27 +65,16 @@ class Quota:
 
 @dataclass
 class Fault:
-    """One scripted failure.
+    """One scripted failure."""
 
-    Attributes:
-        match: A regular expression, searched in `METHOD /path?query`.
-        kind: One of `KINDS`.
-        times: How often it still happens; -1 means for ever.
-        status: The status of a `status` fault.
-        headers: Its headers.
-        body: Its body.
-        after: Bytes of the body before a `reset` or `truncate`.
-        seconds: How long a `delay` lasts.
-    """
-
-    match: str
-    kind: str
-    times: int = 1
-    status: int = 503
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b'{"error": "injected"}'
-    after: int = 0
-    seconds: float = 0.0
+    match: str  # A regular expression, searched in `METHOD /path?query`
+    kind: str  # one of `KINDS`
+    times: int = 1  # how often it still happens; -1 means for ever
+    status: int = 503  # the status of a `status` fault
+    headers: Mapping[str, str] = field(default_factory=dict)  # its headers
+    body: bytes = b'{"error": "injected"}'  # its body
+    after: int = 0  # bytes of the body before a `reset` or `truncate`
+    seconds: float = 0.0  # how long a `delay` lasts
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -161,11 +161,7 @@ def resolve(request: Request, repo: str, rev: str, path: str, kind: str = "model
 
 
 def send_file(request: Request, blob: Path, headers: Mapping[str, str]) -> Response:
-    """Return a blob, or the part of it that the `Range` header asks for.
-
-    Raises:
-        RefusedError: If the part begins behind the end (416).
-    """
+    """Return a blob, or the part of it that the `Range` header asks for."""
     size = blob.stat().st_size
     headers = {"Accept-Ranges": "bytes", "Last-Modified": formatdate(0, usegmt=True), **headers}
     start, end = _range(request.headers.get("Range"), size)

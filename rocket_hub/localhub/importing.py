@@ -54,9 +54,6 @@ def import_folder(
 
     Returns:
         The hash of the commit that holds the folder.
-
-    Raises:
-        InputError: If the folder is not there, or the id, a setting or a file name cannot be used.
     """
     settings = _checked_settings(settings or {}, repo_id)
     if kind not in KINDS or not is_repository_id(repo_id):
@@ -91,9 +88,6 @@ def import_tree(store: Store, folder: Path) -> dict[str, str]:
 
     Returns:
         The commit of each repository, by `models/<namespace>/<name>`.
-
-    Raises:
-        InputError: If the folder is not laid out like that, or its manifest cannot be used.
     """
     if not is_hub_folder(folder):
         raise InputError(f"{folder} is no folder of repositories: it has neither models/ nor datasets/")
@@ -259,11 +253,7 @@ def _announced(store: Store) -> dict[str, Any]:
 
 
 def get_json(url: str) -> Any:
-    """Return the JSON answer of a server on this machine, asked past any proxy; None for an error or no JSON.
-
-    Raises:
-        OSError: If it did not answer.
-    """
+    """Return the JSON answer of a server on this machine, asked past any proxy; None for an error or no JSON."""
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=PATIENCE) as response:
             return json.loads(response.read(LARGEST_ANSWER))

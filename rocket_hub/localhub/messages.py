@@ -23,17 +23,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class User:
-    """Who a token belongs to.
+    """Who a token belongs to."""
 
-    Attributes:
-        name: The user's own namespace.
-        role: `write` or `read`.
-        orgs: Further namespaces that the user may write to and see.
-    """
-
-    name: str
-    role: str = "write"
-    orgs: tuple[str, ...] = ()
+    name: str  # the user's own namespace
+    role: str = "write"  # `write` or `read`
+    orgs: tuple[str, ...] = ()  # further namespaces that the user may write to and see
 
 
 @dataclass(frozen=True)
@@ -109,12 +103,7 @@ class Body:
         self._pieces = _sized(stream, max(self.length, 0))
 
     def pieces(self, limit: int) -> Iterator[bytes]:
-        """Yield the body piece by piece, at most `limit` bytes.
-
-        Raises:
-            RefusedError: If the body is larger, or its framing is broken.
-            ConnectionError: If the client goes away in the middle.
-        """
+        """Yield the body piece by piece, at most `limit` bytes."""
         if self.length == -1:
             raise RefusedError(400, "Content-Length is not a number")
         if (self.length or 0) > limit:
@@ -177,23 +166,14 @@ def _chunked(stream: BinaryIO) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Request:
-    """One request, with its body still on the wire.
+    """One request, with its body still on the wire."""
 
-    Attributes:
-        site: What the routes may use.
-        method: `GET`, `HEAD`, `POST`, `PUT` or `DELETE`.
-        path: The path as sent, still percent-encoded, without the query.
-        query: The query's values by key.
-        headers: The headers; keys in any case.
-        body: The body; nobody has read it yet.
-    """
-
-    site: Site
-    method: str
-    path: str
-    query: Mapping[str, list[str]]
-    headers: Mapping[str, str]
-    body: Body
+    site: Site  # what the routes may use
+    method: str  # `GET`, `HEAD`, `POST`, `PUT` or `DELETE`
+    path: str  # the path as sent, still percent-encoded, without the query
+    query: Mapping[str, list[str]]  # the query's values by key
+    headers: Mapping[str, str]  # the headers; keys in any case
+    body: Body  # the body; nobody has read it yet
 
     @property
     def store(self) -> Store:
@@ -213,11 +193,7 @@ class Request:
         return (self.value(key) or "").lower() in ("true", "1")
 
     def number(self, key: str, default: int) -> int:
-        """Return a query key as a number that is not negative.
-
-        Raises:
-            RefusedError: If it is something else.
-        """
+        """Return a query key as a number that is not negative."""
         text = self.value(key)
         if text is None:
             return default
@@ -226,11 +202,7 @@ class Request:
         return int(text)
 
     def json(self) -> dict[str, Any]:
-        """Read the body as a JSON object; an empty body is an empty object.
-
-        Raises:
-            RefusedError: If it is anything else.
-        """
+        """Read the body as a JSON object; an empty body is an empty object."""
         return json_object(self.body.read(SMALL_BODY) or b"{}")
 
     def page(self, items: list[T], length: int) -> tuple[list[T], dict[str, str]]:
@@ -244,11 +216,7 @@ class Request:
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object that came from a client.
-
-    Raises:
-        RefusedError: If `data` is no JSON, or no object.
-    """
+    """Parse a JSON object that came from a client."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -45,19 +45,12 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a tree.
+    """One file of a tree."""
 
-    Attributes:
-        size: Bytes.
-        oid: Git's hash of the file, or of its LFS pointer.
-        sha256: The name of its blob.
-        lfs: Whether git would keep only a pointer.
-    """
-
-    size: int
-    oid: str
-    sha256: str
-    lfs: bool
+    size: int  # bytes
+    oid: str  # git's hash of the file, or of its LFS pointer
+    sha256: str  # the name of its blob
+    lfs: bool  # whether git would keep only a pointer
 
     @property
     def etag(self) -> str:
@@ -103,11 +96,7 @@ class Repository:
         return self.id.split("/")[0]
 
     def resolve(self, revision: str) -> str:
-        """Return the commit that a branch, tag, reference or (shortened) hash names.
-
-        Raises:
-            RefusedError: If it names none.
-        """
+        """Return the commit that a branch, tag, reference or (shortened) hash names."""
         for table in (self.branches, self.tags, self.other_refs):
             if revision in table:
                 return table[revision]
@@ -161,11 +150,7 @@ class Repository:
 
 
 def merge_trees(repository: Repository, ours: str, theirs: str) -> Tree:
-    """Return the tree of commit `ours` with what commit `theirs` changed since their last common commit.
-
-    Raises:
-        RefusedError: If both changed the same file in different ways (409).
-    """
+    """Return the tree of commit `ours` with what commit `theirs` changed since their last common commit."""
     base: Tree = repository.commits[_common(repository, ours, theirs)].tree
     mine, other = repository.commits[ours].tree, repository.commits[theirs].tree
     merged = dict(mine)

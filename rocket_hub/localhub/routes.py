@@ -196,11 +196,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Response]]] = [
 
 
 def answer(request: Request) -> Response:
-    """Find the function for a request and call it with the named parts of the address.
-
-    Raises:
-        RefusedError: If there is none, or if it refuses.
-    """
+    """Find the function for a request and call it with the named parts of the address."""
     method = "GET" if request.method == "HEAD" else request.method
     for methods, pattern, function in ROUTES:
         match = pattern.fullmatch(request.path)

@@ -34,23 +34,14 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 @dataclass(frozen=True)
 class Record:
-    """One request in the hub's log.
+    """One request in the hub's log."""
 
-    Attributes:
-        method: `GET`, `HEAD`, ...
-        path: The path as sent, with the query.
-        status: The status of the answer; 0 if the connection was reset instead.
-        auth: Whether it carried a token.
-        range: Its `Range` header.
-        fault: The kind of fault that hit it.
-    """
-
-    method: str
-    path: str
-    status: int
-    auth: bool
-    range: str | None
-    fault: str | None
+    method: str  # `GET`, `HEAD`, ...
+    path: str  # the path as sent, with the query
+    status: int  # the status of the answer; 0 if the connection was reset instead
+    auth: bool  # whether it carried a token
+    range: str | None  # its `Range` header
+    fault: str | None  # the kind of fault that hit it
 
 
 class Handler(BaseHTTPRequestHandler):

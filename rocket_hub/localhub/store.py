@@ -59,11 +59,7 @@ class Store:
         return self.blob(entry.sha256).read_bytes()
 
     def receive(self, pieces: Iterable[bytes], expected: str | None = None) -> str:
-        """Write a blob piece by piece, whole or not at all, and return its SHA-256.
-
-        Raises:
-            RefusedError: If that is not the one that was expected.
-        """
+        """Write a blob piece by piece, whole or not at all, and return its SHA-256."""
         digest = hashlib.sha256()
         handle, name = tempfile.mkstemp(dir=self.root / "incoming")
         try:
@@ -129,11 +125,7 @@ class Store:
         return cached[1]
 
     def create(self, repository: Repository) -> None:
-        """Write a new repository.
-
-        Raises:
-            RefusedError: If the id is not allowed, or taken (409).
-        """
+        """Write a new repository."""
         if not is_repository_id(repository.id) or repository.kind not in KINDS:
             raise RefusedError(400, f"{repository.id!r} is not an id of the form namespace/name")
         with self._locked():
@@ -143,11 +135,7 @@ class Store:
 
     @contextmanager
     def change(self, kind: str, repo_id: str) -> Iterator[Repository]:
-        """Lend a fresh copy to change; it is written if the block ends without an error, and dropped otherwise.
-
-        Raises:
-            RefusedError: If there is no such repository.
-        """
+        """Lend a fresh copy to change; it is written if the block ends without an error, and dropped otherwise."""
         with self._locked():
             if self.find(kind, repo_id) is None:
                 raise RefusedError(404, "Repository not found", code="RepoNotFound")

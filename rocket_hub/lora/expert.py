@@ -46,17 +46,11 @@ class Expert:
 
 @dataclass(frozen=True)
 class Factors:
-    """What an adapter holds for one module.
+    """What an adapter holds for one module."""
 
-    Attributes:
-        a: [r, in] in fp32.
-        b: [out, r] in fp32.
-        diagonal: [r], what stands between them; None = nothing.
-    """
-
-    a: torch.Tensor
-    b: torch.Tensor
-    diagonal: torch.Tensor | None
+    a: torch.Tensor  # [r, in] in fp32
+    b: torch.Tensor  # [out, r] in fp32
+    diagonal: torch.Tensor | None  # [r], what stands between them; None = nothing
 
 
 def read_expert(folder: Path | str, name: str | None = None, base_weights: BaseWeights | None = None) -> Expert:

@@ -56,15 +56,10 @@ Shapes = Callable[[str], "tuple[int, ...] | None"]
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a safetensors file.
+    """One tensor of a safetensors file."""
 
-    Attributes:
-        dtype: As the format names it, for example `BF16`.
-        shape: Its sizes.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
+    dtype: str  # as the format names it, for example `BF16`
+    shape: tuple[int, ...]  # its sizes
 
 
 @dataclass(frozen=True)

@@ -20,19 +20,12 @@ from rocket_hub.lora.expert import BaseWeights, read_expert
 
 @dataclass(frozen=True)
 class Truncation:
-    """Factors of lower rank, and what they keep.
+    """Factors of lower rank, and what they keep."""
 
-    Attributes:
-        a: [r, in] in fp32.
-        b: [out, r] in fp32.
-        kept: Squared Frobenius norm of their product.
-        total: Squared Frobenius norm of the product that they stand for.
-    """
-
-    a: torch.Tensor
-    b: torch.Tensor
-    kept: float
-    total: float
+    a: torch.Tensor  # [r, in] in fp32
+    b: torch.Tensor  # [out, r] in fp32
+    kept: float  # squared Frobenius norm of their product
+    total: float  # squared Frobenius norm of the product that they stand for
 
 
 def truncate(a: torch.Tensor, b: torch.Tensor, rank: int) -> Truncation:

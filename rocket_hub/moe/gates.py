@@ -20,19 +20,12 @@ CLASSES = ("prompt", "completion", "special")
 
 @dataclass(frozen=True)
 class GateStatistics:
-    """What one layer's gates did to one class of tokens.
+    """What one layer's gates did to one class of tokens."""
 
-    Attributes:
-        tokens: Tokens seen.
-        means: Mean gate weight of each expert.
-        active: Share of the tokens for which each expert weighed more than 0.
-        largest: Share of the tokens for which each expert weighed most.
-    """
-
-    tokens: int
-    means: tuple[float, ...]
-    active: tuple[float, ...]
-    largest: tuple[float, ...]
+    tokens: int  # tokens seen
+    means: tuple[float, ...]  # mean gate weight of each expert
+    active: tuple[float, ...]  # share of the tokens for which each expert weighed more than 0
+    largest: tuple[float, ...]  # share of the tokens for which each expert weighed most
 
 
 class GateRecorder:

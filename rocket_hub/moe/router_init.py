@@ -97,9 +97,6 @@ def read_stacks(folder: Path | str) -> tuple[RocketMoeConfig, dict[str, Stack]]:
 
     Returns:
         (configuration, module name as in the base model -> (A [ΣR, in], B [out, ΣR], rank of each expert)).
-
-    Raises:
-        AdapterError: The folder holds no ROCKET_MOE adapter (`not_rocket_moe`).
     """
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, RocketMoeConfig):

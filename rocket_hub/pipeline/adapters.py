@@ -43,11 +43,6 @@ def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path
 
     Returns:
         The folder of the plain LoRA.
-
-    Raises:
-        AdapterError: It cannot be written as a plain LoRA; see `read_expert`.
-        HubError: It cannot be downloaded.
-        StorageError: The run folder cannot be written.
     """
     base = context.pinned
     key = digest([candidate.revision, base.repo_id, base.revision, context.recipe.train.dtype])

@@ -29,13 +29,9 @@ STAGES = (
 
 @dataclass
 class Build:
-    """A build: what each stage left, as far as it was asked for; none = the stage did not run.
+    """A build: what each stage left, as far as it was asked for; none = the stage did not run."""
 
-    Attributes:
-        run: The run folder.
-    """
-
-    run: RunFolder
+    run: RunFolder  # the run folder
     found: Discovery | None = None
     generated: Generation | None = None
     experts: ExpertSelection | None = None

@@ -38,10 +38,6 @@ def read_problems(task: Task, split: str | None, revision: str | None, *, max_ro
         split: Which split; none = the task's own.
         revision: Commit hash; none = the newest.
         max_rows: At most this many problems; none = all.
-
-    Raises:
-        TaskError: There is no such split or configuration, or a row is not in the task's form.
-        HubError: The data set cannot be had.
     """
     from datasets import load_dataset
 
@@ -66,26 +62,18 @@ def questions(task: Task, examples: Sequence[Example]) -> list[str]:
 
 @dataclass
 class Context:
-    """Recipe, task, examples, run folder and Hub of one build; the base model is loaded when first needed.
-
-    Attributes:
-        task: The task as the base is asked: from the second stage on in its chat template, if it has one.
-        shots: The K-shot as it was given.
-        examples: The K-shot in the task's form.
-        pinned: The base at its commit; set by the first stage.
-        plain: The K-shot in the task's form without a chat template, where `examples` have one.
-    """
+    """Recipe, task, examples, run folder and Hub of one build; the base model is loaded when first needed."""
 
     recipe: Recipe
-    task: Task
-    shots: tuple[Example, ...]
-    examples: tuple[Example, ...]
+    task: Task  # the task as the base is asked: from the second stage on in its chat template, if it has one
+    shots: tuple[Example, ...]  # the K-shot as it was given
+    examples: tuple[Example, ...]  # the K-shot in the task's form
     run: RunFolder
     api: HfApi
     hub_name: str
     reporter: Reporter
-    pinned: Pinned = field(default_factory=lambda: Pinned("", ""))
-    plain: tuple[Example, ...] = ()
+    pinned: Pinned = field(default_factory=lambda: Pinned("", ""))  # the base at its commit; set by the first stage
+    plain: tuple[Example, ...] = ()  # the K-shot in the task's form without a chat template, where `examples` have one
 
     @cached_property
     def base(self) -> tuple[Any, Any]:
@@ -96,13 +84,7 @@ class Context:
         return load_base(self.pinned.repo_id, self.pinned.revision, self.recipe.train.dtype)
 
     def use_chat_template(self) -> None:
-        """Ask everything from now on in the base's chat template, if its tokenizer has one; needs no weights.
-
-        Raises:
-            HubError: The tokenizer cannot be had.
-            InputError: It cannot be used.
-            TaskError: Its chat template cannot be used.
-        """
+        """Ask everything from now on in the base's chat template, if its tokenizer has one; needs no weights."""
         from rocket_hub.inference.models import load_tokenizer
 
         task = self.task.for_model(load_tokenizer(self.pinned.repo_id, self.pinned.revision))
@@ -131,15 +113,7 @@ class Context:
 def open_context(
     recipe: Recipe, kshot: Path, out: Path, hub_name: str, reporter: Reporter, *, measured: bool = True
 ) -> Context:
-    """Read the K-shot, find the task and open the run folder; `measured`: whether the result will be.
-
-    Raises:
-        InputError: This is one of several processes of a launch.
-        KShotError: The K-shot cannot be read, or not by this task.
-        RecipeError: `evaluate.few_shot` asks for more examples than there are.
-        SandboxError: The task is measured by running programs, and that is not allowed, or not safe here.
-        TaskError: There is no such task.
-    """
+    """Read the K-shot, find the task and open the run folder; `measured`: whether the result will be."""
     check_alone()
     task = get_task(recipe.task).at(recipe.evaluate.dataset, recipe.evaluate.config)
     if measured:
@@ -172,11 +146,7 @@ def check_measurable(task: Task, options: EvaluateOptions) -> None:
 
 
 def check_alone() -> None:
-    """Refuse to work where other processes of the same launch would do the same work, in the same run folder.
-
-    Raises:
-        InputError: torchrun or `accelerate launch` started several processes.
-    """
+    """Refuse to work where other processes of the same launch would do the same work, in the same run folder."""
     world = os.environ.get("WORLD_SIZE", "1")
     if world.isdecimal() and int(world) > 1:
         raise InputError(

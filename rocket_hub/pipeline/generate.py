@@ -78,11 +78,6 @@ def open_writer(context: Context, encoder: Pinned | None) -> Writer:
     Args:
         context: The build.
         encoder: The sentence encoder; none where `needs_encoder` says so.
-
-    Raises:
-        LicenceError: Documents, questions or a teacher restrict what is made with them.
-        InputError: They cannot be read, or an option means nothing.
-        HubError: The Hub did not give them.
     """
     alone = _alone(context, encoder)
     writer = _taught(context, alone) if context.recipe.generation.method == "meteor" else alone
@@ -146,11 +141,7 @@ def _taught(context: Context, alone: Writer) -> Writer:
 
 
 def _asked(alone: Writer, folder: Path) -> list[str]:
-    """Brainstorm questions; the base model's own answers, which say that they can be answered, are left.
-
-    Raises:
-        NothingLeftError: None is left.
-    """
+    """Brainstorm questions; the base model's own answers, which say that they can be answered, are left."""
     found = alone.write(folder)
     if not found.rows:
         raise NothingLeftError("the base model thought of no question that is new and sound; give generation.questions")

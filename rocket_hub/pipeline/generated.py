@@ -61,11 +61,7 @@ def write_generated(folder: Path, made: Generated, made_from: Sequence[Pinned], 
 
 
 def read_generated(folder: Path, facts: Generation) -> list[Example]:
-    """Read the rows that `write_generated` wrote.
-
-    Raises:
-        DatasetError: They are not those that the facts name.
-    """
+    """Read the rows that `write_generated` wrote."""
     path = folder / ROWS
     try:
         data = path.read_bytes()
@@ -113,9 +109,6 @@ def find_generated(place: Path) -> tuple[Path, Generation]:
 
     Returns:
         The folder with the rows, and the facts in its `result.json`.
-
-    Raises:
-        InputError: There are no rows, or nothing that says how they were made.
     """
     asked = place.parent if place.is_file() else place
     folder = next((each for each in (asked, asked / "0-generate") if (each / ROWS).is_file()), None)

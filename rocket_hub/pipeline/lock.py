@@ -74,11 +74,7 @@ def write_lock(context: Context, chosen: Chosen) -> None:
 
 
 def check_lock(path: Path, first: Discovery) -> None:
-    """Refuse a build whose ingredients are not those of a lock file.
-
-    Raises:
-        LockError: The file is no lock file, or an ingredient is new, gone or at another commit.
-    """
+    """Refuse a build whose ingredients are not those of a lock file."""
     lock = read_json(path)
     if not isinstance(lock, dict) or lock.get("format_version") != 1 or not isinstance(lock.get("ingredients"), dict):
         raise LockError(f"{path}: not a lock file of format 1; use the lock.json of an earlier run folder")
@@ -98,11 +94,7 @@ def check_lock(path: Path, first: Discovery) -> None:
 
 
 def check_generated(path: Path, facts: Generation) -> None:
-    """Refuse a build whose generated rows are not those of a lock file; see `check_lock`, which comes before.
-
-    Raises:
-        LockError: They are others, or there are some on one side only.
-    """
+    """Refuse a build whose generated rows are not those of a lock file; see `check_lock`, which comes before."""
     locked = read_json(path).get("generated")
     wanted = locked.get("sha256") if isinstance(locked, dict) else None
     found = facts.sha256 if facts.rows else None

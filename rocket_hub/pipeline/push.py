@@ -43,12 +43,7 @@ def push(context: Context, chosen: Chosen, trained: Trained, measured: Evaluatio
 
 
 def package(context: Context, chosen: Chosen, measured: Evaluations, content: Path) -> Path:
-    """Write everything that is published into one folder, from scratch.
-
-    Raises:
-        NothingLeftError: Only the best was to be published, and the best is the bare base model.
-        StorageError: The folder cannot be written.
-    """
+    """Write everything that is published into one folder, from scratch."""
     shutil.rmtree(content, ignore_errors=True)
     method = measured.recommendation.method if context.recipe.push.publish == "best" else made(chosen)
     source = measured.of(method).details.get("adapter")

@@ -34,10 +34,6 @@ def random_rows(context: Context, chosen: Chosen, count: int) -> list[Example]:
 
     Returns:
         The rows, each as likely as any other.
-
-    Raises:
-        DatasetError: A data set cannot be read any more.
-        HubError: The Hub does not give it any more.
     """
     draw = Random(context.recipe.seed)
     drawn: list[Example] = []

@@ -167,11 +167,7 @@ def select_experts(context: Context, found: Discovery) -> ExpertSelection:
 
 
 def check_chosen(context: Context, selection: ExpertSelection) -> None:
-    """Say what the verdict means for the build, and refuse fewer experts than the routers are to choose among.
-
-    Raises:
-        NothingLeftError: The K-shot says that one is enough where more are routed to.
-    """
+    """Say what the verdict means for the build, and refuse fewer experts than the routers are to choose among."""
     if 0 < len(selection.selected) < (wanted := context.recipe.merge.top_k or 1):
         raise NothingLeftError(
             f"merge.top_k is {wanted}, and {len(selection.selected)} expert is left: {selection.reason}; leave "

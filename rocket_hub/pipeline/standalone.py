@@ -104,12 +104,7 @@ def measure_models(
 
 
 def adapter_folder(api: HfApi, adapter: str) -> tuple[Pinned, Path]:
-    """Find an adapter's folder; from the Hub, pinned to its newest commit, and only its two files.
-
-    Raises:
-        AdapterError: There are no safetensors, or its configuration cannot be used.
-        HubError: It cannot be downloaded.
-    """
+    """Find an adapter's folder; from the Hub, pinned to its newest commit, and only its two files."""
     folder = Path(adapter)
     if folder.is_dir():
         pinned = Pinned(adapter, _state(folder))
@@ -157,11 +152,7 @@ def _load(base: Pinned, dtype: str) -> tuple[Any, Any]:
 
 
 def _adapted(base: Any, folder: Path) -> Any:
-    """Put an adapter of any PEFT type on the base model.
-
-    Raises:
-        AdapterError: It does not fit, or weights are missing or left over.
-    """
+    """Put an adapter of any PEFT type on the base model."""
     try:
         return load_adapter(base, folder).eval()
     except AdapterError:

@@ -74,11 +74,6 @@ def json_values(file: ByteFile, reading: Reading, *, packed: bool = False) -> It
 
     Yields:
         Rows.
-
-    Raises:
-        DatasetError: `unreadable`: one value is too long.
-        ValueError, RecursionError: It is no JSON.
-        HubError: The Hub did not give the bytes.
     """
     import ijson
 
@@ -111,10 +106,6 @@ def csv_rows(
 
     Yields:
         Number of the line and column -> text.
-
-    Raises:
-        BadLineError: `unreadable`: a line or a field does not end, or a row does not fit the header.
-        HubError: The Hub did not give the bytes.
     """
 
     def lines() -> Iterator[str]:

@@ -216,31 +216,18 @@ def detect_shape(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -
 
 @dataclass(frozen=True)
 class Parts:
-    """What a row says.
+    """What a row says."""
 
-    Attributes:
-        question: What is asked.
-        answer: The answer, without its rationale; the text of the right one of the options.
-        system: The system's text.
-        history: What was said before, one turn a line.
-        context: A passage that belongs to the question.
-        after: Whether the context stands after the question, as an input after its instruction.
-        rationale: The reasoning before the answer, where it has a column of its own.
-        options: Texts of the options.
-        right: Place of the right one, from 0.
-        tests: Statements that a program must pass.
-    """
-
-    question: str
-    answer: str
-    system: str = ""
-    history: str = ""
-    context: str = ""
-    after: bool = False
-    rationale: str = ""
-    options: tuple[str, ...] = ()
-    right: int = 0
-    tests: tuple[str, ...] = ()
+    question: str  # what is asked
+    answer: str  # the answer, without its rationale; the text of the right one of the options
+    system: str = ""  # the system's text
+    history: str = ""  # what was said before, one turn a line
+    context: str = ""  # A passage that belongs to the question
+    after: bool = False  # whether the context stands after the question, as an input after its instruction
+    rationale: str = ""  # the reasoning before the answer, where it has a column of its own
+    options: tuple[str, ...] = ()  # texts of the options
+    right: int = 0  # place of the right one, from 0
+    tests: tuple[str, ...] = ()  # statements that a program must pass
 
     def prompt(self) -> str:
         """Write what a model is asked: parts with an empty line between them, options by their letters."""

@@ -44,10 +44,6 @@ def parquet_rows(
 
     Yields:
         Column -> value.
-
-    Raises:
-        DatasetError: `unreadable`: it is no Parquet file, or its footer is too large.
-        ArrowException, OSError, MemoryError: It is broken, or does not fit into memory.
     """
     from pyarrow.parquet import ParquetFile, read_metadata
 

@@ -56,9 +56,6 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
 
     What Landlock does not cover is for seccomp: `chmod`, `chown`, `utime`, `connect` to a socket in a file. Whether a
     path exists, and how long its file is, can still be asked for where the old root is in sight.
-
-    Raises:
-        OSError: The kernel has no Landlock, or one older than version 3 (6.2), which would let files be truncated.
     """
     found = call("syscall", _CREATE_RULESET, None, 0, _VERSION)
     if found < 3:
@@ -97,11 +94,7 @@ _STAGE = "/proc"  # a folder that every system has and no interpreter lies in; c
 
 
 def leave_the_others() -> None:
-    """Enter new namespaces; children of this process are alone in a pid namespace, and the first of them is its init.
-
-    Raises:
-        OSError: The kernel or the container does not allow it.
-    """
+    """Enter new namespaces: children of this process are alone in a pid namespace, the first of them is its init."""
     wanted = _NEWNS | _NEWPID | _NEWNET | _NEWIPC | _NEWUTS
     user, group = os.geteuid(), os.getegid()
     try:
@@ -119,9 +112,6 @@ def enter_private_root(readable: Iterable[str], writable: str, max_bytes: int) -
     """Replace the root of the file system: some folders of the old one, read-only, and one empty folder in memory.
 
     The empty folder is at the path `writable` and holds `max_bytes`.
-
-    Raises:
-        OSError: A mount is not allowed, or the kernel is older than 5.12.
     """
     call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
     call("mount", b"tmpfs", _STAGE.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=755,size=1m")
@@ -180,11 +170,7 @@ _CALLS_BY_ARGUMENT = (
 
 
 def restrict_calls() -> None:
-    """Let this process, from now on, do only the listed system calls; others fail with EPERM.
-
-    Raises:
-        OSError: The kernel has no seccomp filters, or the machine is neither x86_64 nor aarch64.
-    """
+    """Let this process, from now on, do only the listed system calls; others fail with EPERM."""
     machine = os.uname().machine
     if machine not in _ARCHITECTURES:
         raise OSError(0, f"no list of system calls for the machine '{machine}'")

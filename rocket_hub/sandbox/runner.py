@@ -31,36 +31,22 @@ _MAX_REPORT = 8192
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use; it is always one process with one thread.
+    """What one program may use; it is always one process with one thread."""
 
-    Attributes:
-        wall_seconds: From start to end.
-        cpu_seconds: Of computing.
-        memory_bytes: Of address space; Python itself takes about 30 MB of it.
-        file_bytes: Of all the files it makes; they are kept in memory.
-        output_bytes: Of what it prints.
-    """
-
-    wall_seconds: float = 20.0
-    cpu_seconds: int = 10
-    memory_bytes: int = 512 * 2**20
-    file_bytes: int = 16 * 2**20
-    output_bytes: int = 64 * 2**10
+    wall_seconds: float = 20.0  # from start to end
+    cpu_seconds: int = 10  # of computing
+    memory_bytes: int = 512 * 2**20  # of address space; Python itself takes about 30 MB of it
+    file_bytes: int = 16 * 2**20  # of all the files it makes; they are kept in memory
+    output_bytes: int = 64 * 2**10  # of what it prints
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one program ended.
+    """How one program ended."""
 
-    Attributes:
-        passed: Whether it and its tests ran to their end without an error.
-        reason: `passed`, the error, or the limit that was hit.
-        seconds: Wall-clock seconds.
-    """
-
-    passed: bool
-    reason: str
-    seconds: float
+    passed: bool  # whether it and its tests ran to their end without an error
+    reason: str  # `passed`, the error, or the limit that was hit
+    seconds: float  # wall-clock seconds
 
 
 def run_program(program: str, tests: str = "", *, limits: Limits | None = None) -> Outcome:
@@ -79,9 +65,6 @@ def run_program(program: str, tests: str = "", *, limits: Limits | None = None) 
 
     Returns:
         Whether it passed, and why not.
-
-    Raises:
-        SandboxError: This machine cannot isolate it; nothing was run.
     """
     return _run(program, tests, limits or Limits())[0]
 

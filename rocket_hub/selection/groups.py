@@ -36,9 +36,6 @@ def delta_w_similarity(experts: Sequence[Factors]) -> np.ndarray:
 
     Returns:
         [M, M] float64, ones on the diagonal; an expert without any update has 0 with all others.
-
-    Raises:
-        InputError: Two experts have different widths in one module.
     """
     inner = np.zeros((len(experts), len(experts)))
     for module in dict.fromkeys(name for factors in experts for name in factors):
@@ -56,9 +53,6 @@ def paper_similarity(experts: Sequence[Factors]) -> np.ndarray:
 
     It separates initialisation seeds rather than skills (equal seeds give near-equal A) and serves to reproduce the
     paper; `delta_w_similarity` is the default.
-
-    Raises:
-        InputError: The experts differ in modules or ranks.
     """
     shapes = [{name: (a.shape, b.shape) for name, (a, b) in factors.items()} for factors in experts]
     if any(shape != shapes[0] for shape in shapes):
@@ -169,9 +163,6 @@ def lowest_groups(linear: np.ndarray, pair: np.ndarray, size: int, count: int) -
     Returns:
         (groups [n, N], each ascending, the least first and equal ones in the order of their experts; values [n],
         rounded to 12 digits).
-
-    Raises:
-        InputError: The bounds leave too many groups to look at.
     """
     linear = np.asarray(linear, dtype=np.float64)
     best = _Best(count)

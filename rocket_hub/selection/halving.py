@@ -36,38 +36,23 @@ class Round:
 
 @dataclass(frozen=True)
 class Halved:
-    """An adapter that did not reach the last round.
+    """An adapter that did not reach the last round."""
 
-    Attributes:
-        round: The round after which it was dropped, from 1.
-        shots: On how many shots it was scored.
-        loss: Its mean loss over them.
-        last_kept: The same of the last adapter that went on by its rank.
-    """
-
-    round: int
-    shots: int
-    loss: float
-    last_kept: float
+    round: int  # the round after which it was dropped, from 1
+    shots: int  # on how many shots it was scored
+    loss: float  # its mean loss over them
+    last_kept: float  # the same of the last adapter that went on by its rank
 
 
 @dataclass(frozen=True)
 class Race:
-    """The result of a race.
+    """The result of a race."""
 
-    Attributes:
-        losses: [M, K], NaN where a pair was not scored.
-        pairs: How many were scored.
-        finalists: Adapters scored on all shots, ascending.
-        halved: Adapters that were dropped.
-        broken: Adapters with a loss that is no number -> on how many shots.
-    """
-
-    losses: np.ndarray
-    pairs: int
-    finalists: tuple[int, ...]
-    halved: dict[int, Halved]
-    broken: dict[int, int]
+    losses: np.ndarray  # [M, K], NaN where a pair was not scored
+    pairs: int  # how many were scored
+    finalists: tuple[int, ...]  # adapters scored on all shots, ascending
+    halved: dict[int, Halved]  # adapters that were dropped
+    broken: dict[int, int]  # adapters with a loss that is no number -> on how many shots
 
 
 def pairs_within(

@@ -115,21 +115,13 @@ def _tokens_of(pool: Sequence[Example], usable: np.ndarray, count_tokens: Callab
 
 @dataclass
 class Choice:
-    """The rows taken, by position, and why others were not.
+    """The rows taken, by position, and why others were not."""
 
-    Attributes:
-        similarity: Of each row to the K-shot [n].
-        taken: The rows taken, in this order.
-        near: Dropped row -> the taken row that it is a near-duplicate of.
-        too_long: Rows that are longer than the whole budget of tokens.
-        tokens: Tokens of the taken rows, if there is a budget of tokens.
-    """
-
-    similarity: np.ndarray
-    taken: list[int] = field(default_factory=list)
-    near: dict[int, int] = field(default_factory=dict)
-    too_long: list[int] = field(default_factory=list)
-    tokens: int = 0
+    similarity: np.ndarray  # of each row to the K-shot [n]
+    taken: list[int] = field(default_factory=list)  # the rows taken, in this order
+    near: dict[int, int] = field(default_factory=dict)  # dropped row -> the taken row that it is a near-duplicate of
+    too_long: list[int] = field(default_factory=list)  # rows that are longer than the whole budget of tokens
+    tokens: int = 0  # tokens of the taken rows, if there is a budget of tokens
 
 
 def choose(

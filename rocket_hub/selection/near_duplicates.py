@@ -35,9 +35,6 @@ def similarity(vectors: Vectors, shots: np.ndarray, mode: str = "max", gamma: fl
         shots: [K, d], rows of length 1.
         mode: One of `MODES`.
         gamma: γ of `kde`, one over twice the squared bandwidth.
-
-    Raises:
-        InputError: There is no such mode, γ is not positive, or rows and shots have different widths.
     """
     check_mode(mode, gamma)
     count, width = vectors.shape

@@ -95,19 +95,12 @@ def _room(folder: Path | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Survey:
-    """The faults of all rows.
+    """The faults of all rows."""
 
-    Attributes:
-        faults: Position -> why this row is rejected, ascending.
-        doubts: Position -> what a person should look at in a usable row.
-        usable: Positions of the rows without a fault, ascending.
-        keys: The hashes of their texts, in the same order.
-    """
-
-    faults: dict[int, Rejection]
-    doubts: dict[int, Rejection]
-    usable: np.ndarray
-    keys: np.ndarray
+    faults: dict[int, Rejection]  # position -> why this row is rejected, ascending
+    doubts: dict[int, Rejection]  # position -> what a person should look at in a usable row
+    usable: np.ndarray  # positions of the rows without a fault, ascending
+    keys: np.ndarray  # the hashes of their texts, in the same order
     _sources: tuple[str, ...]
     _owners: np.ndarray  # of each row, the position of its data set in `_sources`
 

@@ -27,17 +27,11 @@ Votes = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # module -> prototypes
 
 @dataclass(frozen=True)
 class Probes:
-    """Measurements of the K-shot on the base model, see `selection/probes.py`; none = not available.
+    """Measurements of the K-shot on the base model, see `selection/probes.py`; none = not available."""
 
-    Attributes:
-        loss: K-shot loss of a weighted sum of adapters, for `lorahub`.
-        votes: Counts the prototypes that the K-shot's hidden states are most like, for `arrow`.
-        tokens: Probability of each token of the K-shot under each adapter, for `coverage`.
-    """
-
-    loss: Loss | None = None
-    votes: Votes | None = None
-    tokens: Tokens | None = None
+    loss: Loss | None = None  # K-shot loss of a weighted sum of adapters, for `lorahub`
+    votes: Votes | None = None  # counts the prototypes that the K-shot's hidden states are most like, for `arrow`
+    tokens: Tokens | None = None  # probability of each token of the K-shot under each adapter, for `coverage`
 
 
 NO_PROBES = Probes()
@@ -91,9 +85,6 @@ def make_bank(
     Two adapters with the same update, whatever their factors, ranks or size, are one skill: the one that the K-shot
     ranks higher stays in the pool. The paper has no such rule, so it does not apply to the paper's own diversity.
     Adapters outside the shortlist may lack factors; they are only ranked.
-
-    Raises:
-        InputError: The factors of a shortlisted adapter are missing, or cannot be compared.
     """
     ordered = tuple(sorted(scores, key=lambda score: (rank_sum(score), score.perplexity, score.repo_id)))
     missing = [score.repo_id for score in ordered[: options.shortlist] if score.repo_id not in factors]

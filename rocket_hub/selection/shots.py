@@ -25,17 +25,11 @@ Adapter = Mapping[str, Pair] | None  # None = the bare base model
 
 @dataclass(frozen=True)
 class Choices:
-    """The options of a multiple-choice shot.
+    """The options of a multiple-choice shot."""
 
-    Attributes:
-        options: Their texts as completions, each with the space that parts it from the prompt.
-        gold: Number of the right option, from 0.
-        prompt: The text before the options; none = the shot's prompt.
-    """
-
-    options: tuple[str, ...]
-    gold: int
-    prompt: str | None = None
+    options: tuple[str, ...]  # their texts as completions, each with the space that parts it from the prompt
+    gold: int  # number of the right option, from 0
+    prompt: str | None = None  # the text before the options; none = the shot's prompt
 
 
 def choices_of(task: Task, shots: Sequence[Example]) -> list[Choices | None]:
@@ -49,17 +43,11 @@ def choices_of(task: Task, shots: Sequence[Example]) -> list[Choices | None]:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to one shot.
+    """A model's answer to one shot."""
 
-    Attributes:
-        text: The answer, read out of generated text, or the likeliest option.
-        correct: Whether it is right.
-        tokens: Tokens that went through the model for it.
-    """
-
-    text: str
-    correct: bool
-    tokens: int
+    text: str  # the answer, read out of generated text, or the likeliest option
+    correct: bool  # whether it is right
+    tokens: int  # tokens that went through the model for it
 
 
 @dataclass(frozen=True)
@@ -101,11 +89,7 @@ def tokenised(
     choices: Sequence[Choices | None] | None = None,
     mean: str = "geometric",
 ) -> Shots:
-    """Tokenise the K-shot.
-
-    Raises:
-        InputError: There are no shots, a prompt or completion has no tokens, or the choices do not fit.
-    """
+    """Tokenise the K-shot."""
     if not shots:
         raise InputError("the K-shot is empty; adapters are scored on at least one example")
     rows = tuple(encode(tokenizer, shot.prompt, shot.completion) for shot in shots)
@@ -138,17 +122,11 @@ def _numbered(shots: Sequence[Example], choices: Sequence[Choices | None]) -> di
 
 @dataclass(frozen=True)
 class Share:
-    """This process's part of the work.
+    """This process's part of the work."""
 
-    Attributes:
-        rank: Number of the process, from 0.
-        world: Number of processes.
-        group: Their group for exchanging results; None for a single process.
-    """
-
-    rank: int = 0
-    world: int = 1
-    group: Any = None
+    rank: int = 0  # number of the process, from 0
+    world: int = 1  # number of processes
+    group: Any = None  # their group for exchanging results; None for a single process
 
     def mine(self, count: int) -> range:
         """List which of `count` equal pieces of work are this process's."""
@@ -192,24 +170,15 @@ class Meter:
 
     A piece of work is one adapter on one batch. Batches depend on the shots alone, so that any number of processes
     computes the same numbers.
-
-    Attributes:
-        base: The base model, inside `evaluating` with what `greedy` gives.
-        tokenizer: Its tokenizer.
-        shots: The K-shot.
-        swap: Puts an adapter on the base.
-        share: This process's part.
-        tokens: Tokens that went through the model so far.
-        scored: Called with the number of shots of each piece that is done.
     """
 
-    base: Any
-    tokenizer: Any
-    shots: Shots
-    swap: Swap
-    share: Share
-    tokens: int = 0
-    scored: Callable[[int], None] = lambda _: None
+    base: Any  # the base model, inside `evaluating` with what `greedy` gives
+    tokenizer: Any  # its tokenizer
+    shots: Shots  # the K-shot
+    swap: Swap  # puts an adapter on the base
+    share: Share  # this process's part
+    tokens: int = 0  # tokens that went through the model so far
+    scored: Callable[[int], None] = lambda _: None  # called with the number of shots of each piece that is done
 
     def likelihoods(self, adapters: Sequence[Adapter], chosen: Sequence[int]) -> np.ndarray:
         """Sum the negative log-likelihoods of the chosen shots' completions [adapters, chosen], in nats."""

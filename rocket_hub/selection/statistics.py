@@ -20,23 +20,14 @@ _ROUNDING = 1e-9  # one shot of many: its mean is its standard error
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of scoring.
+    """The cost of scoring."""
 
-    Attributes:
-        pairs: Perplexities of an adapter on a shot that were computed.
-        possible: M * K, the pairs of the exhaustive run.
-        allowed: Pairs that the budget allowed; `pairs` is more where the least schedule costs more than that.
-        answers: Answers of an adapter to a shot, generated or chosen by likelihood; only finalists answer.
-        tokens: Tokens that went through the model, the bare base's included.
-        seconds: Wall-clock seconds.
-    """
-
-    pairs: int
-    possible: int
-    allowed: int
-    answers: int
-    tokens: int
-    seconds: float
+    pairs: int  # perplexities of an adapter on a shot that were computed
+    possible: int  # M * K, the pairs of the exhaustive run
+    allowed: int  # pairs that the budget allowed; `pairs` is more where the least schedule costs more than that
+    answers: int  # answers of an adapter to a shot, generated or chosen by likelihood; only finalists answer
+    tokens: int  # tokens that went through the model, the bare base's included
+    seconds: float  # wall-clock seconds
 
 
 @dataclass(frozen=True)

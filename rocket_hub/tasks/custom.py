@@ -190,11 +190,7 @@ _EXTRACTORS = {
 
 
 def read_task(path: Path) -> Task:
-    """Read a task from a YAML file; see this module's head for the keys.
-
-    Raises:
-        RecipeError: The file cannot be read, is not YAML, has an unknown key or a value that does not fit.
-    """
+    """Read a task from a YAML file; see this module's head for the keys."""
     try:
         if path.stat().st_size > _MAX_FILE:
             raise RecipeError(f"{path}: {path.stat().st_size:,} bytes; a task is one page of YAML")
@@ -207,11 +203,7 @@ def read_task(path: Path) -> Task:
 
 
 def make_task(sheet: Sheet, where: str) -> Task:
-    """Turn what a file says into a task.
-
-    Raises:
-        RecipeError: A value does not fit; the message names `where`, the key and what is expected.
-    """
+    """Turn what a file says into a task."""
     extractor, columns = _extractor(sheet.extractor, f"{where}: extractor"), sheet.columns
     _check_template(sheet.prompt, ("question",), ("context",) if columns.context else (), f"{where}: prompt")
     template = sheet.completion or extractor.completion

@@ -115,9 +115,6 @@ def model_record(api: HfApi, repo_id: str) -> tuple[dict[str, Any], float]:
 
     Returns:
         The record (`id`, `sha`, `cardData`, `siblings`); and 0, or when it was asked if the Hub libraries are offline.
-
-    Raises:
-        HubError: There is no such model, or the Hub does not answer.
     """
 
     def ask() -> dict[str, Any]:
@@ -139,9 +136,6 @@ def pages(api: HfApi, what: str, path: str, query: Sequence[tuple[str, str]]) ->
         what: What the list is about, for messages.
         path: For example `/api/models`.
         query: Keys and values; a key may be there several times.
-
-    Raises:
-        HubError: As `call`.
     """
     text: str | None = urlencode(query)
     asked: set[str] = set()
@@ -210,10 +204,6 @@ def read_header(api: HfApi, repo_id: str, revision: str, filename: str) -> Heade
 
     It is kept, so that the same commit costs no request again. What cannot be read as a header, and cannot be checked
     against the file's hash, is asked for once more, and kept only if the Hub says the same again.
-
-    Raises:
-        AdapterError: `broken_weights`: not a safetensors file, a truncated one, or a header above `MAX_HEADER`.
-        HubError: The Hub did not give the bytes.
     """
     name = ("header", repo_id, revision, filename)
     part = load(api, *name)
@@ -258,11 +248,7 @@ def _is_header(part: Part) -> bool:
 
 
 def header_end(data: bytes, size: int) -> int:
-    """Return where the header ends, from the first bytes of a file of `size` bytes.
-
-    Raises:
-        AdapterError: `broken_weights`: there can be no such header.
-    """
+    """Return where the header ends, from the first bytes of a file of `size` bytes."""
     end = _claimed_end(data)
     if len(data) < 8 or end > size:
         raise AdapterError("broken_weights", f"not a safetensors file, or cut off: {size:,} bytes, header up to {end}")
@@ -272,11 +258,7 @@ def header_end(data: bytes, size: int) -> int:
 
 
 def parse_header(data: bytes, size: int) -> dict[str, Tensor]:
-    """Return the tensors by name, from the first bytes of a safetensors file of `size` bytes.
-
-    Raises:
-        AdapterError: `broken_weights`: the header does not describe a file of this size.
-    """
+    """Return the tensors by name, from the first bytes of a safetensors file of `size` bytes."""
     end = header_end(data, size)
     if len(data) < end:
         raise AdapterError("broken_weights", f"its header has {end:,} bytes, {len(data):,} of them could be read")

@@ -94,23 +94,14 @@ def collect(function: Callable[[T], R], items: Sequence[T], workers: int) -> lis
 
 @dataclass
 class _Window:
-    """What is known of one rate limit.
+    """What is known of one rate limit."""
 
-    Attributes:
-        free: Requests that may still be sent.
-        flying: Requests that were sent and not answered; the Hub may not have counted them yet.
-        limit: Requests per window; 0 = not told.
-        length: Seconds of a window.
-        ends: When the window is over for certain.
-        closed: When the Hub wants to be asked again (`Retry-After`).
-    """
-
-    free: float = math.inf
-    flying: int = 0
-    limit: int = 0
-    length: float = 300.0
-    ends: float = 0.0
-    closed: float = 0.0
+    free: float = math.inf  # requests that may still be sent
+    flying: int = 0  # requests that were sent and not answered; the Hub may not have counted them yet
+    limit: int = 0  # requests per window; 0 = not told
+    length: float = 300.0  # seconds of a window
+    ends: float = 0.0  # when the window is over for certain
+    closed: float = 0.0  # when the Hub wants to be asked again (`Retry-After`)
 
     @property
     def spare(self) -> int:

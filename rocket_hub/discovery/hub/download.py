@@ -106,11 +106,7 @@ def is_plain_path(path: str) -> bool:
 def fetch(
     api: HfApi, repo_id: str, revision: str, filename: str, *, length: int, start: int = 0, kind: str = "model"
 ) -> Part:
-    """Read at most `length` bytes of a file of a `model` or `dataset` with one GET; fewer if the file ends before.
-
-    Raises:
-        HubError: As `call`; also if the part is the whole file and has a wrong hash.
-    """
+    """Read at most `length` bytes of a file of a `model` or `dataset` with one GET; fewer if the file ends before."""
     url = hf_hub_url(repo_id, filename, repo_type=kind, revision=revision, endpoint=api.endpoint)
     headers = build_hf_headers(token=api.token)
     headers |= {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
@@ -138,11 +134,7 @@ def _get_part(url: str, headers: dict[str, str], start: int, length: int) -> Par
 
 
 def raise_for_status(response: Any) -> None:
-    """Raise the client's error for a refusal, from at most `MAX_ERROR` bytes of its body, which was not read yet.
-
-    Raises:
-        HfHubHTTPError: The status is 400 or above.
-    """
+    """Raise the client's error for a refusal, from at most `MAX_ERROR` bytes of its body, which was not read yet."""
     if not response.is_error:
         return
     body, _ = read_bounded(response, MAX_ERROR)
@@ -172,12 +164,7 @@ def read_bounded(response: Any, length: int, *, skip: int = 0, unpack: bool = Fa
 
 
 def read_answer(response: Any, expected: type, most: int) -> Any:
-    """Read an answer of the Hub's API, a `list` or a `dict`, of at most so many bytes, unpacked.
-
-    Raises:
-        HfHubHTTPError: The Hub refused.
-        FileError: `damaged`: the answer is no JSON of this type, or larger.
-    """
+    """Read an answer of the Hub's API, a `list` or a `dict`, of at most so many bytes, unpacked."""
     raise_for_status(response)
     data, ended = read_bounded(response, most, unpack=True)
     try:
@@ -274,11 +261,7 @@ class RangeFile:
     closed = False
 
     def __init__(self, api: HfApi, repo_id: str, revision: str, path: str) -> None:
-        """Read the start of a file; a small file is read whole, and checked.
-
-        Raises:
-            HubError: The path is no plain relative one, or the Hub did not give the bytes or their number.
-        """
+        """Read the start of a file; a small file is read whole, and checked."""
         if not is_plain_path(path):
             raise HubError(f"{repo_id}: {path[:200]}: not a plain relative path; leave the repository out")
         self._source = (api, repo_id, revision, path)
@@ -290,11 +273,7 @@ class RangeFile:
             raise HubError(f"{self._where}: the Hub does not say how large it is; try again later")
 
     def read(self, count: int = -1) -> bytes:
-        """Read so many bytes from the present position, fewer only at the end of the file; -1 = to the end.
-
-        Raises:
-            HubError: More than `LARGEST` bytes are wanted at once, or the Hub did not give them.
-        """
+        """Read so many bytes from the present position, fewer only at the end of the file; -1 = to the end."""
         left = max(0, self.size - self._position)
         count = left if count < 0 else min(count, left)
         if count > LARGEST:
