@@ -1,5 +1,3 @@
-"""Plots of expert scores and of selected rows."""
-
 from __future__ import annotations
 
 import io

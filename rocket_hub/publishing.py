@@ -1,5 +1,3 @@
-"""Publish a result: its card, one commit with everything, and a reload in a fresh process."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""Records that stages hand to each other."""
-
 from __future__ import annotations
 
 from collections import Counter

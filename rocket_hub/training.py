@@ -1,5 +1,3 @@
-"""Fine-tune one adapter with TRL's SFTTrainer; the loss is on completions only."""
-
 from __future__ import annotations
 
 import math

@@ -1,5 +1,3 @@
-"""A build, and one command a stage: each runs the pipeline up to it, in the same run folder, and shows what it left."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Options that the commands share, and how they become a recipe."""
-
 from __future__ import annotations
 
 import os

@@ -1,5 +1,3 @@
-"""What each stage left, as a table or a line."""
-
 from __future__ import annotations
 
 from collections import Counter

@@ -1,5 +1,3 @@
-"""Controls that other code makes: PEFT's X-LoRA and Arrow, and a base trained whole."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,3 @@
-"""LoRA adapters on the Hub that fit a base model, or the reason why not."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence

@@ -1,5 +1,3 @@
-"""The data files of a repository: which are the train split's, and the rows that are in them."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,3 @@
-"""Instruction data on the Hub whose columns are understood, and its rows as prompts and completions."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,3 @@
-"""What is known of each adapter so far, and when it is the Hub that is at fault."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,3 @@
-"""Filters of generated texts; each returns the reason and what was found."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,3 @@
-"""METEOR's student: it writes with one of its adapters, and adapters are trained. Neither is done twice."""
-
 from __future__ import annotations
 
 import math

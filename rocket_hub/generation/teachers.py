@@ -1,5 +1,3 @@
-"""Models that answer prompts: on this machine, at any OpenAI-compatible address, or at Hugging Face Inference."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""Likelihoods of completions, and of the options of a question."""
-
 from __future__ import annotations
 
 import inspect

@@ -1,5 +1,3 @@
-"""Who may see, read and write what."""
-
 from __future__ import annotations
 
 from rocket_hub.localhub.errors import RefusedError

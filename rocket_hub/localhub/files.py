@@ -1,5 +1,3 @@
-"""What is in a repository: its tree, references and commits, and the files themselves."""
-
 from __future__ import annotations
 
 import hashlib

@@ -1,5 +1,3 @@
-"""Requests and responses, between the socket and the routes."""
-
 from __future__ import annotations
 
 import json

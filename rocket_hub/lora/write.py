@@ -1,5 +1,3 @@
-"""Write adapter folders: tensors, and a configuration that covers their modules and no others."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,3 @@
-"""Collapse a routed adapter into one plain LoRA, and measure what that costs."""
-
 from __future__ import annotations
 
 import math

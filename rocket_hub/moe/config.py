@@ -1,5 +1,3 @@
-"""Configuration of a ROCKET_MOE adapter, stored as its `adapter_config.json`."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,5 +1,3 @@
-"""Fetch adapters, and read them or bring them into a form that stock PEFT loads."""
-
 from __future__ import annotations
 
 from pathlib import Path

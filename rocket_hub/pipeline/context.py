@@ -1,5 +1,3 @@
-"""What every stage of one build shares."""
-
 from __future__ import annotations
 
 import os

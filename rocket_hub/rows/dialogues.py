@@ -1,5 +1,3 @@
-"""Conversations in their common forms: the first question and its answer."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping

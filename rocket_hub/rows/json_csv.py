@@ -1,5 +1,3 @@
-"""Rows of JSON Lines, JSON and CSV files, from a bounded part of the file at a time."""
-
 from __future__ import annotations
 
 import codecs

@@ -1,5 +1,3 @@
-"""Read the K-shot: a handful of human-verified examples, in whatever common form they are."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,3 @@
-"""Rows of a Parquet file that somebody else wrote, a few at a time."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""Overlap of training rows with evaluation questions."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,3 @@
-"""Encode texts into vectors, and cache the vectors on disk by the hash of their text."""
-
 from __future__ import annotations
 
 import os

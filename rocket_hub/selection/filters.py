@@ -1,5 +1,3 @@
-"""Filters for rows that are not worth training on, whatever the task: one short function each, in `GATES`."""
-
 from __future__ import annotations
 
 import re

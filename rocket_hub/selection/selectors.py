@@ -1,5 +1,3 @@
-"""The selectors: functions that choose a group of experts from a bank of scored adapters."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

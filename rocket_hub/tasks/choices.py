@@ -1,5 +1,3 @@
-"""Which option a generated text chooses."""
-
 from __future__ import annotations
 
 import re

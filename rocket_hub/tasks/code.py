@@ -1,5 +1,3 @@
-"""Tasks whose answer is a program that passes tests: MBPP."""
-
 from __future__ import annotations
 
 import ast

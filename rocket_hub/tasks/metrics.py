@@ -1,5 +1,3 @@
-"""The metrics, as `evaluate.Metric`s that come with this package: no metric script is fetched or run."""
-
 from __future__ import annotations
 
 from typing import Any

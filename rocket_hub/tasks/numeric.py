@@ -1,5 +1,3 @@
-"""Tasks whose answer is a number after a worked solution: GSM8K."""
-
 from __future__ import annotations
 
 import re

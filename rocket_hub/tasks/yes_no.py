@@ -1,5 +1,3 @@
-"""Tasks with a passage and a yes-or-no question: BoolQ."""
-
 from __future__ import annotations
 
 import re
