@@ -308,7 +308,8 @@ def test_options_that_cannot_be_scored_are_refused(tiny_model, tokenizer):
 def test_a_real_tokenizer_and_model(shared_data: Path):
     folder = shared_data / "models" / "stories260K"
     model, tokenizer = load_base(str(folder), None, "float32")
-    pairs = [("Once upon a time", ", there was a girl."), ("Lily", " was happy."), ("Tom and his dog went", " home.")]
+    pairs = [("Once upon a time", ", there was a little girl."), ("Lily", " was happy."),
+             ("Tom and his dog went", " home.")]  # fmt: skip
     sums, counts = completion_nll(model, tokenizer, pairs, batch_size=2)
     assert sums == pytest.approx([one_by_one(model, tokenizer, *pair) for pair in pairs], abs=1e-4)
     assert (sums[0] / counts[0]) < 3
