@@ -82,12 +82,7 @@ MUTANTS = (
         "means = [float(score.mean()) for score in scores]",
         "test_tuning.py",
     ),
-    Mutant(
-        "plots: the interval of a mean",
-        "(len(shots) - 1) / len(shots))",
-        "len(shots))",
-        "test_plots.py",
-    ),
+    Mutant("plots: the interval of a mean", "(len(shots) - 1) / len(shots))", "len(shots))", "test_plots.py"),
     Mutant(
         "bases: a weight that is missing is no random one",
         'if info["missing_keys"]:',
@@ -126,10 +121,7 @@ MUTANTS = (
         "test_near_duplicates.py test_instructions.py",
     ),
     Mutant(
-        "overlap: no share above the threshold is missed",
-        "_EVERY = 3  #",
-        "_EVERY = 4  #",
-        "test_decontamination.py",
+        "overlap: no share above the threshold is missed", "_EVERY = 3  #", "_EVERY = 4  #", "test_decontamination.py"
     ),
     Mutant(
         "quality: one bracket may stay open",
@@ -249,10 +241,7 @@ MUTANTS = (
         "test_asking.py test_meteor_faults.py",
     ),
     Mutant(
-        "evolution: what was cut off is not preferred",
-        "elif not best.ended:",
-        "elif not best.text:",
-        "test_meteor.py",
+        "evolution: what was cut off is not preferred", "elif not best.ended:", "elif not best.text:", "test_meteor.py"
     ),
     Mutant(
         "distillation: a guideline that holds an answer is not shown",
@@ -323,12 +312,7 @@ MUTANTS = (
         "self.limit is not None and used > self.limit",
         "test_faults.py",
     ),
-    Mutant(
-        "commits: .GIT is .git",
-        'part.lower() == ".git"',
-        'part == ".git"',
-        "test_wire.py",
-    ),
+    Mutant("commits: .GIT is .git", 'part.lower() == ".git"', 'part == ".git"', "test_wire.py"),
     Mutant(
         "parts of files: more than all from the end is all",
         "return max(0, size - int(match[2])), size",
@@ -394,17 +378,9 @@ MUTANTS = (
     ),
     # The controls
     Mutant(
-        "recommending: one standard error, not two",
-        "if gap <= error:",
-        "if gap <= 2 * error:",
-        "test_recommending.py",
+        "recommending: one standard error, not two", "if gap <= error:", "if gap <= 2 * error:", "test_recommending.py"
     ),
-    Mutant(
-        "merging: a fifth of the entries is kept",
-        "DENSITY = 0.2",
-        "DENSITY = 0.8",
-        "test_merging.py",
-    ),
+    Mutant("merging: a fifth of the entries is kept", "DENSITY = 0.2", "DENSITY = 0.8", "test_merging.py"),
 )
 
 

@@ -54,10 +54,7 @@ WRONG = [
     ("merge: {gate_scale: 1}", "merge.gate_scale: expected one of unit, renormalised, found 1"),
     ("merge: {gate_start: [0.0]}", "expected positive numbers"),
     ("merge: {top_k: 0}", r"merge\.top_k: expected at least 1"),
-    (
-        "experts: {shortlist: 2, num_experts: 4}",
-        r"r\.yaml: experts\.shortlist \(2\) must be at least",
-    ),
+    ("experts: {shortlist: 2, num_experts: 4}", r"r\.yaml: experts\.shortlist \(2\) must be at least"),
     ("experts: {signal: accuracy, perplexity: arithmetic}", "leave one of them out"),
     ("experts: {budget: much}", r"r\.yaml: experts\.budget: expected '40%'"),
     ("evaluate: {controls: [base, bse]}", "unknown control 'bse'"),
@@ -68,10 +65,7 @@ WRONG = [
     ("generation: {below_rows: 0}", r"generation\.below_rows: expected at least 1, found 0"),
     ("generation: {calls: -3}", r"generation\.calls: expected at least 1, found -3"),
     ("generation: {meteor: {round: 2}}", "generation: meteor: unknown key 'round', did you mean 'rounds'"),
-    (
-        "generation: {meteor: {beams: 1}}",
-        r"meteor\.beams: expected at least 2.*one beam is the greedy answer",
-    ),
+    ("generation: {meteor: {beams: 1}}", r"meteor\.beams: expected at least 2.*one beam is the greedy answer"),
     ("generation: {meteor: {stages: [distil]}}", r"stages: expected some of distilled, refined, evolved, found distil"),
     ("generation: {meteor: {stages: []}}", "found none"),
     ("generation: {self_specialization: {target_row: 3}}", "unknown key 'target_row', did you mean 'target_rows'"),

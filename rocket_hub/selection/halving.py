@@ -118,13 +118,7 @@ def pairs_of(rounds: Sequence[Round]) -> int:
 
 
 def race(
-    score: Score,
-    adapters: int,
-    rounds: Sequence[Round],
-    *,
-    pairs: int,
-    order: Sequence[int],
-    answer: float = 0.0,
+    score: Score, adapters: int, rounds: Sequence[Round], *, pairs: int, order: Sequence[int], answer: float = 0.0
 ) -> Race:
     """Run the rounds; adapters tied with the last one that goes on go on too, as long as pairs are left.
 

@@ -68,11 +68,7 @@ def from_model(model: Any, tokenizer: Any, *, batch_size: int = 16, max_new_toke
 
 
 def with_rationales(
-    shots: Sequence[Example],
-    teacher: Teacher,
-    *,
-    completion: Callable[[str, str], str],
-    extract: Callable[[str], str],
+    shots: Sequence[Example], teacher: Teacher, *, completion: Callable[[str, str], str], extract: Callable[[str], str]
 ) -> Rationales:
     """Give reasoning to the shots that have none.
 

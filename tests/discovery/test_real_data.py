@@ -134,10 +134,7 @@ def test_the_benchmarks_that_a_user_names_are_read(shared_data, served):
     # Only train splits are read: no validation and no test file.
     assert not [path for item in found.selected for path in item.files if "test" in path or "validation" in path]
     rows = {item.repo_id: load_instructions(api, item, max_rows=10**6) for item in found.selected}
-    tasks = {
-        "allenai/ai2_arc": ["arc_challenge", "arc_easy"],
-        "ybisk/piqa": ["piqa"],
-    }
+    tasks = {"allenai/ai2_arc": ["arc_challenge", "arc_easy"], "ybisk/piqa": ["piqa"]}
     for repo_id, names in tasks.items():
         known = [row for task in names for row in pq.read_table(
             shared_data / "benchmarks" / task / "train.parquet").slice(0, MOST).to_pylist()]  # fmt: skip

@@ -49,10 +49,7 @@ def test_square_factors_that_were_not_transposed_are_refused(tmp_path, fresh_bas
     [
         (LoraConfig(target_modules=TARGETS, init_lora_weights="pissa_niter_4"), "unsupported_init"),
         (LoraConfig(target_modules=TARGETS, alora_invocation_tokens=[1], task_type="CAUSAL_LM"), "unsupported_config"),
-        (
-            LoraConfig(target_modules=TARGETS, use_bdlora=BdLoraConfig(TARGETS, nblocks=2)),
-            "unsupported_config",
-        ),
+        (LoraConfig(target_modules=TARGETS, use_bdlora=BdLoraConfig(TARGETS, nblocks=2)), "unsupported_config"),
         (LoraConfig(target_modules=TARGETS, layer_replication=[[0, 2], [0, 2]]), "unsupported_config"),
         (LoraConfig(target_modules=TARGETS, use_dora=True), "dora"),
         (LoHaConfig(target_modules=TARGETS), "not_lora"),

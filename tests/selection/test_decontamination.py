@@ -4,13 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.records import Example
-from rocket_hub.selection.decontamination import (
-    EvaluationIndex,
-    LongTexts,
-    contaminated,
-    neighbours,
-    normalise,
-)
+from rocket_hub.selection.decontamination import EvaluationIndex, LongTexts, contaminated, neighbours, normalise
 
 LONG = "Tom has 3 apples and buys 4 more apples. How many?"
 STORY = (

@@ -25,15 +25,7 @@ from rocket_hub.localhub import LocalHub
 
 ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("rocket-hub"))
-STAGES = (
-    "1-discover",
-    "2-select-experts",
-    "3-select-instructions",
-    "4-merge",
-    "5-train",
-    "6-evaluate",
-    "7-push",
-)
+STAGES = ("1-discover", "2-select-experts", "3-select-instructions", "4-merge", "5-train", "6-evaluate", "7-push")
 LIMITED = """
 import resource, sys
 size = int(sys.argv.pop(1))

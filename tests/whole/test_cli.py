@@ -11,18 +11,7 @@ import numpy as np
 import pytest
 
 from rocket_hub.cli import main
-from rocket_hub.cli.app import (
-    BUILD,
-    COMMANDS,
-    DATA,
-    GENERATE,
-    HUB,
-    METEOR,
-    MODEL,
-    RENAMED,
-    SELECT,
-    SELF_SPECIALIZATION,
-)
+from rocket_hub.cli.app import BUILD, COMMANDS, DATA, GENERATE, HUB, METEOR, MODEL, RENAMED, SELECT, SELF_SPECIALIZATION
 
 from .conftest import COMMAND, STAGES, Demo, Done, Workplace, finish, python, serving
 

@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    build_hf_headers,
-    hf_raise_for_status,
-    httpx,
-    validate_repo_id,
-)
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, validate_repo_id  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.hub.client import FileError, call
 from rocket_hub.errors import HubError
