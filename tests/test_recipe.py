@@ -45,6 +45,7 @@ WRONG = [
     ("train: {max_steps: 0}", "max_steps: expected at least 1, found 0"),
     ("train: {max_steps: true}", "expected int, found True"),
     ("train: {warmup_ratio: 1.5}", r"train\.warmup_ratio: expected at least 0 and at most 1, found 1\.5"),
+    ("train: {weight_decay: true}", "expected float, found True"),
     ("train: {weight_decay: .nan}", r"train\.weight_decay: expected at least 0, found nan"),
     ("train: {weight_decay: .inf}", r"train\.weight_decay: expected a finite number, found inf"),
     (f"train: {{weight_decay: {10**400}}}", "expected float, found 1000"),

@@ -33,6 +33,11 @@ def test_json_lines_forms(form: dict, tmp_path: Path) -> None:
     assert (example.rationale, example.answer) == ("2 + 3 = 5.", "5")
 
 
+def test_the_last_mark_of_an_answer_counts(tmp_path: Path) -> None:
+    row = {"prompt": QUESTION, "completion": "First #### 3, no, I mean #### 5"}
+    assert load_kshot(write(tmp_path / "k.jsonl", row))[0].answer == "5"
+
+
 def test_json_list_csv_and_parquet_agree(tmp_path: Path) -> None:
     rows = [FORMS["question"], {"question": "And 1 plus 1?", "answer": "#### 2"}]
     write(tmp_path / "k.json", rows)
