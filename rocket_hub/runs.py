@@ -198,7 +198,7 @@ class RunFolder:
         folder = self.path / name
         before, done = read_json(folder / "inputs.json"), read_json(folder / "result.json")
         inputs = plain(inputs)
-        if before == inputs and done is not None:
+        if before == inputs and isinstance(done, dict) and "result" in done:
             self._reporter.stage(name, "done earlier")
             return _read(into, done["result"], folder / "result.json")
         self._reporter.stage(name, self._why(before, inputs))

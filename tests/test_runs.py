@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from rocket_hub.errors import StorageError
+from rocket_hub.records import Pinned
 from rocket_hub.runs import Batches, KeptResults, RunFolder, Silent, read_json, write_json, write_text
 
 
@@ -50,10 +51,21 @@ def test_an_interrupted_stage_goes_on_with_what_it_left(run: RunFolder, notes: N
     assert notes.notes[-1] == ("1-a", "goes on where it was stopped")
 
 
-def test_a_half_written_result_is_not_done(run: RunFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ['{"seconds": 1.0, "res', '{"seconds": 1.0}', "[]"])
+def test_a_half_written_result_is_not_done(left: str, run: RunFolder, tmp_path: Path) -> None:
     run.stage("1-a", {"x": 1}, lambda folder: 1)
-    (tmp_path / "1-a" / "result.json").write_text('{"seconds": 1.0, "res')
+    (tmp_path / "1-a" / "result.json").write_text(left)
     assert run.stage("1-a", {"x": 1}, lambda folder: 2) == 2
+
+
+def test_a_record_is_read_strictly_back(run: RunFolder, tmp_path: Path) -> None:
+    made = run.stage("1-a", {"of": Pinned("a/b", "c")}, lambda folder: Pinned("a/b", "c"), Pinned)
+    assert made == run.stage("1-a", {"of": Pinned("a/b", "c")}, lambda folder: Pinned("x/y", "z"), Pinned)
+    path = tmp_path / "1-a" / "result.json"
+    path.write_text(path.read_text().replace("revision", "commit"))
+    with pytest.raises(StorageError, match=r"result\.json: unknown key 'commit'.*another version.*--out"):
+        run.stage("1-a", {"of": Pinned("a/b", "c")}, lambda folder: made, Pinned)
+    assert path.is_file(), "nothing that was done is lost"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Collects what was decided of each adapter, and tells the Hub's outages from faults of the adapters."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
