@@ -102,7 +102,7 @@ def _split(text: str) -> tuple[list[str], list[str]]:
     marks = [mark for mark in _WITHIN.finditer(text[:10_000])]
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     labels = [mark[1].upper() for mark in marks]
-    if labels != list(LETTERS[: len(labels)]):
+    if not labels or labels != list(LETTERS[: len(labels)]):
         return [], []
     return labels, [text[mark.end() : end].strip(" ,;\n") for mark, end in zip(marks, ends, strict=True)]
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.rows.layouts import PAIRS, detect_shape, first_number, is_read, shapes_of, to_prompt_completion
@@ -150,6 +150,7 @@ NAMES = (
 
 @settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES.split()), anything, max_size=6), st.lists(st.text(max_size=3), max_size=3))
+@example({"choices": "0"}, [])  # a text without letters is no list of options
 def test_no_row_crashes_and_what_comes_out_is_never_empty(row, names):
     rows = list(flat_rows(row))
     assert rows
