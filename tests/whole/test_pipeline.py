@@ -228,9 +228,9 @@ def test_an_expert_that_changed_on_the_hub_is_trained_again(after_selection: Wor
 def test_more_problems_decontaminate_again(place: Workplace) -> None:
     """Rows are compared with the problems that are measured on: with more of them, more rows must go."""
     shutil.rmtree(place.run / "3-select-instructions")
-    few = place.call("select instructions", "--eval-rows", "3")
+    few = place.call("select data", "--eval-rows", "3")
     assert few.code == 0, few.error
-    done = place.call("select instructions")
+    done = place.call("select data")
     assert done.code == 0, done.error
     contaminated = [e for e in place.result("3-select-instructions")["rejected"] if e["reason"] == "contaminated"]
     assert len(contaminated) == 8
