@@ -6,7 +6,7 @@ Every legal value and every bound stands here, once; `rocket_hub.serialization` 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from rocket_hub.records import Setting
 
@@ -31,9 +31,6 @@ Publish = Literal["all", "best"]
 
 MAX_SEED = 2**32 - 1  # numpy's
 _SAMPLED = "the likeliest text is always the same one"
-
-RETRIEVALS: tuple[str, ...] = get_args(Retrieval)
-NOVELTIES: tuple[str, ...] = get_args(Novelty)
 
 
 def _bounded(default: Any, **bounds: Any) -> Any:

@@ -36,7 +36,7 @@ from rocket_hub.generation.questions import (
     seed_of,
 )
 from rocket_hub.generation.retrieval import Retriever, cut
-from rocket_hub.generation.student import once
+from rocket_hub.generation.student import trained_once
 from rocket_hub.inference import GREEDY, Continuation, Search
 from rocket_hub.inference.models import Encoder
 from rocket_hub.lora.attach import adapted, fresh_lora
@@ -337,7 +337,7 @@ def lora_specialiser(
             train_expert(model, tokenizer, start, examples, options, output, seed=seed, progress=progress)
 
         name = digest([[(each.prompt, each.completion) for each in examples], to_dict(options), seed])
-        with adapted(model, once(folder / name, {"training": name}, train)) as special:
+        with adapted(model, trained_once(folder / name, {"training": name}, train)) as special:
             yield special, f"specialised as {name}"
 
     return specialise

@@ -133,7 +133,7 @@ class Student:
         inputs = {"rows": digest([(each.prompt, each.completion) for each in examples]), "start": fingerprint(start),
                   "train": asdict(train), "seed": options.seed}  # fmt: skip
         what = f"{folder.parent.name}: training on {len(examples)} rows"
-        return once(folder, inputs, lambda output: train_expert(
+        return trained_once(folder, inputs, lambda output: train_expert(
             self.base, self.tokenizer, start, examples, train, output, seed=options.seed,
             progress=lambda done, total, _: self.reporter.advance(what, done, total),
         ))  # fmt: skip
@@ -142,7 +142,7 @@ class Student:
         """Train the adapter `start` on preferences in `folder`, or return what an earlier run made of the same."""
         inputs = {"pairs": digest([(each.prompt, each.chosen, each.rejected) for each in pairs]),
                   "seed": self.options.seed, "start": fingerprint(start)}  # fmt: skip
-        return once(folder, inputs, partial(dpo, self, pairs, start))
+        return trained_once(folder, inputs, partial(dpo, self, pairs, start))
 
 
 def steps(rows: int, epochs: float, batch_size: int) -> int:
@@ -150,7 +150,7 @@ def steps(rows: int, epochs: float, batch_size: int) -> int:
     return max(1, math.ceil(rows * epochs / batch_size))
 
 
-def once(folder: Path, inputs: Mapping[str, Any], train: Callable[[Path], Any]) -> Path:
+def trained_once(folder: Path, inputs: Mapping[str, Any], train: Callable[[Path], Any]) -> Path:
     """Train an adapter into `folder`/adapter, unless an earlier run did so from the same inputs; return its folder."""
 
     def make(place: Path) -> str:
