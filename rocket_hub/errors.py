@@ -42,28 +42,20 @@ class TaskError(InputError):
     """A task is unknown, or its evaluation set is not in its form."""
 
 
-class AdapterError(InputError):
-    """An adapter cannot be used.
-
-    Attributes:
-        reason: One word that names the fault, for example `pickle_only`.
-    """
+class _ReasonedError(InputError):
+    """Something cannot be used, for a `reason`: one word that names the fault, for example `pickle_only`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-class DatasetError(InputError):
-    """A data set cannot be used.
+class AdapterError(_ReasonedError):
+    """An adapter cannot be used; has a `reason`."""
 
-    Attributes:
-        reason: One word that names the fault, for example `unknown_columns`.
-    """
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+class DatasetError(_ReasonedError):
+    """A data set cannot be used; has a `reason`."""
 
 
 class LicenceError(InputError):
