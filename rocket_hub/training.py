@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from rocket_hub.errors import RecipeError, StorageError
 from rocket_hub.lora.attach import load_adapter
 from rocket_hub.moe import RocketMoeConfig, router_parameters
-from rocket_hub.moe.callback import AuxiliaryLossCallback
 from rocket_hub.moe.gates import layers
+from rocket_hub.moe.losses import AuxiliaryLossCallback
 from rocket_hub.moe.model import quantization_of
 from rocket_hub.options import Dtype, Schedule, TrainOptions
 from rocket_hub.records import Example
 from rocket_hub.results import Training
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, last loss
 CHECKPOINTS = 4  # a stopped training loses at most a quarter of its steps
@@ -60,8 +60,6 @@ def train_expert(
         RecipeError: The schedule is unknown.
         StorageError: The output folder cannot be written.
     """
-    from safetensors import SafetensorError
-
     if options.schedule not in SCHEDULES:
         raise RecipeError(f"train.schedule: expected one of {', '.join(SCHEDULES)}, found {options.schedule!r}")
     rate = learning_rate or options.learning_rate[0]
@@ -121,7 +119,6 @@ def _trainer(
 ) -> Any:
     """Set up TRL's trainer over prompt/completion rows."""
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -156,8 +153,6 @@ def _trainer(
 
 def shared_arguments(output: Path, dtype: Dtype, seed: int) -> dict[str, Any]:
     """Return what every training tells TRL, whatever it trains."""
-    import torch
-
     on_gpu = torch.cuda.is_available()
     return {
         "output_dir": str(output),
@@ -174,8 +169,6 @@ def shared_arguments(output: Path, dtype: Dtype, seed: int) -> dict[str, Any]:
 
 def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Optimizer:
     """Return AdamW with a lower rate for routers; routers trained alone have the full rate."""
-    import torch
-
     ratio = 1.0 if options.schedule == "router_only" else options.router_learning_rate_ratio
     routers = [parameter for _, parameter in router_parameters(model) if parameter.requires_grad]
     known = {id(parameter) for parameter in routers}
@@ -192,7 +185,6 @@ def _two_stages(optimizer: torch.optim.Optimizer, options: TrainOptions) -> torc
 
     Until then the experts have rate 0 and are not frozen, so that DDP and checkpoints are the same in both stages.
     """
-    import torch
 
     def factor(start: int, step: int) -> float:
         steps = options.max_steps - start
@@ -209,7 +201,6 @@ def _two_stages(optimizer: torch.optim.Optimizer, options: TrainOptions) -> torc
 
 def _reporter(progress: Progress) -> Any:
     """Wrap a progress function as a trainer callback."""
-    from transformers import TrainerCallback
 
     class Reporter(TrainerCallback):
         loss = float("nan")

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from peft import LoraConfig
 
 from rocket_hub.lora.attach import load_adapter, write_fresh
 from rocket_hub.lora.expert import Expert
@@ -79,8 +80,6 @@ def kshot_weights(
 
 def fresh_lora(base_model: Any, experts: Sequence[Expert], folder: Path, seed: int = 0) -> Path:
     """Write a new LoRA with the experts' modules and, in each, their total rank; alpha is twice the rank."""
-    from peft import LoraConfig
-
     ranks = total_ranks(experts)
     largest, pattern = max(ranks.values()), {name.replace(".", r"\."): rank for name, rank in ranks.items()}
     config = LoraConfig(

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import ArrowConfig, XLoraConfig, create_arrow_model, get_peft_model
 from safetensors.torch import load_file
+from transformers import DynamicCache
 
 from rocket_hub.controls.merges import write_experts
 from rocket_hub.lora.attach import WEIGHTS
@@ -66,8 +68,6 @@ def xlora_model(
 
 def _xlora(base: Any, experts: Sequence[Expert], pin: dict[str, Any]) -> Any:
     """Put PEFT's X-LoRA on a copy of the base, with a new classifier."""
-    from peft import XLoraConfig, get_peft_model
-
     with TemporaryDirectory(prefix="rocket-hub-") as place:
         paths = write_experts(experts, Path(place), **pin)
         config = XLoraConfig(
@@ -128,8 +128,6 @@ def _keep_two_caches(model: Any) -> None:
     Each forward pass is two, the bare base's for the classifier and then the real one. The base's layers of the cache
     are kept behind the others, so that whoever selects rows of the cache selects theirs, too.
     """
-    from transformers import DynamicCache
-
     plain, depth = model.forward, model.config.num_hidden_layers
     beside: list[Any] = []
 
@@ -194,8 +192,6 @@ def arrow_model(base: Any, folder: Path, trained: bool = False, *, seed: int = 0
         trained: Not used: Arrow has nothing to train.
         seed: Seeds PEFT's power iteration.
     """
-    from peft import ArrowConfig, create_arrow_model
-
     paths = sorted(folder.glob(f"{EXPERT}*"), key=lambda path: int(path.name.removeprefix(EXPERT)))
     config = ArrowConfig(top_k=min(TOP_K, len(paths)), rng_seed=seed)
     model = create_arrow_model(base, [str(path) for path in paths], config).eval()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 
 from rocket_hub.errors import AdapterError, InputError, StorageError
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
 
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER = ("adapter_config.json", WEIGHTS)
@@ -43,8 +41,6 @@ def fresh_lora(
     Raises:
         InputError: The base has no such modules.
     """
-    from peft import LoraConfig
-
     modules = targets[0] if tuple(targets) == ("all-linear",) else list(targets)
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM",
@@ -58,9 +54,6 @@ def fresh_lora(
 
 def write_fresh(base: Any, config: LoraConfig, folder: Path, seed: int = 0) -> Path:
     """Write an adapter as PEFT starts it; base and global random numbers are left as they were."""
-    import torch
-    from peft import get_peft_model
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = get_peft_model(base, config)
@@ -101,8 +94,6 @@ def load_adapter(base: Any, folder: Path | str, *, trained: bool = False, name: 
     Raises:
         AdapterError: `does_not_load`: a weight is missing, or one in the file belongs to no module of the model.
     """
-    from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
-
     model, mapping = base, None
     if not isinstance(base, PeftModel):
         config = PeftConfig.from_pretrained(str(folder))
@@ -118,6 +109,20 @@ def load_adapter(base: Any, folder: Path | str, *, trained: bool = False, name: 
             some = f"{len(keys)} {fault} weights, such as {keys[0]:.200}"
             raise AdapterError("does_not_load", f"{folder}: does not load on this model: {some}")
     return model
+
+
+def copy_adapter(adapter: Path, folder: Path) -> None:
+    """Copy the files of an adapter into a folder.
+
+    Raises:
+        StorageError: They cannot be read, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ADAPTER:
+            shutil.copyfile(adapter / name, folder / name)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error}; free some space and run it again") from error
 
 
 def fingerprint(adapter: Path) -> str:

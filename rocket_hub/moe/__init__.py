@@ -10,8 +10,8 @@ from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import register_peft_method
 
-from rocket_hub.moe.callback import AuxiliaryLossCallback
 from rocket_hub.moe.config import RocketMoeConfig
+from rocket_hub.moe.losses import AuxiliaryLossCallback
 from rocket_hub.moe.model import RocketMoeModel
 from rocket_hub.moe.router import router_parameters
 

@@ -9,9 +9,15 @@ from routing_world import fresh_config, randomised, sft_trainer
 from torch.utils.checkpoint import checkpoint
 
 from rocket_hub.errors import RecipeError
-from rocket_hub.moe.callback import AuxiliaryLossCallback, auxiliary_losses
 from rocket_hub.moe.config import RocketMoeConfig
-from rocket_hub.moe.losses import AuxiliaryLosses, entropy, load_balance, z_loss
+from rocket_hub.moe.losses import (
+    AuxiliaryLossCallback,
+    AuxiliaryLosses,
+    auxiliary_losses,
+    entropy,
+    load_balance,
+    z_loss,
+)
 from rocket_hub.moe.router import Gate, router_parameters
 
 COEFFICIENTS = {"load_balance_coef": 0.3, "entropy_coef": 0.2, "z_coef": 0.1}
