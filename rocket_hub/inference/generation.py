@@ -168,9 +168,14 @@ def continuations(
     return found
 
 
-def decoding(base: Any, tokenizer: Any, max_new_tokens: int, search: Search) -> GenerationConfig:
-    """Make the settings of a way of decoding, until any token that ends a text."""
-    config = greedy(base, tokenizer, max_new_tokens)
+def decoding(base: Any, tokenizer: Any, max_new_tokens: int, search: Search = GREEDY) -> GenerationConfig:
+    """Make the settings of a way of decoding until any token that ends a text, by the tokenizer or by the model."""
+    configured = base.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    ends = sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
+    config = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=PAD
+    )
     if search.temperature:
         # left alone, only the 50 likeliest tokens would be sampled from
         config.update(do_sample=True, temperature=search.temperature, top_p=search.top_p, top_k=0)
@@ -190,21 +195,13 @@ def seeded(search: Search) -> Iterator[None]:
         yield
 
 
-def greedy(base: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
-    """Make the settings of greedy decoding until any token that ends a text, by the tokenizer or by the model."""
-    configured = base.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    ends = sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
-    return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=PAD)
-
-
 def until(text: str, stop: Sequence[str]) -> str:
     """Cut a text before the first of the stop texts."""
     return text[: min((at for mark in stop if mark and (at := text.find(mark)) >= 0), default=len(text))]
 
 
 def continued(base: Any, tokenizer: Any, rows: Sequence[list[int]], stop: Sequence[str] = ()) -> list[tuple[str, int]]:
-    """Continue rows of tokens in one batch, inside `evaluating` with `greedy`: one (new text, its tokens) a row.
+    """Continue rows of tokens in one batch, inside `evaluating` with `decoding`: one (new text, its tokens) a row.
 
     A row that wrote a stop text goes on for some tokens, and its text is not cut: `until` does that.
     """

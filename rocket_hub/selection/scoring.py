@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rocket_hub.errors import InputError
-from rocket_hub.inference.generation import greedy
+from rocket_hub.inference.generation import decoding
 from rocket_hub.inference.tokens import Progress, evaluating
 from rocket_hub.lora.attach import Pair, misfit, swapping
 from rocket_hub.options import Budget, ExpertOptions
@@ -134,7 +134,7 @@ def score_adapters(
     )
     faults = {repo_id: misfit(model, found) for repo_id, found in factors.items()}
     bank = {repo_id: found for repo_id, found in factors.items() if not faults[repo_id]}
-    with share() as part, swapping(model, bank) as swap, evaluating(model, greedy(model, tokenizer, max_new_tokens)):
+    with share() as part, swapping(model, bank) as swap, evaluating(model, decoding(model, tokenizer, max_new_tokens)):
         meter = Meter(model, tokenizer, kshot, swap, part)
         scores, cost = _measured(meter, bank, allowed, options, seed, progress)
     unfit = (Rejection(repo_id, "unloadable", fault) for repo_id, fault in faults.items() if fault)

@@ -172,7 +172,7 @@ class Meter:
     computes the same numbers.
     """
 
-    base: Any  # the base model, inside `evaluating` with what `greedy` gives
+    base: Any  # the base model, inside `evaluating` with what `decoding` gives
     tokenizer: Any  # its tokenizer
     shots: Shots  # the K-shot
     swap: Swap  # puts an adapter on the base

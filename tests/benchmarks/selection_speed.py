@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from rocket_hub.inference.generation import greedy
+from rocket_hub.inference.generation import decoding
 from rocket_hub.inference.tokens import encode, evaluating
 from rocket_hub.lora.attach import swapping
 from rocket_hub.recipe import read_budget
@@ -80,7 +80,7 @@ def ours(model: Any, tokenizer: Any, factors: Mapping[str, Any], shots: Sequence
 def _raced(model: Any, tokenizer: Any, factors: Mapping[str, Any], shots: Sequence[Example], budget: str) -> Race:
     kshot, bank = tokenised(tokenizer, shots, extract=str, batch_size=16), list(factors.values())
     pairs = pairs_within(read_budget(budget, "benchmark"), len(bank), len(shots), GROUP)
-    with swapping(model, factors) as swap, evaluating(model, greedy(model, tokenizer, 1)):
+    with swapping(model, factors) as swap, evaluating(model, decoding(model, tokenizer, 1)):
         meter = Meter(model, tokenizer, kshot, swap, Share())
         return race(
             lambda alive, chosen: meter.likelihoods([bank[i] for i in alive], chosen) / kshot.tokens[list(chosen)],
