@@ -14,16 +14,7 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
-from rocket_hub.sandbox.isolation import (
-    NOBODY,
-    PR_SET_PDEATHSIG,
-    call,
-    drop_capabilities,
-    enter_private_root,
-    leave_the_others,
-    restrict_calls,
-    restrict_files,
-)
+from rocket_hub.sandbox import isolation
 
 _SIGKILL = 9
 _WRITABLE = "/tmp"  # in memory, and there only with a root of its own
@@ -40,11 +31,11 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    call("prctl", PR_SET_PDEATHSIG, _SIGKILL)
+    isolation.call("prctl", isolation.PR_SET_PDEATHSIG, _SIGKILL)
     steps: Steps = {}
     readable, size = _python_folders(), request["limits"]["file_bytes"]
-    if _try(steps, "namespaces", leave_the_others):
-        _try(steps, "private root", lambda: enter_private_root(readable, _WRITABLE, size))
+    if _try(steps, "namespaces", isolation.leave_the_others):
+        _try(steps, "private root", lambda: isolation.enter_private_root(readable, _WRITABLE, size))
     child = os.fork()
     if child:
         os.close(report)
@@ -87,12 +78,12 @@ def _restrict(limits: dict[str, int], root: bool, readable: list[str], steps: St
         steps["unprivileged user"] = ""
     elif os.geteuid() == 0 and _readable_by_others(readable):
         _try(steps, "unprivileged user", _become_nobody)
-    _try(steps, "no capabilities", drop_capabilities)
-    call("prctl", PR_SET_PDEATHSIG, _SIGKILL)  # a change of user clears it
+    _try(steps, "no capabilities", isolation.drop_capabilities)
+    isolation.call("prctl", isolation.PR_SET_PDEATHSIG, _SIGKILL)  # a change of user clears it
     os.chdir(_WRITABLE if private else "/")
     writable = [_WRITABLE] if private else []
-    _try(steps, "Landlock", lambda: restrict_files(["/"] if private else readable, writable))
-    _try(steps, "seccomp", restrict_calls)
+    _try(steps, "Landlock", lambda: isolation.restrict_files(["/"] if private else readable, writable))
+    _try(steps, "seccomp", isolation.restrict_calls)
 
 
 def _set_limits(limits: dict[str, int]) -> None:
@@ -116,8 +107,8 @@ def _readable_by_others(folders: list[str]) -> bool:
 
 def _become_nobody() -> None:
     os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    os.setresgid(isolation.NOBODY, isolation.NOBODY, isolation.NOBODY)
+    os.setresuid(isolation.NOBODY, isolation.NOBODY, isolation.NOBODY)
 
 
 def _missing(steps: Steps) -> list[str]:
