@@ -5,19 +5,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rocket_hub.errors import InputError
 from rocket_hub.records import ExpertScore, ExpertSelection
 from rocket_hub.runs import write_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 Z = 1.959963984540054  # two-sided 95 %
 CHOSEN, OTHER, BASE = "#c2410c", "#6b7280", "#111827"
@@ -160,18 +157,13 @@ def project(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_chosen(axes: Any, points: np.ndarray, sources: Sequence[str], counts: Counter[str]) -> None:
     """Draw the chosen rows, the leading data sets in a colour each, the others in one together."""
-    leading = [source for source, _ in counts.most_common(len(_COLOURS))]
-    style = {"s": 14, "linewidths": 0, "alpha": 0.8}
-    for source, colour in zip(leading, _COLOURS, strict=False):
-        own = np.array([name == source for name in sources])
-        axes.scatter(
-            points[own, 0], points[own, 1], color=colour, label=f"{counts[source]:,} chosen of {source}", **style
-        )
-    if rest := counts.total() - sum(counts[source] for source in leading):
-        own = np.array([name not in leading for name in sources])
-        axes.scatter(
-            points[own, 0], points[own, 1], color=_OTHERS, label=f"{rest:,} chosen of other data sets", **style
-        )
+    leading = dict(counts.most_common(len(_COLOURS)))
+    groups = {**leading, "other data sets": counts.total() - sum(leading.values())}
+    for (source, count), colour in zip(groups.items(), [*_COLOURS[: len(leading)], _OTHERS], strict=True):
+        own = np.array([(name if name in leading else "other data sets") == source for name in sources])
+        if count:
+            label = f"{count:,} chosen of {source}"
+            axes.scatter(points[own, 0], points[own, 1], color=colour, label=label, s=14, linewidths=0, alpha=0.8)
 
 
 def _thinned(count: int) -> np.ndarray:
