@@ -15,19 +15,8 @@ from pathlib import Path
 
 import yaml
 
+import rocket_hub.options as options
 from rocket_hub.errors import RecipeError
-from rocket_hub.options import (
-    MAX_SEED,
-    Budget,
-    DiscoverOptions,
-    EvaluateOptions,
-    ExpertOptions,
-    GenerationOptions,
-    InstructionOptions,
-    MergeOptions,
-    PushOptions,
-    TrainOptions,
-)
 from rocket_hub.serialization import check, from_dict, put, to_dict
 
 # In order of what they cost to keep and to serve; `core` is what fits beside every build.
@@ -57,15 +46,15 @@ class Recipe:
 
     task: str
     base: str
-    seed: int = field(default=0, metadata={"minimum": 0, "maximum": MAX_SEED})
-    discover: DiscoverOptions = field(default_factory=DiscoverOptions)
-    generation: GenerationOptions = field(default_factory=GenerationOptions)
-    experts: ExpertOptions = field(default_factory=ExpertOptions)
-    instructions: InstructionOptions = field(default_factory=InstructionOptions)
-    merge: MergeOptions = field(default_factory=MergeOptions)
-    train: TrainOptions = field(default_factory=TrainOptions)
-    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
-    push: PushOptions = field(default_factory=PushOptions)
+    seed: int = field(default=0, metadata={"minimum": 0, "maximum": options.MAX_SEED})
+    discover: options.DiscoverOptions = field(default_factory=options.DiscoverOptions)
+    generation: options.GenerationOptions = field(default_factory=options.GenerationOptions)
+    experts: options.ExpertOptions = field(default_factory=options.ExpertOptions)
+    instructions: options.InstructionOptions = field(default_factory=options.InstructionOptions)
+    merge: options.MergeOptions = field(default_factory=options.MergeOptions)
+    train: options.TrainOptions = field(default_factory=options.TrainOptions)
+    evaluate: options.EvaluateOptions = field(default_factory=options.EvaluateOptions)
+    push: options.PushOptions = field(default_factory=options.PushOptions)
 
     def __post_init__(self) -> None:
         """Check it, once for all: there is no recipe that a stage cannot use.
@@ -148,7 +137,7 @@ def _check_together(recipe: Recipe) -> None:
             raise RecipeError(f"evaluate.settings.{name}: expected positive numbers, found {setting}")
 
 
-def read_budget(text: str, where: str) -> Budget:
+def read_budget(text: str, where: str) -> options.Budget:
     """Read what scoring may spend.
 
     Args:
@@ -165,7 +154,7 @@ def read_budget(text: str, where: str) -> Budget:
     amount = round(float(number) * _THOUSANDS[thousands or ""], 6)
     if amount <= 0 or (percent and amount > 100) or (counted and not amount.is_integer()):
         raise RecipeError(f"{where}: expected more than nothing, whole pairs or tokens, at most 100%; found {text!r}")
-    return Budget(amount, percent or f"{counted or minutes}s")
+    return options.Budget(amount, percent or f"{counted or minutes}s")
 
 
 def check_controls(names: Sequence[str], settings: Collection[str] = ()) -> tuple[str, ...]:

@@ -6,15 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rocket_hub.records import (
-    AdapterDiscovery,
-    DatasetDiscovery,
-    Evaluation,
-    ExpertSelection,
-    InstructionSelection,
-    Pinned,
-    Setting,
-)
+import rocket_hub.records as records
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class Choice:
         standard_error: Standard error of each mean over the shots.
     """
 
-    setting: Setting
+    setting: records.Setting
     nll: tuple[float, ...] = ()
     standard_error: tuple[float, ...] = ()
 
@@ -72,23 +64,27 @@ class Reload:
 class Discovery:
     """Stage 1: what is on the Hub, at its commits."""
 
-    adapters: AdapterDiscovery
-    datasets: DatasetDiscovery
-    encoder: Pinned
-    evaluation: Pinned
+    adapters: records.AdapterDiscovery
+    datasets: records.DatasetDiscovery
+    encoder: records.Pinned
+    evaluation: records.Pinned
 
     @property
-    def base(self) -> Pinned:
+    def base(self) -> records.Pinned:
         """The base model at its commit."""
         return self.adapters.base
 
     @property
-    def pins(self) -> dict[str, Pinned]:
+    def usable(self) -> list[records.Pinned]:
+        """Usable adapters and data sets."""
+        adapters = [records.Pinned(one.repo_id, one.revision, "model", one.licence) for one in self.adapters.selected]
+        datasets = [records.Pinned(one.repo_id, one.revision, "dataset", one.licence) for one in self.datasets.selected]
+        return [*adapters, *datasets]
+
+    @property
+    def pins(self) -> dict[str, records.Pinned]:
         """Base, encoder, evaluation set, usable adapters and data sets, by kind and id (`models/namespace/name`)."""
-        adapters = [Pinned(each.repo_id, each.revision, "model", each.licence) for each in self.adapters.selected]
-        datasets = [Pinned(each.repo_id, each.revision, "dataset", each.licence) for each in self.datasets.selected]
-        pins = (self.encoder, self.evaluation, self.base, *adapters, *datasets)
-        return {f"{pin.kind}s/{pin.repo_id}": pin for pin in pins}
+        return {f"{pin.kind}s/{pin.repo_id}": pin for pin in (self.encoder, self.evaluation, self.base, *self.usable)}
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ class Generation:
     counts: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     bill: dict[str, Any] = field(default_factory=dict)
-    made_from: tuple[Pinned, ...] = ()
+    made_from: tuple[records.Pinned, ...] = ()
     seeds: int = 0
     task: str = ""
     found: int | None = None
@@ -133,7 +129,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class DataSelection(InstructionSelection):
+class DataSelection(records.InstructionSelection):
     """Stage 3: the rows that the K-shot chose; of the rejected ones only the first of each reason are listed."""
 
     reasons: dict[str, int] = field(default_factory=dict)  # reason -> all rows and data sets that were rejected for it
@@ -149,7 +145,7 @@ class Chosen:
 
     found: Discovery  # what is on the Hub
     generated: Generation  # what is known of generated rows
-    experts: ExpertSelection  # the experts that the K-shot chose (stage 2)
+    experts: records.ExpertSelection  # the experts that the K-shot chose (stage 2)
     rows: DataSelection  # the rows that it chose
 
     @property
@@ -180,12 +176,12 @@ class Trained:
 class Evaluations:
     """Stage 6: the result and its controls on the same problems, cheapest method first."""
 
-    evaluations: tuple[Evaluation, ...]  # one a method
+    evaluations: tuple[records.Evaluation, ...]  # one a method
     differences: dict[str, Difference]  # method -> the result minus it
     recommendation: Recommendation  # which one to use
     labels: dict[str, str]  # method -> what it is, in a few words
 
-    def of(self, method: str) -> Evaluation:
+    def of(self, method: str) -> records.Evaluation:
         """Return the measurement of a method."""
         return next(each for each in self.evaluations if each.method == method)
 
@@ -209,7 +205,7 @@ class CardFacts:
     routed: bool  # published as a routed adapter, with a stock-LoRA form beside it
     trained: bool
     repo_id: str
-    base: Pinned
+    base: records.Pinned
     collapse: Mapping[str, Any] | None  # what the stock-LoRA form costs, see `rocket_hub.moe.collapsing`
     prompt: str  # a prompt of the task
     evaluation_note: str  # what was measured, and how

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rocket_hub.discovery import discover_adapters, discover_datasets
@@ -22,7 +24,7 @@ def discover(context: Context) -> Discovery:
             api,
             recipe.base,
             options=recipe.discover,
-            progress=lambda done, total: context.reporter.advance("looking at adapters", done, total),
+            progress=partial(context.reporter.advance, "looking at adapters"),
             shots=shots,
             encoder=DeferredEncoder(encoder.repo_id, encoder.revision),
             closed=context.task.closed,
@@ -36,20 +38,15 @@ def discover(context: Context) -> Discovery:
             task=context.task,
             exclude=(context.task.dataset,),
             shots=shots,
-            progress=lambda done, total: context.reporter.advance("looking at data sets", done, total),
+            progress=partial(context.reporter.advance, "looking at data sets"),
         )
         evaluation = _pin(context, context.task.dataset, "dataset", context.task.revision)
-        used = [
-            *(Pinned(found.repo_id, found.revision, "model", found.licence) for found in adapters.selected),
-            *(Pinned(found.repo_id, found.revision, "dataset", found.licence) for found in datasets.selected),
-        ]
-        ledger = combine([adapters.base, *used], recipe.discover.allow_licences)
-        refused = {rejection.item for rejection in ledger.rejected}
-        datasets = DatasetDiscovery(
-            tuple(found for found in datasets.selected if found.repo_id not in refused),
-            (*datasets.rejected, *(_ for _ in ledger.rejected if _.item in {d.repo_id for d in datasets.selected})),
-        )
-        return Discovery(adapters, datasets, encoder, evaluation)
+        found = Discovery(adapters, datasets, encoder, evaluation)
+        ledger = combine([found.base, *found.usable], recipe.discover.allow_licences)
+        refused = {rejection.item: rejection for rejection in ledger.rejected}
+        kept = tuple(each for each in datasets.selected if each.repo_id not in refused)
+        lost = (refused[each.repo_id] for each in datasets.selected if each.repo_id in refused)
+        return replace(found, datasets=DatasetDiscovery(kept, (*datasets.rejected, *lost)))
 
     inputs = context.inputs(
         "discover",
