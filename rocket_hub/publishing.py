@@ -6,15 +6,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jinja2
+import torch
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from safetensors.torch import load_file
 
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.errors import HubError, InputError
+from rocket_hub.lora.attach import load_adapter
 from rocket_hub.records import Pinned
 from rocket_hub.results import Reload
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 STATIC = "static-lora"  # folder of the form that stock PEFT loads
 RELOAD_SECONDS = 900
@@ -35,9 +39,6 @@ def create_model_card(facts: Mapping[str, Any], metadata: Mapping[str, Any], tem
     Raises:
         InputError: A fact that the template needs is missing.
     """
-    import jinja2
-    import yaml
-
     text = (files("rocket_hub") / "templates" / template).read_text(encoding="utf-8")
     header = yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False).strip()
     try:
@@ -45,6 +46,20 @@ def create_model_card(facts: Mapping[str, Any], metadata: Mapping[str, Any], tem
         return form.render(metadata=header, **facts)
     except jinja2.UndefinedError as error:
         raise InputError(f"model card: {error}; give it in `facts`") from error
+
+
+def adapter_metadata(base: str, licence: str, datasets: Sequence[str], *tags: str) -> dict[str, Any]:
+    """Return the YAML header of an adapter's card; see `create_model_card`."""
+    return {
+        "base_model": base,
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "license": licence,
+        "license_name": "see-this-card" if licence == "other" else "",
+        "datasets": list(datasets),
+        "tags": ["lora", "rocket-hub", *tags],
+    }
 
 
 def push_to_hub(
@@ -75,8 +90,6 @@ def push_to_hub(
     Raises:
         HubError: The Hub refused; nothing was published, since a commit is all or nothing.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
     call(repo_id, api.create_repo, repo_id, private=private, exist_ok=True, repo_type=kind)
     parent = call(repo_id, api.repo_info, repo_id, repo_type=kind).sha
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -119,11 +132,6 @@ def verify_reload(
     Raises:
         HubError: The fresh process failed, or computed something else; the message holds the end of its output.
     """
-    import torch
-    from safetensors.torch import load_file
-
-    from rocket_hub.lora.attach import load_adapter
-
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prompts.json").write_text(json.dumps(list(prompts)))
     script = str(files("rocket_hub") / "templates" / "reload.py")

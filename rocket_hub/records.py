@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,12 @@ def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
 
 def reasons_in_words(rejected: Iterable[Rejection]) -> str:
     """Write the counts per reason for a table or a card, for example `2 gated, 1 dora`."""
-    return ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items()) or "none"
+    return counts_in_words(count_reasons(rejected))
+
+
+def counts_in_words(reasons: Mapping[str, int]) -> str:
+    """Write counts per reason; see `reasons_in_words`."""
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none"
 
 
 @dataclass(frozen=True)

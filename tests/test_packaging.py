@@ -11,14 +11,13 @@ import pytest
 import yaml
 from jinja2 import meta
 
-from rocket_hub.controls import CONTROLS
 from rocket_hub.errors import NothingLeftError
 from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.options import PushOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import used
 from rocket_hub.pipeline.push import package
-from rocket_hub.recipe import Recipe
+from rocket_hub.recipe import CONTROLS, Recipe
 from rocket_hub.records import (
     AdapterCandidate,
     AdapterDiscovery,

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from cells import TASKS
 
-from rocket_hub.controls import PRODUCTS, ROUTED, ROUTED_FORMS, recommend
+from rocket_hub.controls.methods import PRODUCTS, ROUTED, ROUTED_FORMS, recommend
 from rocket_hub.records import Evaluation
 
 Draws = Mapping[int, np.ndarray]  # draw -> [problems]

@@ -2,21 +2,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
+from rich.markup import escape
+from rich.table import Table
 
 from rocket_hub.cli.options import adjusted, connected, file, find_recipe, shared
+from rocket_hub.cli.screen import Screen, new_table
 from rocket_hub.errors import InputError
-from rocket_hub.options import Dtype, Scoring
+from rocket_hub.options import Dtype, EvaluateOptions, Scoring
 from rocket_hub.recipe import Recipe
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from rocket_hub.options import EvaluateOptions
-    from rocket_hub.records import Example
-    from rocket_hub.tasks import Task
+from rocket_hub.records import Example
+from rocket_hub.rows.kshot import load_kshot
+from rocket_hub.runs import write_json
+from rocket_hub.tasks import Task, get_task
 
 
 @click.command()
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 @shared("push_to", "private", "option")
 def train_command(dataset: str, **given: Any) -> None:
     """Train one plain LoRA expert on DATA, a data set's id or a file, and publish it with --push-to."""
-    from rocket_hub.cli.screen import Screen
-
     with connected(given["hub"]) as connection:
         recipe = adjusted(find_recipe(given["task"], given["recipe"], connection.recipes), given)
         from huggingface_hub import HfApi
@@ -92,9 +90,6 @@ def evaluate_command(**given: Any) -> None:
 
     Every adapter is compared with the bare model, problem by problem. MODEL may be left out where the adapters name it.
     """
-    from rocket_hub.cli.screen import Screen
-    from rocket_hub.runs import write_json
-
     if not (given["model"] or given["adapter"]):
         raise InputError("give MODEL or --adapter ID: what is measured")
     with connected(given["hub"]) as connection:
@@ -121,8 +116,6 @@ def evaluate_command(**given: Any) -> None:
 
 def _shots(kshot: Path | None, count: int) -> tuple[Example, ...]:
     """Read the examples that stand before every problem."""
-    from rocket_hub.rows.kshot import load_kshot
-
     if not count:
         return ()
     if kshot is None:
@@ -135,8 +128,6 @@ def _shots(kshot: Path | None, count: int) -> tuple[Example, ...]:
 
 def _measured(given: Mapping[str, Any], brought: Mapping[str, str]) -> tuple[Task, EvaluateOptions]:
     """Find the task and how it is measured: by its recipe, with the command line over it."""
-    from rocket_hub.tasks import get_task
-
     name = given["task"]
     if name is None:
         raise InputError("give --task NAME, or --task FILE.yaml for a task of your own")
@@ -149,15 +140,11 @@ def _measured(given: Mapping[str, Any], brought: Mapping[str, str]) -> tuple[Tas
 
 def _table(found: Mapping[str, Any]) -> Table:
     """Show the model beside its adapters."""
-    from rich.markup import escape
-    from rich.table import Table
-
     data, gaps = found["evaluation_set"], {each["method"]: each for each in found["differences"]}
     extra = [name for name in ("acc", "acc_norm") if name in found["evaluations"][0]["details"]]
-    table = Table(title=f"{found['task']}: {len(found['evaluations'][0]['correct'])} problems of {data['repo_id']}",
-                  title_justify="left", title_style="bold")  # fmt: skip
-    for column in ("model", "accuracy", "95 %", *extra, "− bare model", "95 %", "seconds"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+    title = f"{found['task']}: {len(found['evaluations'][0]['correct'])} problems of {data['repo_id']}"
+    columns = ("model", "accuracy", "95 %", *extra, "− bare model", "95 %", "seconds")
+    table = new_table(title, *columns, numbers=range(1, len(columns)))
     for each in found["evaluations"]:
         gap = gaps.get(each["method"])
         table.add_row(
@@ -175,9 +162,6 @@ def _share(measured: Mapping[str, Any]) -> tuple[str, str]:
     return f"{measured['accuracy']:.1%}", f"{100 * measured['low']:.1f} to {100 * measured['high']:.1f}"
 
 
-MAX_BYTES = 8 * 2**30
-
-
 @click.command()
 @click.argument("adapter")
 @shared("hub")
@@ -191,19 +175,18 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
     Every expert is held at its mean gate weight over one half of the examples; the loss of what is written is measured
     on the other.
     """
-    from rocket_hub.rows.kshot import load_kshot
-    from rocket_hub.tasks import get_task
-
     found = get_task(task)
     texts = [example.prompt + example.completion for example in map(found.example, load_kshot(kshot))]
     with connected(hub):
+        from huggingface_hub import HfApi
         from peft import PeftConfig
 
         from rocket_hub.inference.models import load_base
         from rocket_hub.lora.attach import load_adapter
         from rocket_hub.moe.collapsing import collapse_to_lora
+        from rocket_hub.pipeline.adapters import find_adapter
 
-        adapter = str(_folder(adapter))
+        adapter = str(find_adapter(HfApi(), adapter)[1])
         config = PeftConfig.from_pretrained(adapter)
         model, tokenizer = load_base(str(config.base_model_name_or_path), config.revision, "float32")
         routed = load_adapter(model, adapter)
@@ -216,18 +199,3 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
     names = routed.active_peft_config.expert_names or range(len(done.expert_means))
     for name, mean, share in zip(names, done.expert_means, done.expert_shares, strict=True):
         click.echo(f"expert {name}: mean gate {mean:.3f}, weighs most for {share:.1%} of the tokens")
-
-
-def _folder(adapter: str) -> Path:
-    """Return the adapter's folder; from the Hub, pinned to its newest commit and checked."""
-    if Path(adapter).is_dir():
-        if not (Path(adapter) / "adapter_config.json").is_file():
-            raise InputError(f"{adapter}: holds no adapter_config.json; give the folder or id of a routed adapter")
-        return Path(adapter)
-    from huggingface_hub import HfApi
-
-    from rocket_hub.discovery.hub.client import call
-    from rocket_hub.pipeline.adapters import fetch_adapter
-
-    api = HfApi()
-    return fetch_adapter(api, adapter, str(call(adapter, api.model_info, adapter).sha), max_bytes=MAX_BYTES)

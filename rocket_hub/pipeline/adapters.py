@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi
 
 import rocket_hub.moe  # noqa: F401  registers the routed adapter type with PEFT
 from rocket_hub.discovery.adapters import MAX_ADAPTER_BYTES
+from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.hub.download import download
+from rocket_hub.errors import AdapterError
 from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.lora.config import CONFIG, changes_base, read_config
 from rocket_hub.lora.expert import Expert, read_expert
@@ -14,19 +17,40 @@ from rocket_hub.pipeline.context import Context
 from rocket_hub.records import AdapterCandidate, Pinned
 from rocket_hub.runs import digest
 
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+MAX_BYTES = 8 * 2**30  # of an adapter that somebody names
+# Settings with which PEFT would import, or fetch, something else than the adapter itself.
+REACHING_OUT = ("adapters", "megatron_config", "tokenizer_kwargs")
+
+
+def at_commit(api: HfApi, name: str, revision: str | None = None) -> Pinned:
+    """Pin a model or an adapter to a commit, none = its newest; a folder to names, sizes and times of its files."""
+    if not Path(name).is_dir():
+        return Pinned(name, str(call(name, api.model_info, name, revision=revision).sha))
+    files = [(path.name, path.stat()) for path in sorted(Path(name).iterdir()) if path.is_file()]
+    return Pinned(name, digest([[file, stat.st_size, stat.st_mtime_ns] for file, stat in files]))
+
+
+def find_adapter(api: HfApi, adapter: str) -> tuple[Pinned, Path]:
+    """Find an adapter's folder; from the Hub, pinned to its newest commit, and only its two files."""
+    pinned, folder = at_commit(api, adapter), Path(adapter)
+    if not folder.is_dir():
+        folder = fetch_adapter(api, adapter, pinned.revision, max_bytes=MAX_BYTES)
+    elif missing := [name for name in ADAPTER if not (folder / name).is_file()]:
+        advice = "give the folder or id of an adapter" if missing[0] == CONFIG else "save the adapter as safetensors"
+        raise AdapterError("no_safetensors", f"{adapter}: holds no {missing[0]}; {advice}")
+    config = read_config(folder)
+    if reaching := [name for name in REACHING_OUT if config.get(name)]:
+        raise AdapterError(
+            "unsupported_config",
+            f"{adapter}: {CONFIG} sets '{reaching[0]}', so PEFT would load more than this adapter; give another",
+        )
+    return pinned, folder
 
 
 def fetch_adapter(api: HfApi, repo_id: str, revision: str, *, max_bytes: int = MAX_ADAPTER_BYTES) -> Path:
     """Download an adapter's two files, pinned and checked, and return the folder that PEFT loads them from."""
     paths = [download(api, repo_id, revision, file, max_bytes=max_bytes) for file in ADAPTER]
     return paths[0].parent
-
-
-def adapter_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:
-    """Fetch an adapter that discovery found; see `fetch_adapter`."""
-    return fetch_adapter(context.api, candidate.repo_id, candidate.revision)
 
 
 def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:
@@ -47,13 +71,14 @@ def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path
     plain = context.run.path / "folded" / f"{candidate.repo_id.replace('/', '--')}-{key}"
     if not (plain / CONFIG).is_file():  # written last
         pin = {"base_model": base.repo_id, "base_revision": base.revision}
-        rewrite_lora(adapter_folder(context, candidate), plain, context.base[0].get_parameter, **pin)
+        found = fetch_adapter(context.api, candidate.repo_id, candidate.revision)
+        rewrite_lora(found, plain, context.base[0].get_parameter, **pin)
     return plain
 
 
 def read_adapter(context: Context, candidate: AdapterCandidate | Pinned) -> Expert:
     """Download an adapter and read it as an expert, checked against the base model's weights; see `stock_folder`."""
-    folder = adapter_folder(context, candidate)
+    folder = fetch_adapter(context.api, candidate.repo_id, candidate.revision)
     if changes_base(read_config(folder)):
         folder = stock_folder(context, candidate)  # what is slow to compute is kept there
     return read_expert(folder, candidate.repo_id, context.base[0].get_parameter)

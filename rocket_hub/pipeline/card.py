@@ -6,15 +6,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.controls import ROUTED, ROUTED_FORMS
+from rocket_hub.controls.methods import ROUTED, ROUTED_FORMS
 from rocket_hub.discovery.licences import combine
 from rocket_hub.evaluation import paired_difference
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.generated import METHODS, SOURCE, in_words, teacher_terms
 from rocket_hub.pipeline.lock import UNTRAINED, behind_generated, chosen_generated, used
-from rocket_hub.publishing import create_model_card
+from rocket_hub.publishing import adapter_metadata, create_model_card
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import Evaluation, Pinned, Rejection, reasons_in_words
+from rocket_hub.records import Evaluation, Pinned, Rejection, counts_in_words, reasons_in_words
 from rocket_hub.results import CardFacts, Chosen, DataSelection, Evaluations
 
 
@@ -31,17 +31,8 @@ def card(
         collapse: What its stock-LoRA form costs; none = it has none.
     """
     facts = card_facts(context, chosen, measured, method, collapse)
-    metadata = {
-        "base_model": facts.base.repo_id,
-        "base_model_relation": "adapter",
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "license": facts.licence,
-        "license_name": "see-this-card" if facts.licence == "other" else "",
-        "datasets": [row["repo_id"] for row in facts.datasets],
-        "tags": ["lora", "rocket-hub", *(["mixture-of-lora"] if facts.routed else [])],
-    }
-    return create_model_card(vars(facts), metadata)
+    datasets, tags = [row["repo_id"] for row in facts.datasets], ["mixture-of-lora"] if facts.routed else []
+    return create_model_card(vars(facts), adapter_metadata(facts.base.repo_id, facts.licence, datasets, *tags))
 
 
 def card_facts(
@@ -77,7 +68,7 @@ def card_facts(
         considered=f"{chosen.rows.considered:,}",
         datasets=[_data_row(pin, chosen.rows) for pin in pins if pin.kind == "dataset"],
         generated=_generated(chosen, method, behind),
-        rows_rejected=_in_words(chosen.rows.reasons),
+        rows_rejected=counts_in_words(chosen.rows.reasons),
         datasets_rejected=reasons_in_words(chosen.found.datasets.rejected),
         licence=ledger.result,
         licence_notes="; ".join(filter(None, (*ledger.restrictions, teacher_terms(behind)))),
@@ -163,11 +154,6 @@ def _generated(chosen: Chosen, method: str, behind: Iterable[Pinned]) -> dict[st
         "contaminated": sum(each.get("contaminated", 0) for source, each in rows.counts.items()
                             if source.startswith(SOURCE)),
     }  # fmt: skip
-
-
-def _in_words(reasons: Mapping[str, int]) -> str:
-    """Write the counts per reason of a list too long to be in the results."""
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none"
 
 
 def published(recipe: Recipe) -> Recipe:

@@ -1,24 +1,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rocket_hub.discovery.hub.client import call
-from rocket_hub.errors import HubError, InputError, KShotError, RecipeError, SandboxError, TaskError
+from datasets import load_dataset
+from huggingface_hub import HfApi
+
+from rocket_hub.discovery.hub.client import call, reason_of
+from rocket_hub.discovery.instructions import iter_instructions
+from rocket_hub.errors import (
+    AdapterError,
+    DatasetError,
+    HubError,
+    HubUnreachableError,
+    InputError,
+    KShotError,
+    RecipeError,
+    SandboxError,
+    TaskError,
+)
+from rocket_hub.inference.models import load_base, load_tokenizer
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import Example, Pinned
+from rocket_hub.records import DatasetCandidate, Example, Pinned, Rejection
 from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.runs import Reporter, RunFolder, digest
+from rocket_hub.sandbox import check_isolation
 from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import Task, get_task
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 
 def evaluation_set(context: Context, pinned: Pinned, *, whole: bool = False) -> list[Example]:
@@ -37,8 +51,6 @@ def read_problems(task: Task, split: str | None, revision: str | None, *, max_ro
         revision: Commit hash; none = the newest.
         max_rows: At most this many problems; none = all.
     """
-    from datasets import load_dataset
-
     split = split or task.split
     try:
         rows = call(task.dataset, load_dataset, task.dataset, task.config, split=split, revision=revision)
@@ -76,15 +88,11 @@ class Context:
     @cached_property
     def base(self) -> tuple[Any, Any]:
         """The base model and its tokenizer, loaded once."""
-        from rocket_hub.inference.models import load_base
-
         self.reporter.say(f"loading {self.pinned.repo_id}")
         return load_base(self.pinned.repo_id, self.pinned.revision, self.recipe.train.dtype)
 
     def use_chat_template(self) -> None:
         """Ask everything from now on in the base's chat template, if its tokenizer has one; needs no weights."""
-        from rocket_hub.inference.models import load_tokenizer
-
         task = self.task.for_model(load_tokenizer(self.pinned.repo_id, self.pinned.revision))
         if task is not self.task:
             self.reporter.say(f"{self.pinned.repo_id} is asked in its chat template")
@@ -96,6 +104,11 @@ class Context:
         """The task as it is measured: with the first examples before every problem, where that was asked for."""
         shots = (self.plain or self.examples)[: self.recipe.evaluate.few_shot]
         return self.task.with_shots(shots) if shots else self.task
+
+    def rows_of(self, candidate: DatasetCandidate) -> Iterator[Example]:
+        """Read the rows of a data set, as many as the recipe allows."""
+        rows, size = self.recipe.discover.max_rows_per_dataset, self.recipe.discover.max_bytes_per_dataset
+        return iter_instructions(self.api, candidate, max_rows=rows, max_bytes=size)
 
     def inputs(self, *groups: str, **more: Any) -> dict[str, Any]:
         """Collect what a stage depends on: groups of the recipe, the K-shot, and results of earlier stages."""
@@ -120,9 +133,20 @@ def open_context(
     examples = tuple(task.example(shot) for shot in shots)
     _check(task, kshot, shots, examples)
     _check_few_shot(recipe.evaluate.few_shot, len(shots), kshot)
-    from huggingface_hub import HfApi
-
     return Context(recipe, task, shots, examples, RunFolder(out, reporter), HfApi(), hub_name, reporter)
+
+
+@contextmanager
+def rejecting(item: str, rejected: list[Rejection]) -> Iterator[None]:
+    """Reject an adapter or a data set that turns out to be unusable, instead of failing; an outage is raised."""
+    try:
+        yield
+    except HubUnreachableError:
+        raise
+    except HubError as error:
+        rejected.append(Rejection(item, reason_of(error), str(error)))
+    except (AdapterError, DatasetError) as error:
+        rejected.append(Rejection(item, error.reason, str(error)))
 
 
 def check_measurable(task: Task, options: EvaluateOptions) -> None:
@@ -133,8 +157,6 @@ def check_measurable(task: Task, options: EvaluateOptions) -> None:
     """
     if task.metric != "pass_at_1":
         return
-    from rocket_hub.sandbox import check_isolation
-
     if not options.allow_code_execution:
         raise SandboxError(
             f"the task '{task.name}' is measured by running programs that a model wrote, shut in a process of their "

@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.controls import Method, recommend
+from rocket_hub.controls.methods import Method, recommend
+from rocket_hub.evaluation import evaluate as measure
 from rocket_hub.evaluation import paired_difference
 from rocket_hub.pipeline.context import Context, evaluation_set
 from rocket_hub.pipeline.lock import made
@@ -50,7 +51,6 @@ def _measured(
     context: Context, chosen: Chosen, trained: Trained, method: Method, problems: list[Example], folder: Path
 ) -> Evaluation:
     """Train a control where it is one, and measure; a method that an interrupted run finished is kept."""
-    from rocket_hub.evaluation import evaluate as measure
 
     def make() -> Evaluation:
         adapter, details = _adapter(context, chosen, trained, method, folder / method.name)

@@ -7,11 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.discovery.hub.client import reason_of
-from rocket_hub.discovery.instructions import iter_instructions
 from rocket_hub.discovery.licences import judge
 from rocket_hub.discovery.pins import named, pin_model
-from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, LicenceError, NothingLeftError
+from rocket_hub.errors import LicenceError, NothingLeftError
 from rocket_hub.generation.asking import Budget
 from rocket_hub.generation.meteor import cost, meteor
 from rocket_hub.generation.retrieval import documents_of, questions_of
@@ -19,10 +17,10 @@ from rocket_hub.generation.self_specialization import lora_specialiser, needs_en
 from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.inference.models import DeferredEncoder
 from rocket_hub.options import GenerationOptions, MeteorOptions, MeteorStage
-from rocket_hub.pipeline.context import Context, open_context
+from rocket_hub.pipeline.context import Context, open_context, rejecting
 from rocket_hub.pipeline.generated import REJECTED, ROWS, in_words, write_generated
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import DatasetDiscovery, Example, Generated, Pinned
+from rocket_hub.records import DatasetDiscovery, Example, Generated, Pinned, Rejection
 from rocket_hub.results import Discovery, Generation
 from rocket_hub.runs import Reporter, write_json
 from rocket_hub.serialization import to_dict
@@ -220,18 +218,14 @@ def _written(context: Context, writer: Writer, folder: Path, **more: Any) -> Gen
 
 def rows_with_answers(context: Context, found: DatasetDiscovery, enough: int) -> int:
     """Count the rows of the data sets that were found that have an answer in the task's form, up to `enough`."""
-    limits, count = context.recipe.discover, 0
+    count = 0
     for candidate in found.selected:
-        rows = iter_instructions(context.api, candidate, max_rows=limits.max_rows_per_dataset,
-                                 max_bytes=limits.max_bytes_per_dataset)  # fmt: skip
-        answered = (row for row in rows if context.task.example(row).answer)
-        try:
+        answered = (row for row in context.rows_of(candidate) if context.task.example(row).answer)
+        unreadable: list[Rejection] = []
+        with rejecting(candidate.repo_id, unreadable):
             count += sum(1 for _ in islice(answered, enough - count))
-        except HubUnreachableError:
-            raise  # an outage is no verdict
-        except (DatasetError, HubError) as error:
-            reason = error.reason if isinstance(error, DatasetError) else reason_of(error)
-            context.reporter.say(f"{candidate.repo_id}: {reason}, not counted")
+        for lost in unreadable:
+            context.reporter.say(f"{lost.item}: {lost.reason}, not counted")
         context.reporter.advance("rows with an answer", count, enough)
         if count >= enough:
             break

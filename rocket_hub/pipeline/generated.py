@@ -4,8 +4,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import HfApi
 
 from rocket_hub.discovery.licences import combine
 from rocket_hub.discovery.pins import without_place
@@ -16,9 +19,6 @@ from rocket_hub.records import Example, Generated, Pinned, count_reasons
 from rocket_hub.results import Generation
 from rocket_hub.runs import read_json, write_text
 from rocket_hub.serialization import from_dict, to_dict
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 ROWS, REJECTED = "rows.jsonl", "rejected.jsonl"
 SOURCE = "generated:"
@@ -158,8 +158,6 @@ def push_generated(api: HfApi, place: Path, repo_id: str, content: Path, *, priv
 
 def dataset_card(repo_id: str, facts: Generation) -> str:
     """Write the card of generated data; see `write_generated` for the facts."""
-    from importlib.metadata import version
-
     pins = facts.made_from
     ledger = combine(pins, [pin.licence for pin in pins])
     name, paper = METHODS.get(facts.method, (facts.method, ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.controls import FRESH, ROUTED
+from rocket_hub.controls.methods import FRESH, ROUTED
 from rocket_hub.discovery.licences import combine
 from rocket_hub.errors import LockError
 from rocket_hub.pipeline.context import Context

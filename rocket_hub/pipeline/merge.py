@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rocket_hub.controls import Group, Method, Parts, all_methods
+from rocket_hub.controls.methods import Group, Method, Parts, all_methods
 from rocket_hub.lora.attach import WEIGHTS
 from rocket_hub.lora.expert import Expert
 from rocket_hub.pipeline.adapters import read_adapter, stock_folder

@@ -5,9 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.controls import ROUTED_FORMS
-from rocket_hub.errors import NothingLeftError, StorageError
-from rocket_hub.lora.attach import ADAPTER, adapted
+from rocket_hub.controls.methods import ROUTED_FORMS
+from rocket_hub.errors import NothingLeftError
+from rocket_hub.lora.attach import adapted, copy_adapter
+from rocket_hub.moe.collapsing import collapse_to_lora
 from rocket_hub.pipeline.card import card, published
 from rocket_hub.pipeline.context import Context, evaluation_set
 from rocket_hub.pipeline.lock import lock_file, made
@@ -49,13 +50,8 @@ def package(context: Context, chosen: Chosen, measured: Evaluations, content: Pa
     source = measured.of(method).details.get("adapter")
     if source is None:
         raise NothingLeftError(f"'{method}' is recommended and has no adapter of its own; nothing is published")
-    try:
-        content.mkdir(parents=True)
-        for name in ADAPTER:
-            shutil.copyfile(context.run.absolute(source) / name, content / name)
-        collapse = _static(context, chosen, content) if method in ROUTED_FORMS else None
-    except OSError as error:
-        raise StorageError(f"{content}: cannot be written: {error}; free some space and run it again") from error
+    copy_adapter(context.run.absolute(source), content)
+    collapse = _static(context, chosen, content) if method in ROUTED_FORMS else None
     write_json(content / "lock.json", lock_file(context, chosen, method))
     write_text(content / "recipe.yaml", published(context.recipe).to_yaml())
     write_text(content / "README.md", card(context, chosen, measured, method, collapse))
@@ -64,8 +60,6 @@ def package(context: Context, chosen: Chosen, measured: Evaluations, content: Pa
 
 def _static(context: Context, chosen: Chosen, content: Path) -> dict[str, Any]:
     """Write the stock-LoRA form and measure what it costs."""
-    from rocket_hub.moe.collapsing import collapse_to_lora
-
     problems = evaluation_set(context, chosen.found.evaluation)[:HELD_OUT]
     texts = [example.prompt + example.completion for example in context.examples]
     held_out = [example.prompt + example.completion for example in problems]

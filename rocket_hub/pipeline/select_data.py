@@ -3,22 +3,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from random import Random
-from typing import Any
 
-from rocket_hub.discovery import load_instructions
-from rocket_hub.discovery.hub.client import reason_of
-from rocket_hub.errors import DatasetError, HubError, HubUnreachableError, KShotError
-from rocket_hub.inference.models import DeferredEncoder, encoder_key
-from rocket_hub.pipeline.context import Context, evaluation_set, questions
+import numpy as np
+from huggingface_hub import constants
+
+from rocket_hub.errors import KShotError
+from rocket_hub.inference.models import DeferredEncoder, encoder_key, load_tokenizer
+from rocket_hub.pipeline.context import Context, evaluation_set, questions, rejecting
 from rocket_hub.pipeline.generated import read_generated
+from rocket_hub.plots import draw_rows
 from rocket_hub.records import DatasetDiscovery, Example, InstructionSelection, Pinned, Rejection, count_reasons
 from rocket_hub.results import Chosen, DataSelection, Discovery, Generation
 from rocket_hub.runs import write_text
 from rocket_hub.selection.decontamination import contaminated
+from rocket_hub.selection.embeddings import embed, open_cache, text_of
+from rocket_hub.selection.instructions import select_instructions
 from rocket_hub.serialization import to_dict
 
 NO_FAULT = ("near_duplicate_of", "over_token_budget")  # why a sound row was not chosen
@@ -60,21 +63,15 @@ def _sound_rows(context: Context, chosen: Chosen) -> Iterator[Example]:
     """Read the pool again, as stage 3 did, without what it refused (rows of the evaluation set among it)."""
     with context.run.absolute(chosen.rows.rejected_file).open(encoding="utf-8") as lines:
         refused = {entry["item"] for entry in map(json.loads, lines) if entry["reason"] not in NO_FAULT}
-    for row in _rows(context, chosen, refused):
+    readable = [each for each in chosen.found.datasets.selected if each.repo_id not in refused]
+    found = chain.from_iterable(map(context.rows_of, readable))
+    for row in chain(found, _generated_rows(context, chosen.generated)):
         if f"{row.source}#{row.index}" not in refused:
             yield row
 
 
-def _rows(context: Context, chosen: Chosen, refused: set[str]) -> Iterator[Example]:
-    """Read the data sets that could be read, then the generated rows."""
-    limits = context.recipe.discover
-    for candidate in chosen.found.datasets.selected:
-        if candidate.repo_id not in refused:
-            yield from load_instructions(
-                context.api, candidate, max_rows=limits.max_rows_per_dataset, max_bytes=limits.max_bytes_per_dataset
-            )
-    if chosen.generated.rows:
-        yield from read_generated(context.run.path / "0-generate", chosen.generated)
+def _generated_rows(context: Context, made: Generation) -> list[Example]:
+    return read_generated(context.run.path / "0-generate", made) if made.rows else []
 
 
 LISTED = 100
@@ -89,8 +86,7 @@ def select_data(context: Context, found: Discovery, made: Generation) -> DataSel
     def make(folder: Path) -> DataSelection:
         problems = evaluation_set(context, found.evaluation, whole=True)
         _refuse_leaked_shots(context, problems)
-        generated = read_generated(context.run.path / "0-generate", made) if made.rows else []
-        pool = _Rows(context, found.datasets, generated)
+        pool = _Rows(context, found.datasets, _generated_rows(context, made))
         selection = _choose(context, pool, found.encoder, problems)
         _draw(context, folder, pool, selection, found.encoder)
         rejected = (*selection.rejected, *pool.unreadable)
@@ -139,30 +135,22 @@ class _Rows:
             yield row
 
     def _found_rows(self) -> Iterator[Example]:
-        context, limits = self._context, self._context.recipe.discover
+        context = self._context
         for number, candidate in enumerate(self._found.selected, 1):
             context.reporter.advance("reading data sets", number, len(self._found.selected))
-            try:
-                rows = load_instructions(
-                    context.api, candidate, max_rows=limits.max_rows_per_dataset, max_bytes=limits.max_bytes_per_dataset
-                )
-            except HubUnreachableError:
-                raise  # an outage is no verdict
-            except (DatasetError, HubError) as error:
-                reason = error.reason if isinstance(error, DatasetError) else reason_of(error)
-                self.unreadable.append(Rejection(candidate.repo_id, reason, str(error)))
-                continue
+            rows: list[Example] = []
+            with rejecting(candidate.repo_id, self.unreadable):
+                rows = list(context.rows_of(candidate))
             yield from rows
 
 
 def _choose(context: Context, rows: _Rows, pinned: Pinned, problems: list[Example]) -> InstructionSelection:
     """Choose the rows."""
-    from rocket_hub.selection.instructions import select_instructions as choose_rows
 
     def without_answer(row: Example) -> str:
         return "" if context.task.example(row).answer else "without_answer"
 
-    return choose_rows(
+    return select_instructions(
         DeferredEncoder(pinned.repo_id, pinned.revision),
         context.shots,
         rows,
@@ -178,11 +166,6 @@ def _choose(context: Context, rows: _Rows, pinned: Pinned, problems: list[Exampl
 
 def _draw(context: Context, folder: Path, rows: _Rows, selection: InstructionSelection, pinned: Pinned) -> None:
     """Draw the map; the vectors are in the cache."""
-    import numpy as np
-
-    from rocket_hub.plots import draw_rows
-    from rocket_hub.selection.embeddings import embed, open_cache, text_of
-
     groups = (rows.sample, context.shots, selection.selected)
     texts = [text_of(example) for group in groups for example in group]
     with open_cache(_cache(pinned)) as cache:
@@ -196,24 +179,12 @@ def _draw(context: Context, folder: Path, rows: _Rows, selection: InstructionSel
 
 def _token_counter(context: Context) -> Callable[[str], int]:
     """Return what counts tokens as the base does; its tokenizer is loaded for the first text, and its weights never."""
-
-    @cache
-    def tokenizer() -> Any:
-        from transformers import AutoTokenizer
-
-        pinned = context.pinned
-        try:
-            return AutoTokenizer.from_pretrained(pinned.repo_id, revision=pinned.revision, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise HubError(f"{pinned.repo_id}@{pinned.revision}: the tokenizer cannot be loaded: {error}") from error
-
+    tokenizer = cache(partial(load_tokenizer, context.pinned.repo_id, context.pinned.revision))
     return lambda text: len(tokenizer()(text)["input_ids"])
 
 
 def _cache(pinned: Pinned) -> Path:
     """Name the folder of an encoder's vectors, in the cache of the Hub that it is from."""
-    from huggingface_hub import constants
-
     return Path(constants.HF_HOME) / "rocket_hub" / "embeddings" / encoder_key(pinned.repo_id, pinned.revision)
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from rocket_hub.discovery.hub.client import reason_of
 from rocket_hub.discovery.known_data import own_data
-from rocket_hub.errors import AdapterError, HubError, HubUnreachableError, NothingLeftError
+from rocket_hub.errors import NothingLeftError
 from rocket_hub.lora.expert import Expert
 from rocket_hub.options import ExpertOptions
 from rocket_hub.pipeline.adapters import read_adapter
-from rocket_hub.pipeline.context import Context
+from rocket_hub.pipeline.context import Context, rejecting
+from rocket_hub.plots import draw_experts
 from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Example, ExpertScore, ExpertSelection, Rejection
 from rocket_hub.results import Discovery
 from rocket_hub.runs import digest, once
+from rocket_hub.selection.experts import select_experts as choose_group
+from rocket_hub.selection.probes import kshot_tokens, kshot_votes, mixture_loss
 from rocket_hub.selection.rationales import Rationales, Teacher, from_model, with_rationales
-from rocket_hub.selection.statistics import Cost, ShotScores
+from rocket_hub.selection.scoring import expert_scores, score_adapters
+from rocket_hub.selection.selectors import Probes
+from rocket_hub.selection.shots import choices_of
+from rocket_hub.selection.statistics import Cost, ShotScores, base_score, left_behind, with_evidence
 from rocket_hub.serialization import from_dict
 from rocket_hub.tasks import Task
 
@@ -40,7 +45,17 @@ def shot_scores(context: Context, experts: Mapping[str, Expert], adapters: Any) 
     options = context.recipe.experts
     if options.selector not in ("rocket", "best_single"):
         options = replace(options, shortlist=len(experts), budget="all")
-    path = context.run.path / "scores" / f"{digest(_inputs(context, options, adapters))}.json"
+    settings = [
+        options.budget,
+        options.signal,
+        options.perplexity,
+        options.rationales,
+        options.shortlist,
+        context.recipe.evaluate.max_new_tokens,
+        context.recipe.train.dtype,
+    ]
+    inputs = context.inputs(format=FORMAT, adapters=adapters, settings=settings)
+    path = context.run.path / "scores" / f"{digest(inputs)}.json"
     return _from_plain(once(path, lambda: _plain(_score(context, experts, options))))
 
 
@@ -78,25 +93,8 @@ def _asked(task: Task, written: Example, shot: Example) -> Example:
     return replace(written, prompt=shot.prompt, completion=completion)
 
 
-def _inputs(context: Context, options: ExpertOptions, adapters: Any) -> dict[str, Any]:
-    """Collect what scores depend on."""
-    settings = [
-        options.budget,
-        options.signal,
-        options.perplexity,
-        options.rationales,
-        options.shortlist,
-        context.recipe.evaluate.max_new_tokens,
-        context.recipe.train.dtype,
-    ]
-    return context.inputs(format=FORMAT, adapters=adapters, settings=settings)
-
-
 def _score(context: Context, experts: Mapping[str, Expert], options: ExpertOptions) -> ShotScores:
     """Run the adapters on the base model."""
-    from rocket_hub.selection.scoring import score_adapters
-    from rocket_hub.selection.shots import choices_of
-
     shots, (model, tokenizer) = reasoned_shots(context).examples, context.base
     return score_adapters(
         model,
@@ -143,8 +141,6 @@ def select_experts(context: Context, found: Discovery) -> ExpertSelection:
     """Stage 2: score the adapters on the K-shot, choose the group of experts (Algorithm 1) and check the choice."""
 
     def make(folder: Path) -> ExpertSelection:
-        from rocket_hub.plots import draw_experts
-
         taken, closed = _without_task_data(context, found.adapters)
         experts, unusable = _read_experts(context, taken)
         if not experts:
@@ -182,12 +178,6 @@ def check_chosen(context: Context, selection: ExpertSelection) -> None:
 
 def _choose(context: Context, experts: Mapping[str, Expert], candidates: Iterable[AdapterCandidate]) -> ExpertSelection:
     """Score the adapters and choose among them."""
-    from rocket_hub.selection.experts import select_experts as choose_group
-    from rocket_hub.selection.probes import kshot_tokens, kshot_votes, mixture_loss
-    from rocket_hub.selection.scoring import expert_scores
-    from rocket_hub.selection.selectors import Probes
-    from rocket_hub.selection.statistics import base_score, left_behind, with_evidence
-
     recipe, by_name = context.recipe, {candidate.repo_id: candidate for candidate in candidates}
     reasoned = reasoned_shots(context)
     pins = [[name, by_name[name].revision] for name in experts]
@@ -248,20 +238,13 @@ def _without_task_data(
 
 
 def _read_experts(
-    context: Context, candidates: Iterable[AdapterCandidate]
+    context: Context, candidates: Sequence[AdapterCandidate]
 ) -> tuple[dict[str, Expert], list[Rejection]]:
     """Download and read the candidates, each once; one that turns out to be unusable is rejected, not fatal."""
-    candidates = list(candidates)
     experts: dict[str, Expert] = {}
     rejected: list[Rejection] = []
     for number, candidate in enumerate(candidates, 1):
         context.reporter.advance("reading adapters", number, len(candidates))
-        try:
+        with rejecting(candidate.repo_id, rejected):
             experts[candidate.repo_id] = read_adapter(context, candidate)
-        except AdapterError as error:
-            rejected.append(Rejection(candidate.repo_id, error.reason, str(error)))
-        except HubUnreachableError:
-            raise  # an outage is no verdict
-        except HubError as error:
-            rejected.append(Rejection(candidate.repo_id, reason_of(error), str(error)))
     return experts, rejected

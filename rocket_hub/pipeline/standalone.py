@@ -1,13 +1,14 @@
-"""Make and publish one LoRA expert from one data set: how the bank that others choose from comes about."""
-
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import torch
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 
 from rocket_hub.discovery import load_instructions
@@ -15,15 +16,15 @@ from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.instructions import discover_datasets
 from rocket_hub.discovery.licences import combine
 from rocket_hub.discovery.pins import pin_model
-from rocket_hub.errors import AdapterError, DatasetError, InputError, NothingLeftError, StorageError
+from rocket_hub.errors import AdapterError, DatasetError, InputError, NothingLeftError
 from rocket_hub.evaluation import bootstrap_difference, evaluate, paired_difference
-from rocket_hub.inference.models import load_base
-from rocket_hub.lora.attach import ADAPTER, fresh_lora, load_adapter
+from rocket_hub.inference.models import load_base, load_tokenizer
+from rocket_hub.lora.attach import copy_adapter, fresh_lora, load_adapter
 from rocket_hub.lora.config import read_config
 from rocket_hub.options import DiscoverOptions, EvaluateOptions
-from rocket_hub.pipeline.adapters import fetch_adapter  # and, by that, the routed adapter type for PEFT
+from rocket_hub.pipeline.adapters import at_commit, find_adapter  # and, by that, the routed adapter type for PEFT
 from rocket_hub.pipeline.context import check_alone, questions, read_problems
-from rocket_hub.publishing import create_model_card, push_to_hub
+from rocket_hub.publishing import adapter_metadata, create_model_card, push_to_hub
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Evaluation, Example, Pinned
 from rocket_hub.rows.kshot import load_kshot
@@ -31,14 +32,7 @@ from rocket_hub.runs import Reporter, RunFolder, digest, write_text
 from rocket_hub.selection.decontamination import contaminated
 from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks import Task, get_task
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
-
-MAX_BYTES = 8 * 2**30
-# Settings with which PEFT would import, or fetch, something else than the adapter itself.
-REACHING_OUT = ("adapters", "megatron_config", "tokenizer_kwargs")
+from rocket_hub.training import train_expert
 
 
 def measure_models(
@@ -74,7 +68,7 @@ def measure_models(
         HubError: The Hub did not give what was asked for.
     """
     check_alone()
-    found = [adapter_folder(api, adapter) for adapter in adapters]
+    found = [find_adapter(api, adapter) for adapter in adapters]
     base = _base(api, model, [folder for _, folder in found])
     data = Pinned(task.dataset, task.revision or str(call(task.dataset, api.dataset_info, task.dataset).sha), "dataset")
     tuned, tokenizer = _load(base, dtype)
@@ -103,25 +97,6 @@ def measure_models(
     }
 
 
-def adapter_folder(api: HfApi, adapter: str) -> tuple[Pinned, Path]:
-    """Find an adapter's folder; from the Hub, pinned to its newest commit, and only its two files."""
-    folder = Path(adapter)
-    if folder.is_dir():
-        pinned = Pinned(adapter, _state(folder))
-        if missing := [name for name in ADAPTER if not (folder / name).is_file()]:
-            raise AdapterError("no_safetensors", f"{adapter}: holds no {missing[0]}; save the adapter as safetensors")
-    else:
-        pinned = Pinned(adapter, str(call(adapter, api.model_info, adapter).sha))
-        folder = fetch_adapter(api, adapter, pinned.revision, max_bytes=MAX_BYTES)
-    config = read_config(folder)
-    if reaching := [name for name in REACHING_OUT if config.get(name)]:
-        raise AdapterError(
-            "unsupported_config",
-            f"{adapter}: {ADAPTER[0]} sets '{reaching[0]}', so PEFT would load more than this adapter; give another",
-        )
-    return pinned, folder
-
-
 def _base(api: HfApi, model: str | None, adapters: Sequence[Path]) -> Pinned:
     """Pin the base model: the one that was given, else the one that the adapters name."""
     revision: str | None = None
@@ -132,21 +107,11 @@ def _base(api: HfApi, model: str | None, adapters: Sequence[Path]) -> Pinned:
             raise InputError(f"the adapters name the base models {', '.join(names) or '(none)'}; give one as MODEL")
         model, commits = names[0], {config.get("revision") for config in configs}
         revision = commits.pop() if len(commits) == 1 else None
-    if Path(model).is_dir():
-        return Pinned(model, _state(Path(model)))
-    return Pinned(model, str(call(model, api.model_info, model, revision=revision).sha))
-
-
-def _state(folder: Path) -> str:
-    """Name what is in a folder, by the names, sizes and times of its files."""
-    files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    return digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in files])
+    return at_commit(api, model, revision)
 
 
 def _load(base: Pinned, dtype: str) -> tuple[Any, Any]:
     """Load the base model onto the accelerator, if there is one."""
-    import torch
-
     model, tokenizer = load_base(base.repo_id, None if Path(base.repo_id).is_dir() else base.revision, dtype)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
@@ -219,7 +184,7 @@ def make_expert(api: HfApi, plan: ExpertPlan, recipe: Recipe, out: Path, reporte
     task = get_task(recipe.task).at(recipe.evaluate.dataset, recipe.evaluate.config)
     raw, data = read_rows(api, plan, task)
     base = pin_model(api, recipe.base)
-    task = _as_asked(task, base)
+    task = task.for_model(load_tokenizer(base.repo_id, base.revision))
     rows, held_out = without_problems(_in_form(raw, task, plan.dataset), task, recipe.evaluate.split)
     reporter.say(f"{len(rows):,} rows of {data.repo_id}, {held_out:,} left out that hold problems of {task.dataset}")
     inputs = {"plan": to_dict(plan), "train": to_dict(recipe.train), "seed": recipe.seed, "task": task.name,
@@ -232,11 +197,7 @@ def make_expert(api: HfApi, plan: ExpertPlan, recipe: Recipe, out: Path, reporte
     ledger = combine([base, data], [data.licence])
     facts = {**done, "base": to_dict(base), "data": to_dict(data), "rows": len(rows), "held_out": held_out,
              "licence": ledger.result, "licence_notes": "; ".join(ledger.restrictions)}  # fmt: skip
-    try:
-        for name in ADAPTER:
-            shutil.copyfile(out / "training" / "adapter" / name, out / name)
-    except OSError as error:
-        raise StorageError(f"{out}: cannot be written: {error}; free some space and run it again") from error
+    copy_adapter(out / "training" / "adapter", out)
     write_text(out / "README.md", _card(facts, plan, task, recipe))
     return facts
 
@@ -255,13 +216,6 @@ def read_rows(api: HfApi, plan: ExpertPlan, task: Task) -> tuple[list[Example], 
         raw = load_instructions(api, candidate, max_rows=plan.max_rows)
         data = Pinned(candidate.repo_id, candidate.revision, "dataset", candidate.licence)
     return raw, data
-
-
-def _as_asked(task: Task, base: Pinned) -> Task:
-    """Return the task as the base is asked; see `Task.for_model`."""
-    from rocket_hub.inference.models import load_tokenizer
-
-    return task.for_model(load_tokenizer(base.repo_id, base.revision))
 
 
 def _in_form(raw: list[Example], task: Task, dataset: str) -> list[Example]:
@@ -287,9 +241,6 @@ def _train(
     plan: ExpertPlan, recipe: Recipe, rows: list[Example], base: Pinned, folder: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Train a fresh LoRA in the stage's folder; an unfinished training there goes on."""
-    from rocket_hub.inference.models import load_base
-    from rocket_hub.training import train_expert
-
     reporter.say(f"loading {base.repo_id}")
     model, tokenizer = load_base(
         base.repo_id, base.revision or None, recipe.train.dtype, quantization=plan.quantization
@@ -314,24 +265,14 @@ def _train(
 def _card(facts: dict[str, Any], plan: ExpertPlan, task: Task, recipe: Recipe) -> str:
     """Write the expert's card: discovery reads it again."""
     base, data = from_dict(Pinned, facts["base"], "base"), from_dict(Pinned, facts["data"], "data")
-    metadata = {
-        "base_model": base.repo_id,
-        "base_model_relation": "adapter",
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "license": facts["licence"],
-        "datasets": [data.repo_id] if data.revision else [],
-        "tags": ["lora", "rocket-hub"],
-    }
+    metadata = adapter_metadata(base.repo_id, facts["licence"], [data.repo_id] if data.revision else [])
     told = {**facts, "plan": to_dict(plan), "task": task, "options": to_dict(recipe.train)}
     return create_model_card(told, metadata, "expert_card.md")
 
 
 def push_expert(api: HfApi, out: Path, repo_id: str, private: bool) -> str:
     """Publish an expert's adapter and card in one commit and return the commit's hash."""
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as folder:
-        for name in (*ADAPTER, "README.md"):
-            shutil.copyfile(out / name, Path(folder) / name)
+        copy_adapter(out, Path(folder))
+        shutil.copyfile(out / "README.md", Path(folder) / "README.md")
         return push_to_hub(api, Path(folder), repo_id, private=private, message="Publish an expert with rocket_hub")

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rocket_hub.controls import Method
+from rocket_hub.controls.methods import Method
+from rocket_hub.inference import completion_nll
 from rocket_hub.lora.attach import adapted
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import made
@@ -17,6 +18,7 @@ from rocket_hub.pipeline.select_data import random_rows
 from rocket_hub.records import Example, Setting
 from rocket_hub.results import Chosen, Trained, Training
 from rocket_hub.runs import once, plain
+from rocket_hub.training import train_expert
 from rocket_hub.tuning import choose, grid
 
 
@@ -115,8 +117,6 @@ def cross_fit(context: Context, method: Method, folder: Path) -> Callable[..., n
     """Train without some shots and score these; a fold that an interrupted run finished is not trained again."""
 
     def run(setting: Setting, examples: Sequence[Example], judges: Sequence[Example], label: str) -> np.ndarray:
-        from rocket_hub.inference import completion_nll
-
         place = folder / "tuning" / f"{method.name}-{label}"
 
         def score() -> list[float]:
@@ -133,8 +133,6 @@ def cross_fit(context: Context, method: Method, folder: Path) -> Callable[..., n
 
 def fit(context: Context, method: Method, setting: Setting, examples: Sequence[Example], folder: Path) -> Training:
     """Train one method once."""
-    from rocket_hub.training import train_expert
-
     model, tokenizer = context.base
     seed_everything(context.recipe.seed)
     start = method.start(setting.weight, folder / "start") if method.start else folder / "start"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 
-from rocket_hub.controls import CONTROLS, ROUTED
+from rocket_hub.controls.methods import ROUTED
 from rocket_hub.inference import completion_nll
 from rocket_hub.localhub import LocalHub
 from rocket_hub.moe.router_init import read_stacks
@@ -19,7 +19,7 @@ from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.merge import merge, methods, weighed
 from rocket_hub.pipeline.select_data import random_rows
 from rocket_hub.pipeline.train import method_model, training_rows
-from rocket_hub.recipe import TRAINED_CONTROLS, Recipe
+from rocket_hub.recipe import CONTROLS, TRAINED_CONTROLS, Recipe
 from rocket_hub.records import (
     AdapterCandidate,
     AdapterDiscovery,

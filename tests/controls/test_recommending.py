@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocket_hub.controls import CONTROLS, CORE_CONTROLS, PRODUCTS, ROUTED, check_controls, recommend
+from rocket_hub.controls.methods import PRODUCTS, ROUTED, recommend
 from rocket_hub.errors import RecipeError
 from rocket_hub.evaluation import paired_difference
-from rocket_hub.recipe import TRAINED_CONTROLS
+from rocket_hub.recipe import CONTROLS, CORE_CONTROLS, TRAINED_CONTROLS, check_controls
 from rocket_hub.records import Evaluation
 
 

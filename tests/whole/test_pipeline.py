@@ -15,10 +15,9 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from rocket_hub.controls import CORE_CONTROLS
 from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.publishing import STATIC
-from rocket_hub.recipe import Recipe
+from rocket_hub.recipe import CORE_CONTROLS, Recipe
 
 from .conftest import ROOT, STAGES, Demo, Done, Workplace, stop_when
 
