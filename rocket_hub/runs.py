@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from rocket_hub.errors import RecipeError, StorageError
 from rocket_hub.serialization import from_dict
@@ -22,7 +22,7 @@ Batches = Generator[Mapping[Item, Any], None, None]
 """Yields results by item, a batch at a time."""
 
 
-class Reporter(Protocol):
+class Reporter:
     """Told what happens; the command line draws it, the library is silent by default."""
 
     def stage(self, name: str, note: str) -> None:
@@ -35,17 +35,8 @@ class Reporter(Protocol):
         """Say one line."""
 
 
-class Silent:
+class Silent(Reporter):
     """A reporter that says nothing."""
-
-    def stage(self, name: str, note: str) -> None:
-        """Say nothing."""
-
-    def advance(self, what: str, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def say(self, text: str) -> None:
-        """Say nothing."""
 
 
 def write_text(path: Path, text: str) -> None:

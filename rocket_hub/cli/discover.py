@@ -6,17 +6,23 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from rocket_hub.cli.options import connected, shared
+from rocket_hub.cli.screen import new_table
 from rocket_hub.options import DiscoverOptions, InstructionOptions
+from rocket_hub.records import AdapterDiscovery, DatasetDiscovery, count_reasons, reasons_in_words
+from rocket_hub.rows.kshot import load_kshot
+from rocket_hub.runs import write_json
+from rocket_hub.serialization import to_dict
+from rocket_hub.tasks import get_task
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-    from rich.table import Table
-
     from rocket_hub.discovery.datasets import DatasetSearch
     from rocket_hub.inference.models import DeferredEncoder
-    from rocket_hub.records import AdapterDiscovery, DatasetDiscovery
 
 ENCODER = click.option("--encoder", metavar="ID", help="Sentence encoder that compares cards with the examples.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only list them, and say what reading them will cost.")
@@ -38,8 +44,6 @@ def adapters_command(base: str, dry_run: bool, out: Path | None, **given: Any) -
 
     With --kshot, adapters whose cards are like its examples come first.
     """
-    from rich.console import Console
-
     console, shots = Console(highlight=False), _shots(given["kshot"])
     options = DiscoverOptions(
         max_adapters=given["max_adapters"] or DiscoverOptions.max_adapters,
@@ -60,13 +64,12 @@ def adapters_command(base: str, dry_run: bool, out: Path | None, **given: Any) -
             found = _look(console, HfApi(), base, options=options, shots=shots, encoder=encoder)
             for table in (_usable(found), _reasons(found)):
                 console.print(table)
-    _write(out, found)
+    if out:
+        write_json(out, to_dict(found))
 
 
 def _shots(kshot: Path | None) -> list[str]:
     """Read the prompts of the verified examples."""
-    from rocket_hub.rows.kshot import load_kshot
-
     return [example.prompt for example in load_kshot(kshot)] if kshot else []
 
 
@@ -77,19 +80,8 @@ def _encoder(name: str | None, shots: list[str]) -> DeferredEncoder | None:
     return DeferredEncoder(name or InstructionOptions.encoder, None) if shots else None
 
 
-def _write(out: Path | None, found: Any) -> None:
-    """Write what was found to a file, if one is asked for."""
-    from rocket_hub.runs import write_json
-    from rocket_hub.serialization import to_dict
-
-    if out:
-        write_json(out, to_dict(found))
-
-
 def _progress(console: Any) -> Progress:
     """Make a bar that goes away when it is done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     return Progress(*columns, console=console, transient=True)
 
@@ -122,7 +114,8 @@ def _look(console: Any, api: Any, base: str, **arguments: Any) -> AdapterDiscove
 def _usable(found: AdapterDiscovery) -> Table:
     """Show the adapters that fit, likeliest first."""
     title = f"adapters of {found.base.repo_id} at {found.base.revision[:12]}"
-    table = _table(title, "adapter", "prior", "rank", "MB", "downloads", "licence", "flags")
+    columns = ("adapter", "prior", "rank", "MB", "downloads", "licence", "flags")
+    table = new_table(title, *columns, numbers=range(1, 5), whole=("adapter",))
     for item in found.selected:
         table.add_row(item.repo_id, f"{item.prior:.2f}", str(item.rank), f"{item.size / 1e6:,.1f}",
                       f"{item.downloads:,}", _plain(item.licence) or "none", ", ".join(item.flags))  # fmt: skip
@@ -131,10 +124,10 @@ def _usable(found: AdapterDiscovery) -> Table:
 
 def _reasons(found: AdapterDiscovery) -> Table:
     """Show why the others were not taken: how many for each reason, and one of them."""
-    from rocket_hub.records import count_reasons
-
     first = {rejection.reason: rejection for rejection in reversed(found.rejected)}
-    table = _table("not taken", "reason", "adapters", "for example", "detail")
+    table = new_table(
+        "not taken", "reason", "adapters", "for example", "detail", numbers=range(1, 2), whole=("reason",)
+    )
     for reason, count in count_reasons(found.rejected).items():
         detail = _plain(shorten(first[reason].detail, 160, placeholder=" …"))
         table.add_row(reason, f"{count:,}", _plain(first[reason].item), detail)
@@ -155,10 +148,6 @@ def datasets_command(task: str | None, dry_run: bool, out: Path | None, **given:
 
     The words of --task are searched for; its evaluation set is left out.
     """
-    from rich.console import Console
-
-    from rocket_hub.tasks import get_task
-
     console, shots = Console(highlight=False), _shots(given["kshot"])
     options = DiscoverOptions(
         queries=given["query"],
@@ -186,13 +175,12 @@ def datasets_command(task: str | None, dry_run: bool, out: Path | None, **given:
                 )
             for table in (_usable_datasets(found), _not_taken(found)):
                 console.print(table)
-    _write(out, found)
+    if out:
+        write_json(out, to_dict(found))
 
 
 def _planned(search: DatasetSearch) -> str:
     """Say what looking at the data sets, and reading them, will cost."""
-    from rocket_hub.records import reasons_in_words
-
     plan = search.plan
     return (
         f"searched for: {_plain(', '.join(search.words)) or 'no words, only tags'}\n"
@@ -205,7 +193,7 @@ def _planned(search: DatasetSearch) -> str:
 
 def _usable_datasets(found: DatasetDiscovery) -> Table:
     """Show the data sets that can be read, likeliest first."""
-    table = _table("instruction data", "data set", "shape", "rows", "MB", "licence", "flags")
+    table = new_table("instruction data", "data set", "shape", "rows", "MB", "licence", "flags", numbers=range(2, 4))
     for item in found.selected:
         rows = f"{item.rows:,}" if item.rows else "?"
         table.add_row(_plain(item.repo_id), item.shape, rows, f"{item.size / 1e6:,.1f}",
@@ -216,9 +204,7 @@ def _usable_datasets(found: DatasetDiscovery) -> Table:
 
 def _not_taken(found: DatasetDiscovery) -> Table:
     """Show why the others were not taken."""
-    from rocket_hub.records import reasons_in_words
-
-    table = _table("not taken", "data set", "reason", "detail")
+    table = new_table("not taken", "data set", "reason", "detail", whole=("reason",))
     for lost in found.rejected:
         if lost.reason != "over_budget":
             detail = lost.detail.removeprefix(f"{lost.item}: ")
@@ -227,22 +213,6 @@ def _not_taken(found: DatasetDiscovery) -> Table:
     return table
 
 
-NUMBERS = ("prior", "rank", "rows", "MB", "downloads", "adapters")
-
-
-def _table(title: str, *columns: str) -> Table:
-    """Make a table with a title and columns, some of which hold numbers."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in columns:
-        whole = name in ("adapter", "reason")
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=whole, overflow="fold")
-    return table
-
-
 def _plain(text: str) -> str:
     """Return text of somebody else's as it may be shown on a terminal."""
-    from rich.markup import escape
-
     return escape("".join(letter if letter.isprintable() else "?" for letter in text))

@@ -1,30 +1,30 @@
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.table import Table
 
 from rocket_hub.cli.options import NAMED, adjusted, connected, find_recipe, shared, words
-from rocket_hub.errors import InputError, NothingLeftError, StorageError
-from rocket_hub.lora.attach import ADAPTER
+from rocket_hub.cli.screen import Screen, new_table
+from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.options import MeteorOptions, SelfSpecializationOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, Pinned, reasons_in_words
 from rocket_hub.results import Generation
+from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.runs import write_json
 from rocket_hub.serialization import to_dict
+from rocket_hub.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from rich.table import Table
 
-    from rocket_hub.cli.screen import Screen
     from rocket_hub.generation.meteor import Meteor
-    from rocket_hub.tasks import Task
 
 COMMON = ("hub", "task", "recipe", "kshot", "base", "allow_licence", "seed", "out", "option")
 
@@ -39,8 +39,6 @@ def self_specialization_command(**given: Any) -> None:
     The examples of --kshot are the seeds, which stand before each. Writes rows.jsonl (read by `model train`),
     rejected.jsonl with the reasons, and result.json. Further options: -o generation.self_specialization.KEY=VALUE.
     """
-    from rocket_hub.cli.screen import Screen
-
     if given["kshot"] is None:
         raise InputError("give --kshot FILE: the seeds, solved examples of the task")
     with connected(given["hub"]) as connection:
@@ -62,14 +60,10 @@ def self_specialization_command(**given: Any) -> None:
 
 def _table(facts: Generation) -> Table:
     """Show how many there were at each step, and why the others were not kept."""
-    from rich.table import Table
-
     from rocket_hub.pipeline.generated import shares
 
-    table = Table(title=f"{facts.rows} rows by {facts.maker}", title_justify="left", title_style="bold",
-                  caption=shares(facts.counts))  # fmt: skip
-    table.add_column("step")
-    table.add_column("count", justify="right")
+    table = new_table(f"{facts.rows} rows by {facts.maker}", "step", "count", numbers=range(1, 2))
+    table.caption = shares(facts.counts)
     for name in ("prompts", "questions", "answered", "kept"):
         table.add_row(name, str(facts.counts[name]))
     for reason, count in facts.reasons.items():
@@ -94,8 +88,6 @@ def meteor_command(**given: Any) -> None:
     and result.json with the bill. The teacher is asked nothing twice, in however many runs. Further options:
     -o generation.meteor.KEY=VALUE.
     """
-    from rocket_hub.cli.screen import Screen
-
     if not given["teacher"]:
         raise InputError("give --teacher MODEL: who answers and judges")
     if not (given["questions"] or given["kshot"]):
@@ -129,7 +121,6 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     from rocket_hub.generation.teachers import find_teacher
     from rocket_hub.inference.models import load_base
     from rocket_hub.pipeline.generate import budget_in_words, check_licences
-    from rocket_hub.tasks import get_task
 
     api, started = HfApi(), time.monotonic()
     options = recipe.generation.meteor or MeteorOptions()
@@ -161,7 +152,6 @@ def _questions(
     """Read the questions; those of the evaluation set are left out."""
     from rocket_hub.generation.retrieval import questions_of
     from rocket_hub.pipeline.standalone import without_problems
-    from rocket_hub.rows.kshot import load_kshot
 
     shots = [task.question_of(task.example(shot)) for shot in load_kshot(given["kshot"])] if given["kshot"] else []
     texts = questions_of(api, given["questions"]) if given["questions"] else None
@@ -192,18 +182,14 @@ def write_results(
     made: Meteor, out: Path, used: Sequence[Pinned], task: str, options: MeteorOptions, seconds: float
 ) -> None:
     """Write rows, adapters and, last, the facts."""
+    from rocket_hub.lora.attach import copy_adapter
     from rocket_hub.pipeline.generated import write_generated
 
     adapters = {name: f"adapters/{name}" for name in made.adapters}
     facts = write_generated(out, made.generated, used, task=task, stages=made.counts, adapters=adapters,
                             settings=to_dict(options))  # fmt: skip
-    try:
-        for name, folder in made.adapters.items():
-            (out / adapters[name]).mkdir(parents=True, exist_ok=True)
-            for file in ADAPTER:
-                shutil.copyfile(Path(folder) / file, out / adapters[name] / file)
-    except OSError as error:
-        raise StorageError(f"{out}: cannot be written: {error}; free some space and run it again") from error
+    for name, folder in made.adapters.items():
+        copy_adapter(Path(folder), out / adapters[name])
     write_json(out / "result.json", {"seconds": round(seconds, 1), "result": to_dict(facts)})
 
 
@@ -220,12 +206,8 @@ def bill_in_words(bill: Mapping[str, Any]) -> str:
 
 def table(made: Meteor, seconds: float) -> Table:
     """Show what each stage did, and why rows were not kept."""
-    from rich.table import Table
-
-    shown = Table(title=f"{len(made.generated.rows)} rows by {made.generated.maker}", title_justify="left",
-                  title_style="bold")  # fmt: skip
-    for column in ("stage", "what happened", "not learned from"):
-        shown.add_column(column)
+    title = f"{len(made.generated.rows)} rows by {made.generated.maker}"
+    shown = new_table(title, "stage", "what happened", "not learned from")
     for name, counts in made.counts.items():
         lost = [each for each in made.generated.rejected if each.item.startswith(f"{name}#")]
         told = ", ".join(f"{count:,} {step.replace('_', ' ')}" for step, count in counts.items())
@@ -242,8 +224,6 @@ def push_command(folder: Path, hub: str | None, push_to: str | None, private: bo
 
     They become the data set --push-to, with a card.
     """
-    from tempfile import TemporaryDirectory
-
     if not push_to:
         raise InputError("give --push-to ID: the repository of the data set")
     with connected(hub), TemporaryDirectory() as scratch:

@@ -1,33 +1,36 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from textwrap import shorten
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from rocket_hub.records import AdapterCandidate, ExpertScore, ExpertSelection, reasons_in_words
 from rocket_hub.results import DataSelection, Discovery, Evaluations, Publication
+from rocket_hub.runs import Reporter
 
 if TYPE_CHECKING:
     from rocket_hub.pipeline import Build
 
 
-def _table(title: str, *columns: str, text: bool = False) -> Table:
-    """Make a table; columns after the first hold numbers, or text."""
+def new_table(title: str, *columns: str, numbers: range = range(0), whole: Collection[str] = ()) -> Table:
+    """Make a table; `numbers` are the columns that hold some, what stands in `whole` ones is not broken into lines."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 or text else "right")
+    for position, name in enumerate(columns):
+        justify: JustifyMethod = "right" if position in numbers else "left"
+        table.add_column(name, justify=justify, no_wrap=name in whole, overflow="fold")
     return table
 
 
 def discovered(found: Discovery) -> Table:
     """Show what was found and why the rest was not taken."""
-    table = _table("on the Hub", "repository", "verdict", "detail", text=True)
+    table = new_table("on the Hub", "repository", "verdict", "detail")
     for part in (found.adapters, found.datasets):
         for each in part.selected:
             detail = f"rank {each.rank}" if isinstance(each, AdapterCandidate) else each.shape
@@ -40,8 +43,7 @@ def discovered(found: Discovery) -> Table:
 
 def rows(found: DataSelection) -> Table:
     """Show what was read of each data set, what was chosen, and why the rest was not."""
-    table = _table("rows", "data set", "read", "chosen", "not taken")
-    table.columns[-1].justify = "left"
+    table = new_table("rows", "data set", "read", "chosen", "not taken", numbers=range(1, 3))
     total: Counter[str] = Counter()
     for source, counts in sorted(found.counts.items(), key=lambda entry: -entry[1].get("chosen", 0)):
         total.update(counts)
@@ -67,7 +69,8 @@ def _fates(counts: dict[str, int]) -> tuple[str, str, str]:
 
 def evaluations(measured: Evaluations) -> Table:
     """Show the result beside its controls."""
-    table = _table("held-out accuracy", "method", "accuracy", "95 %", "result − this", "lr, weight")
+    columns = ("method", "accuracy", "95 %", "result − this", "lr, weight")
+    table = new_table("held-out accuracy", *columns, numbers=range(1, 5))
     for each in measured.evaluations:
         gap, details = measured.differences.get(each.method), each.details
         difference = f"{gap.difference:+.1%} ± {gap.standard_error:.1%}" if gap else ""
@@ -92,12 +95,9 @@ def pushed(result: Publication) -> str:
 
 def experts(selection: ExpertSelection) -> Table:
     """Show how each adapter and the base did on the K-shot, and what the shots say of the choice."""
-    table = Table(title="experts", title_justify="left", title_style="bold", caption_justify="left")
-    table.add_column("adapter", overflow="fold")
-    for column in ("perplexity", "accuracy, 95 %", "RP + RA", "alike", "chosen"):
-        table.add_column(column, justify="right")
-    for column in ("licence", "marks"):
-        table.add_column(column, overflow="fold")
+    columns = ("adapter", "perplexity", "accuracy, 95 %", "RP + RA", "alike", "chosen", "licence", "marks")
+    table = new_table("experts", *columns, numbers=range(1, 6))
+    table.caption_justify = "left"
     for score in selection.scores:
         table.add_row(*_row(score, selection))
     if base := selection.base:
@@ -150,7 +150,7 @@ def _said(selection: ExpertSelection) -> list[str]:
     return lines
 
 
-class Screen:
+class Screen(Reporter):
     """A reporter that draws on the terminal, and prints plain lines where there is none."""
 
     def __init__(self) -> None:
