@@ -5,8 +5,6 @@ many seconds; therefore `import rocket_hub` does not do it, but leaves a finder 
 `rocket_hub.moe` right after the module `peft` has run.
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Sequence

@@ -19,8 +19,6 @@ Every message says what went wrong, where, what was found and what to do next.
     └── StorageError                 the run folder cannot be written (full disk, no permission)
 """
 
-from __future__ import annotations
-
 
 class RocketError(Exception):
     """Base of every error that rocket_hub raises on purpose."""

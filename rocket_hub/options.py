@@ -3,8 +3,6 @@
 Every legal value and every bound stands here, once; `rocket_hub.serialization` checks them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

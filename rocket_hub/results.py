@@ -1,7 +1,5 @@
 """What the stages of a build leave, in their order. Paths are relative to the run folder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

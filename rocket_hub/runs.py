@@ -1,7 +1,5 @@
 """The run folder: one folder a stage, each with a `result.json` that is written last and means "done"."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

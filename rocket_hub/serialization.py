@@ -3,8 +3,6 @@
 Legal values are `Literal` types; bounds of numbers stand in a field's metadata, see `rocket_hub.options`.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 import types

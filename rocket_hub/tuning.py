@@ -1,7 +1,5 @@
 """Choose settings on the K-shot by cross-fitted likelihood: no shot judges what it trained."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import product

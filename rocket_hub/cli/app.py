@@ -1,7 +1,5 @@
 """All commands, in the order of the pipeline; each is imported when it is called for."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib import import_module

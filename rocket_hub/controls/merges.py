@@ -1,7 +1,5 @@
 """Merges without training, as others do them: TIES and DARE by PEFT, LoRAHub's weights found on the K-shot."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

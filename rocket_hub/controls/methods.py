@@ -1,7 +1,5 @@
 """The result of a build and its controls: each a folder to start from, trained or not, and a way to open it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Iterator, Sequence

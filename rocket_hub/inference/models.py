@@ -1,7 +1,5 @@
 """Load base models, tokenizers and sentence encoders, from safetensors files only."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Put adapters on a base model: by PEFT, or, to compare many of them, by hooks beside the base's own linear layers."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

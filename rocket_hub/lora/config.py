@@ -5,8 +5,6 @@ Six kinds are understood: `lora` (plain), `pissa`, `olora` and `kasa` (their ini
 treated as hostile: every function returns, or raises AdapterError with a reason.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

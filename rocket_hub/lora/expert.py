@@ -4,8 +4,6 @@ The tensors decide: modules and ranks come from their names and shapes, and scal
 base are folded into A and B. Whatever would not be exactly `ΔW = B A` is refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial

@@ -4,8 +4,6 @@ The same check serves the header of a file on the Hub, before any weight is down
 Files are treated as hostile: names are bounded, and a tensor without a known meaning is a reason to refuse all.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Watch the gates of a running model, or hold them at fixed values."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ with gradient checkpointing and DDP. Whoever multiplies the loss (by the share o
 training) must set `scale` to the same; for trainers of transformers and TRL `AuxiliaryLossCallback` does.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

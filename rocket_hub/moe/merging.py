@@ -1,7 +1,5 @@
 """Put LoRA experts together, exactly: A_e stacked as rows, B_e as columns, whatever their ranks and modules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

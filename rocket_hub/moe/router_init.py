@@ -1,7 +1,5 @@
 """Start values for the routers of a ROCKET_MOE adapter, so that a merge routes sensibly before any training."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack

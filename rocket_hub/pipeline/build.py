@@ -1,7 +1,5 @@
 """The method on one page: K-shot -> discover (-> generate) -> select -> merge -> train -> evaluate -> push."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The lock file: every ingredient of a build at its commit, and builds that accept nothing else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@
 few: no json, pathlib, typing, signal, re.
 """
 
-from __future__ import annotations
-
 import builtins
 import marshal
 import os

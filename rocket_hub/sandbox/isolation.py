@@ -1,7 +1,5 @@
 """How Linux isolates a process: capabilities, Landlock (files), namespaces and a private root, seccomp (calls)."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import struct
