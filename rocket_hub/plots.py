@@ -19,11 +19,7 @@ CHOSEN, OTHER, BASE = "#c2410c", "#6b7280", "#111827"
 
 
 def draw_experts(selection: ExpertSelection, path: Path) -> None:
-    """Draw accuracy and perplexity of every adapter with their 95 % intervals, the chosen ones marked.
-
-    Args:
-        selection: From `select_experts`.
-        path: The SVG file to write; its text is text.
+    """Draw accuracy and perplexity of every adapter with their 95 % intervals, the chosen ones marked, as an SVG file.
 
     Raises:
         StorageError: It cannot be written.

@@ -1,9 +1,3 @@
-"""The recipe: everything a build is told, in one strict YAML file.
-
-The groups of options have the names of the stages and come in their order. An unknown key, or a value of the wrong
-type, is an error that names file, key and what was meant.
-"""
-
 from __future__ import annotations
 
 import json
@@ -36,7 +30,7 @@ _THOUSANDS = {"": 1, "k": 1_000, "M": 1_000_000}
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a build is told.
+    """Everything a build is told; its groups of options have the names of the stages and come in their order.
 
     Attributes:
         task: Name of a task in `rocket_hub.tasks`.

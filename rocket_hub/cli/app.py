@@ -1,5 +1,3 @@
-"""All commands, in the order of the pipeline; each is imported when it is called for."""
-
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib import import_module

@@ -96,13 +96,9 @@ ROUTING = ("gate", "gate_scale", "top_k", "router", "load_balance_coef", "entrop
 
 
 def all_methods(parts: Parts) -> dict[str, Method]:
-    """List the result and its controls; nothing is read or written before one is started.
+    """List the result and its controls by name, in order of cost, the result last.
 
-    Args:
-        parts: What they are made of.
-
-    Returns:
-        Methods by name, in order of cost; the result is the last.
+    Nothing is read or written before one is started.
     """
     found = {method.name: method for method in (*_untrained(parts), *_trained(parts), *_ablations(parts))}
     return {name: found[name] for name in (*CONTROLS, ROUTED)}

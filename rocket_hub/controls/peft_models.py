@@ -23,13 +23,8 @@ PREFIX = "base_model.internal_xlora_classifier."
 def new_classifier(base: Any, experts: Sequence[Expert], folder: Path, **pin: Any) -> Path:
     """Write an X-LoRA with a new classifier, and nothing but that (Buehler and Buehler 2024).
 
-    From the base's last hidden states it gives one weight to each token, module and expert, by softmax.
-
-    Args:
-        base: The base model; it is not touched.
-        experts: The experts.
-        folder: Folder to write.
-        **pin: The base model's id and commit, for `write_lora`.
+    From the base's last hidden states it gives one weight to each token, module and expert, by softmax. The base is not
+    touched; `pin` is its id and commit, for `write_lora`.
     """
     model = _xlora(base, experts, pin)
     model.save_pretrained(folder)
@@ -182,13 +177,9 @@ def padded_experts(base: Any, experts: Sequence[Expert], folder: Path, **pin: An
 
 @contextmanager
 def arrow_model(base: Any, folder: Path, trained: bool = False, *, seed: int = 0) -> Iterator[Any]:
-    """Yield the base model with PEFT's Arrow router over the experts of a folder; see `padded_experts`.
+    """Yield the base model with PEFT's Arrow router over the experts that `padded_experts` wrote.
 
-    Args:
-        base: The base model; it is given back as it was.
-        folder: What `padded_experts` wrote.
-        trained: Not used: Arrow has nothing to train.
-        seed: Seeds PEFT's power iteration.
+    The base is given back as it was. Arrow has nothing to train; `seed` is that of PEFT's power iteration.
     """
     paths = sorted(folder.glob(f"{EXPERT}*"), key=lambda path: int(path.name.removeprefix(EXPERT)))
     config = ArrowConfig(top_k=min(TOP_K, len(paths)), rng_seed=seed)
@@ -201,13 +192,7 @@ def arrow_model(base: Any, folder: Path, trained: bool = False, *, seed: int = 0
 
 @contextmanager
 def full_model(base: Any, folder: Path, trained: bool = False) -> Iterator[Any]:
-    """Yield the model that was saved in a folder; where nothing was saved yet, a copy of the base.
-
-    Args:
-        base: The base model; it is not touched.
-        folder: Folder of the fine-tuned model.
-        trained: Whether it is to be trained.
-    """
+    """Yield the model that was saved in a folder; where nothing was saved yet, a copy of the base, itself untouched."""
     if (folder / "config.json").is_file():
         model = type(base).from_pretrained(str(folder), dtype=base.dtype).to(base.device)
     else:

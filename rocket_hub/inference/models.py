@@ -1,5 +1,3 @@
-"""Load base models, tokenizers and sentence encoders, from safetensors files only."""
-
 import os
 import re
 from collections.abc import Sequence

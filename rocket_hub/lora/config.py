@@ -197,12 +197,9 @@ def _check_mlx(config: Mapping[str, Any]) -> str:
 
 
 def expected_rank(config: Mapping[str, Any], kind: str, module: str) -> int:
-    """Return the rank that a configuration gives to a module; for `adalora` the largest that it may have.
+    """Return the rank that a configuration, of the kind of `check_config`, gives to a module of the base model.
 
-    Args:
-        config: Configuration that `check_config` has passed.
-        kind: What it returned.
-        module: Name of the module, as in the base model.
+    For `adalora` it is the largest that the module may have.
     """
     if kind == "mlx":
         return config["lora_parameters"]["rank"]
@@ -210,14 +207,7 @@ def expected_rank(config: Mapping[str, Any], kind: str, module: str) -> int:
 
 
 def scaling(config: Mapping[str, Any], kind: str, module: str, rank: int) -> float:
-    """Return what B A is multiplied by: alpha/r, or alpha/sqrt(r) for rslora.
-
-    Args:
-        config: Configuration that `check_config` has passed.
-        kind: What it returned.
-        module: Name of the module, as in the base model.
-        rank: Rank of its tensors.
-    """
+    """Return what B A of a module, of tensors of a rank, is multiplied by: alpha/r, or alpha/sqrt(r) for rslora."""
     if kind == "mlx":
         return config["lora_parameters"]["scale"]
     alpha = config.get("lora_alpha", 8)

@@ -1,5 +1,3 @@
-"""Watch the gates of a running model, or hold them at fixed values."""
-
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

@@ -166,14 +166,7 @@ def kshot_routers(
 
 
 def likeliest_experts(model: Any, tokenizer: Any, rows: Rows, num_experts: int) -> tuple[int, ...]:
-    """Find the expert under which each completion is likeliest, every expert alone at the weight it came with.
-
-    Args:
-        model: Model with an active ROCKET_MOE adapter.
-        tokenizer: Its tokenizer.
-        rows: (prompt, completion).
-        num_experts: E.
-    """
+    """Find the expert under which each completion is likeliest, every expert alone at the weight it came with."""
     losses = []
     for gates in torch.eye(num_experts) / model.active_peft_config.expert_weight:
         with fixed_gates(model, dict.fromkeys(layers(model), gates)):

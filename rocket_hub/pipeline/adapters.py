@@ -55,14 +55,8 @@ def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path
     """Return a folder from which stock PEFT loads an adapter.
 
     No stranger's configuration or file is given to PEFT: the adapter is written anew in the run folder, once, as a
-    plain LoRA. That also spares the base, whose weights PEFT changes when it loads PiSSA, OLoRA or KaSA.
-
-    Args:
-        context: The build; its base model must carry no adapter.
-        candidate: Which adapter, at its commit.
-
-    Returns:
-        The folder of the plain LoRA.
+    plain LoRA. That also spares the base, whose weights PEFT changes when it loads PiSSA, OLoRA or KaSA. The base model
+    must carry no adapter.
     """
     base = context.pinned
     key = digest([candidate.revision, base.repo_id, base.revision, context.recipe.train.dtype])

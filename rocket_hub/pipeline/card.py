@@ -19,15 +19,7 @@ from rocket_hub.results import CardFacts, Chosen, DataSelection, Evaluations
 def card(
     context: Context, chosen: Chosen, measured: Evaluations, method: str, collapse: Mapping[str, Any] | None
 ) -> str:
-    """Write the card of an adapter.
-
-    Args:
-        context: The build.
-        chosen: What the first stages left.
-        measured: The measurements.
-        method: Which of them is published.
-        collapse: What its stock-LoRA form costs; none = it has none.
-    """
+    """Write the card of an adapter, of the `method` that is published; `collapse`: what its stock-LoRA form costs."""
     facts = card_facts(context, chosen, measured, method, collapse)
     datasets, tags = [row["repo_id"] for row in facts.datasets], ["mixture-of-lora"] if facts.routed else []
     return create_model_card(vars(facts), adapter_metadata(facts.base.repo_id, facts.licence, datasets, *tags))

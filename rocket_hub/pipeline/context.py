@@ -132,7 +132,8 @@ def open_context(
     shots = load_kshot(kshot)
     examples = tuple(task.example(shot) for shot in shots)
     _check(task, kshot, shots, examples)
-    _check_few_shot(recipe.evaluate.few_shot, len(shots), kshot)
+    if not 0 <= (wanted := recipe.evaluate.few_shot) <= len(shots):
+        raise RecipeError(f"evaluate.few_shot: expected 0 to {len(shots)}, the examples of {kshot}; found {wanted}")
     return Context(recipe, task, shots, examples, RunFolder(out, reporter), HfApi(), hub_name, reporter)
 
 
@@ -175,12 +176,6 @@ def check_alone() -> None:
             "rocket_hub.selection.scoring), the encoding of rows (select_instructions) and training with TRL's "
             "SFTTrainer"
         )
-
-
-def _check_few_shot(wanted: int, shots: int, kshot: Path) -> None:
-    """Refuse more examples before every problem than there are."""
-    if not 0 <= wanted <= shots:
-        raise RecipeError(f"evaluate.few_shot: expected 0 to {shots}, the examples of {kshot}; found {wanted}")
 
 
 def _check(task: Task, kshot: Path, shots: tuple[Example, ...], examples: tuple[Example, ...]) -> None:

@@ -71,9 +71,7 @@ def budget_in_words(budget: Budget) -> str:
 def open_writer(context: Context, encoder: Pinned | None) -> Writer:
     """Find all that a recipe's method needs, and refuse what it may not use, before anything is computed.
 
-    Args:
-        context: The build.
-        encoder: The sentence encoder; none where `needs_encoder` says so.
+    The sentence encoder is none where `needs_encoder` says so.
     """
     alone = _alone(context, encoder)
     writer = _taught(context, alone) if context.recipe.generation.method == "meteor" else alone

@@ -100,10 +100,7 @@ def teacher_terms(pins: Sequence[Pinned]) -> str:
 
 
 def find_generated(place: Path) -> tuple[Path, Generation]:
-    """Find generated rows and their facts.
-
-    Args:
-        place: A folder with `rows.jsonl`, the rows themselves, or a run folder.
+    """Find generated rows by a folder with `rows.jsonl`, by that file, or by a run folder.
 
     Returns:
         The folder with the rows, and the facts in its `result.json`.

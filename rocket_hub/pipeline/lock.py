@@ -22,15 +22,10 @@ def made(chosen: Chosen) -> str:
 
 
 def used(chosen: Chosen, method: str) -> list[Pinned]:
-    """List what is in an adapter itself.
+    """List what is in an adapter itself: the base, then the experts whose weights it holds, then its data sets.
 
-    Args:
-        chosen: What the first stages left.
-        method: How the adapter was made, see `all_methods`.
-
-    Returns:
-        The base, then the experts whose weights it holds, then the data sets with rows that it was trained on; for
-        what generated rows are made from see `behind_generated`.
+    Those are the data sets with rows that it was trained on; for what generated rows are made from see
+    `behind_generated`.
     """
     pins, best = chosen.found.pins, chosen.experts.best_single
     experts = {"best_single": [best], "best_single_trained": [best], FRESH: []}.get(method, chosen.group)

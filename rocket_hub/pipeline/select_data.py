@@ -26,15 +26,9 @@ NO_FAULT = ("near_duplicate_of", "over_token_budget")  # why a sound row was not
 
 
 def random_rows(context: Context, chosen: Chosen, count: int) -> list[Example]:
-    """Draw rows from the pool that stage 3 read, among those that could have been chosen.
+    """Draw rows, each as likely as any other, from those of the pool of stage 3 that could have been chosen.
 
-    Args:
-        context: The build; its seed is that of the draw.
-        chosen: What the first stages left.
-        count: How many; fewer where the pool has fewer.
-
-    Returns:
-        The rows, each as likely as any other.
+    There are fewer than `count` where the pool has fewer. The seed is that of the build.
     """
     draw = Random(context.recipe.seed)
     drawn: list[Example] = []
@@ -46,12 +40,7 @@ def random_rows(context: Context, chosen: Chosen, count: int) -> list[Example]:
 def sample_row(sample: list[Example], size: int, row: Example, read: int, draw: Random) -> None:
     """Offer a row to a sample of a stream (reservoir sampling): all rows so far are in it with equal chances.
 
-    Args:
-        sample: Changed in place.
-        size: How many rows it holds at most.
-        row: The row.
-        read: How many rows have been read, with this one.
-        draw: Decides.
+    `size` is how many rows the sample holds at most, `read` how many have been read, with this one.
     """
     place = len(sample) if len(sample) < size else draw.randrange(read)
     sample[place : place + 1] = [row] if place < size else []

@@ -32,13 +32,8 @@ FORMAT = 1
 def shot_scores(context: Context, experts: Mapping[str, Expert], adapters: Any) -> ShotScores:
     """Score adapters on the K-shot, or take what an earlier run in the folder found from the same inputs.
 
-    Args:
-        context: The build.
-        experts: repository id -> the adapter.
-        adapters: Names the adapters with their commits, as plain data.
-
-    Returns:
-        The scores. Selectors that choose among all adapters need all of them scored on all shots.
+    Selectors that choose among all adapters need all of them scored on all shots. `adapters` names them with their
+    commits, as plain data.
     """
     options = context.recipe.experts
     if options.selector not in ("rocket", "best_single"):
