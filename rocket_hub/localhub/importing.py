@@ -14,10 +14,17 @@ from urllib.request import ProxyHandler, build_opener
 
 from rocket_hub.errors import InputError
 from rocket_hub.localhub.commits import safe_path
-from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.messages import Request, Response, json_response
-from rocket_hub.localhub.repository import DEFAULT_SETTINGS, EPOCH, KINDS, Repository, Tree, is_repository_id
-from rocket_hub.localhub.store import Store
+from rocket_hub.localhub.store import (
+    EPOCH,
+    KINDS,
+    RefusedError,
+    Repository,
+    Store,
+    Tree,
+    checked_settings,
+    is_repository_id,
+)
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = {"name", "token", "repositories", "recipes"}
@@ -55,7 +62,7 @@ def import_folder(
     Returns:
         The hash of the commit that holds the folder.
     """
-    settings = _checked_settings(settings or {}, repo_id)
+    settings = checked_settings(settings or {}, repo_id)
     if kind not in KINDS or not is_repository_id(repo_id):
         raise InputError(f"cannot import {folder} as {kind} {repo_id!r}: the id must be namespace/name")
     if not folder.is_dir():
@@ -131,16 +138,6 @@ def _add(repository: Repository, tree: Tree, date: str, parents: list[str]) -> s
     sha = repository.add_commit("main", tree, title="import", author=AUTHOR, date=date, parents=parents)
     repository.settings["imported"] = sha
     return sha
-
-
-def _checked_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    for key, value in settings.items():
-        if key not in DEFAULT_SETTINGS:
-            raise InputError(f"{where}: unknown setting {key!r}; known: {', '.join(DEFAULT_SETTINGS)}")
-        kinds = {"gated": (bool, str), "trendingScore": (int, float)}.get(key, type(DEFAULT_SETTINGS[key]))
-        if not isinstance(value, kinds):
-            raise InputError(f"{where}: {key} cannot be {value!r}")
-    return dict(settings)
 
 
 def _refuse_links_out(place: Path, folder: Path) -> None:
