@@ -183,9 +183,8 @@ def check_chosen(context: Context, selection: ExpertSelection) -> None:
 def _choose(context: Context, experts: Mapping[str, Expert], candidates: Iterable[AdapterCandidate]) -> ExpertSelection:
     """Score the adapters and choose among them."""
     from rocket_hub.selection.experts import select_experts as choose_group
-    from rocket_hub.selection.probes import kshot_tokens, kshot_votes, mixture_loss
     from rocket_hub.selection.scoring import expert_scores
-    from rocket_hub.selection.selectors import Probes
+    from rocket_hub.selection.selectors import Probes, kshot_tokens, kshot_votes, mixture_loss
     from rocket_hub.selection.statistics import base_score, left_behind, with_evidence
 
     recipe, by_name = context.recipe, {candidate.repo_id: candidate for candidate in candidates}
