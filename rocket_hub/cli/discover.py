@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from rocket_hub.discovery.datasets import DatasetSearch
+    from rocket_hub.discovery.instructions import DatasetSearch
     from rocket_hub.inference.models import DeferredEncoder
     from rocket_hub.records import AdapterDiscovery, DatasetDiscovery
 
@@ -170,7 +170,7 @@ def datasets_command(task: str | None, dry_run: bool, out: Path | None, **given:
         from huggingface_hub import HfApi
 
         from rocket_hub.discovery import discover_datasets
-        from rocket_hub.discovery.datasets import search_datasets
+        from rocket_hub.discovery.instructions import search_datasets
 
         asked: dict[str, Any] = {"options": options, "task": known, "shots": shots}
         asked["encoder"] = _encoder(given["encoder"], shots)

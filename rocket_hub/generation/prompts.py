@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rocket_hub.generation.asking import TeacherClient
-from rocket_hub.generation.teachers import Decoding
+from rocket_hub.generation.teachers import Decoding, TeacherClient
 
 # Where a conversation's turns begin and end: a tokenizer would read these as such wherever they stand.
 _CONTROL = re.compile(r"<(?=\||/?(?:s|bos|eos|pad|unk|mask|(?:start|end)_of_\w+)>|<SYS>>|</SYS>>)|\[(?=/?INST\])", re.I)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from huggingface_hub.hf_api import RepoFile
 
-from rocket_hub.discovery.data_files import read_rows, train_files, why_no_files
+from rocket_hub.discovery.data_files import file_sizes, read_rows, train_files, why_no_files
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.licences import declared
 from rocket_hub.errors import DatasetError, InputError
@@ -258,6 +257,5 @@ def _rows(api: HfApi, repo_id: str, reading: Reading) -> tuple[Pinned, Iterator[
     if not (files := train_files(names, info.card_data)):
         reason, found = why_no_files(names)
         raise DatasetError(reason, f"{repo_id}: {found}; give a file, a folder or another data set")
-    listed = call(repo_id, api.get_paths_info, repo_id, list(files), revision=origin.revision, repo_type="dataset")
-    sized = [(item.path, item.size) for item in listed if isinstance(item, RepoFile)]
-    return origin, read_rows(api, repo_id, origin.revision, sized, reading=reading)
+    sizes = file_sizes(api, repo_id, origin.revision, files)
+    return origin, read_rows(api, repo_id, origin.revision, list(zip(files, sizes, strict=True)), reading=reading)

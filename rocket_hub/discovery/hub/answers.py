@@ -127,15 +127,9 @@ def model_record(api: HfApi, repo_id: str) -> tuple[dict[str, Any], float]:
 
 
 def pages(api: HfApi, what: str, path: str, query: Sequence[tuple[str, str]]) -> Iterator[list[Any]]:
-    """Yield the items of each page of a list; each page is tried again by itself.
+    """Yield the items of each page of a list (`path`: for example `/api/models`); each page is tried again by itself.
 
     Only the query of the link to the next page is used: whatever its host, the token goes to no other than `api`'s.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        what: What the list is about, for messages.
-        path: For example `/api/models`.
-        query: Keys and values; a key may be there several times.
     """
     text: str | None = urlencode(query)
     asked: set[str] = set()
@@ -156,12 +150,7 @@ def get(api: HfApi, path: str, query: str, expected: type) -> tuple[Any, str | N
 
 
 def or_last(api: HfApi, ask: Callable[[], Any], *name: str) -> tuple[Any, float]:
-    """Ask, and remember the answer; offline, return the last one.
-
-    Args:
-        api: Where the Hub is.
-        ask: Asks the Hub; returns JSON data.
-        *name: What to remember the answer under.
+    """Ask, and remember the answer, which is JSON data, under a name; offline, return the last one.
 
     Returns:
         The answer; and 0 if it is new, otherwise when it was given (seconds since 1970).

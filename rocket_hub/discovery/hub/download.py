@@ -177,25 +177,14 @@ def _number(text: str) -> int:
 
 
 def download(api: HfApi, repo_id: str, revision: str, filename: str, *, kind: str = "model", max_bytes: int) -> Path:
-    """Download one file at a commit into the Hub cache, and verify it.
+    """Download one file of a `model` or `dataset` at a commit into the Hub cache, and verify it; returns its path.
 
     A file that is in the cache, and whole, costs no request. The Hub's scan for malware is asked for here: a list does
     not tell it, and one request for each listed adapter would double the crawl.
 
-    Args:
-        api: Where the Hub is, and who asks.
-        repo_id: `namespace/name`.
-        revision: Commit hash.
-        filename: Path in the repository.
-        kind: `model` or `dataset`.
-        max_bytes: A larger file is not fetched.
-
-    Returns:
-        Where the file lies in the cache.
-
     Raises:
-        HubError: The file is not there, too large, unsafe by the Hub's scan, or arrives with a wrong hash twice;
-            otherwise as `call`.
+        HubError: The file is not there, larger than `max_bytes`, unsafe by the Hub's scan, or arrives with a wrong hash
+            twice; otherwise as `call`.
     """
     where = f"{repo_id}: {filename}"
     if not is_plain_path(filename):
