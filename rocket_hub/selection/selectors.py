@@ -14,7 +14,7 @@ from rocket_hub.inference.tokens import batches, encode, evaluating
 from rocket_hub.lora.attach import Pair, swapping
 from rocket_hub.options import ExpertOptions
 from rocket_hub.records import Example, ExpertScore
-from rocket_hub.selection.groups import Factors, behaviour_similarity, best_group, delta_w_similarity, paper_similarity
+from rocket_hub.selection.groups import Factors, ranked_groups, similarity_of
 
 SAME = 0.99999  # cosine of two equal updates, but for the rounding of bf16 files
 NEARLY = 0.95
@@ -70,6 +70,12 @@ class Bank:
         """The M best of the pool (Algorithm 1)."""
         return self.pool[: self.options.shortlist]
 
+    def groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """Order the groups of N of the shortlist: (groups [n, N], totals [n]), see `ranked_groups`."""
+        count = len(self.shortlist)
+        rank_sums = np.array([rank_sum(score) for score in self.shortlist])
+        return ranked_groups(rank_sums, self.similarity[:count, :count], min(self.options.num_experts, count))
+
 
 def rank_sum(score: ExpertScore) -> float:
     """Add RP and RA."""
@@ -111,19 +117,6 @@ def make_bank(
     if options.diversity != "delta_w":
         similarity = similarity_of(pool, factors, options.diversity)
     return Bank(ordered, factors, options, tuple(pool), similarity, copies, seed, probes)
-
-
-def similarity_of(scores: Sequence[ExpertScore], factors: Mapping[str, Factors], diversity: str) -> np.ndarray:
-    """Compute the similarity of adapters [n, n], see `ExpertOptions.diversity`; InputError if they have none."""
-    if diversity == "behaviour":
-        if len({len(score.correct) for score in scores}) > 1 or any(not score.correct for score in scores):
-            raise InputError(
-                "experts.diversity: 'behaviour' compares answers shot by shot, and not every adapter has answered all "
-                "of them; use 'delta_w', which compares the weights"
-            )
-        return behaviour_similarity(np.array([score.correct for score in scores]))
-    chosen = [factors[score.repo_id] for score in scores]
-    return paper_similarity(chosen) if diversity == "paper" else delta_w_similarity(chosen)
 
 
 def _shapes(score: ExpertScore, factors: Mapping[str, Factors]) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -170,11 +163,8 @@ def _covered(probabilities: np.ndarray, group: list[int]) -> float:
 
 def rocket(bank: Bank) -> tuple[str, ...]:
     """Choose the N of the shortlist with the least Σ (RP + RA) + RD (Algorithm 1)."""
-    shortlist = bank.shortlist
-    rank_sums = np.array([rank_sum(score) for score in shortlist])
-    similarity = bank.similarity[: len(shortlist), : len(shortlist)]
-    group = best_group(rank_sums, similarity, min(bank.options.num_experts, len(shortlist)))
-    return tuple(shortlist[i].repo_id for i in group)
+    groups, _ = bank.groups()
+    return tuple(bank.shortlist[i].repo_id for i in groups[0])
 
 
 def coverage(bank: Bank) -> tuple[str, ...]:
