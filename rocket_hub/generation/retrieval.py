@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from huggingface_hub import HfApi
 
 from rocket_hub.discovery.data_files import file_sizes, read_rows, train_files, why_no_files
 from rocket_hub.discovery.hub.client import call
@@ -20,10 +21,6 @@ from rocket_hub.rows.files import rows_of
 from rocket_hub.rows.json_csv import BadLineError, json_lines
 from rocket_hub.rows.values import Reading, first_text, lowered
 from rocket_hub.runs import digest
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 MAX_DOCUMENT_BYTES = 2**30

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from huggingface_hub import InferenceClient
+from huggingface_hub import HfApi, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
@@ -20,10 +20,6 @@ from rocket_hub.inference import Search, generate
 from rocket_hub.records import Pinned
 from rocket_hub.runs import Batches, KeptResults, digest
 from rocket_hub.tasks.task import chat_frame
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 TIMEOUT = 120.0
 """Seconds without a byte."""
