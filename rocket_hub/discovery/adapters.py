@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING
 
+from huggingface_hub import HfApi
 from huggingface_hub.utils import build_hf_headers, httpx  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.bases import Described, describe, known_copies, read_shapes
@@ -18,8 +19,6 @@ from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import AdapterDiscovery
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
     from rocket_hub.inference.models import Encoder
 
 

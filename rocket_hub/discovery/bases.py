@@ -13,7 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import HfApi
 
 from rocket_hub.discovery.hub.answers import files_of, load, model_record, read_header, save
 from rocket_hub.discovery.hub.client import reason_of
@@ -23,10 +25,6 @@ from rocket_hub.discovery.listing import COMMIT, HUB_ID
 from rocket_hub.errors import AdapterError, HubError, HubUnreachableError, InputError
 from rocket_hub.lora.tensors import Tensor
 from rocket_hub.records import Pinned
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 MAX_JSON_BYTES = 10_000_000
 MAX_SHARDS = 500

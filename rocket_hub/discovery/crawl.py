@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -23,10 +24,6 @@ from rocket_hub.errors import AdapterError, HubError
 from rocket_hub.lora.config import MAX_CONFIG_BYTES, MUTATING, check_config, parse_config, short
 from rocket_hub.lora.tensors import Tensor, check_tensors
 from rocket_hub.records import AdapterCandidate, Rejection
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from rocket_hub.discovery.hub.answers import recall, remember
@@ -14,10 +15,6 @@ from rocket_hub.discovery.hub.download import RangeFile, download, is_plain_path
 from rocket_hub.errors import DatasetError
 from rocket_hub.rows.files import Parser
 from rocket_hub.rows.values import Reading
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 SMALL = 50 * 2**20
 """Bytes; a file up to this size is downloaded and verified, of a larger one only what is read is fetched."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import HfApi
+
 from rocket_hub.discovery.adapters import FAILING, SECONDS
 from rocket_hub.discovery.crawl import GIVE_UP, OUTAGES
 from rocket_hub.discovery.data_files import MAX_FILES, file_sizes, read_rows
@@ -25,8 +27,6 @@ from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks.task import Task
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
     from rocket_hub.inference.models import Encoder
 
 

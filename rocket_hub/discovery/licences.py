@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import HfApi
 
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.records import Pinned, Rejection
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 # Beginnings of licence identifiers, in lower case, as cards write them.
 NON_COMMERCIAL = (

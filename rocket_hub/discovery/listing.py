@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
+from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.data_files import train_files, why_no_files
@@ -21,10 +22,6 @@ from rocket_hub.options import DiscoverOptions
 from rocket_hub.rows.layouts import LABELS
 from rocket_hub.rows.parquet import class_names
 from rocket_hub.serialization import from_dict, to_dict
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -12,19 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from huggingface_hub import constants, get_session
+from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.hub.download import TIMEOUT, Part, fetch, read_answer
 from rocket_hub.errors import AdapterError
 from rocket_hub.lora.tensors import Tensor
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 MAX_KEPT = 64 * 2**20
 """Bytes of a kept file that are read back."""

@@ -12,17 +12,14 @@ import time
 from collections import OrderedDict
 from io import SEEK_CUR, SEEK_END, SEEK_SET
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, get_session, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, validate_repo_id  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.hub.client import FileError, call
 from rocket_hub.errors import HubError
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a read is given up and tried again."""
