@@ -130,13 +130,7 @@ def read_preferences(text: str) -> dict[str, str] | None:
 def compare(
     judge: TeacherClient, questions: Sequence[str], answers: Sequence[str], others: Sequence[str]
 ) -> list[dict[str, str]]:
-    """Let a judge compare answers with others, each pair in both orders.
-
-    Args:
-        judge: Who judges, within which budget.
-        questions: The questions.
-        answers: An answer to each.
-        others: Another answer to each; where both are the same, nobody is asked.
+    """Let a judge compare answers with others, each pair in both orders; where both are the same, nobody is asked.
 
     Returns:
         For each question and aspect whether the answer is `better` or `worse` than the other, or a `tie`, which also is

@@ -74,11 +74,7 @@ _TOKEN = r"(?u)\b\w+\b"  # bm25s leaves out tokens of one sign, and numbers are 
 
 
 def cut(texts: Sequence[str], words: int = PASSAGE_WORDS) -> list[str]:
-    """Cut texts into passages at the ends of paragraphs, else of sentences, else anywhere.
-
-    Args:
-        texts: Documents.
-        words: Longest passage.
+    """Cut texts into passages of at most so many words, at the ends of paragraphs, else of sentences, else anywhere.
 
     Returns:
         Passages, each on one line and only once; short paragraphs of one document stand together.
@@ -203,10 +199,7 @@ class Texts:
 def documents_of(api: HfApi, source: str, *, max_bytes: int = MAX_BYTES) -> Texts:
     """Read domain text: a folder or file, see `read_documents`, or a data set's id, of whose rows all texts count.
 
-    Args:
-        api: The Hub.
-        source: Which.
-        max_bytes: When so many bytes of a data set are read, nothing further is.
+    When `max_bytes` of a data set are read, nothing further is.
 
     Raises:
         InputError: There is no text in it, or it cannot be read.

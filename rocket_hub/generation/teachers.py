@@ -334,10 +334,7 @@ class TeacherClient:
     ) -> list[Reply]:
         """Ask, but no equal prompt twice, and none that an earlier run has an answer to.
 
-        Args:
-            prompts: What is asked.
-            how: Longest answer, temperature and seed.
-            progress: Called with (prompts settled, prompts in all).
+        `progress` is called with (prompts settled, prompts in all).
 
         Returns:
             One reply a prompt, in their order. Where there is a fault after `TRIES` attempts, it says which;

@@ -26,13 +26,8 @@ def open_discussion(
 ) -> int:
     """Add a discussion to a repository that the store has lent for changing, and return its number, from 1.
 
-    Args:
-        repository: The repository.
-        author: Name of who opens it.
-        title: Its title.
-        description: Its first comment.
-        base: For a pull request the commit that it starts from; None for a plain discussion.
-        status: `open` or `draft`.
+    A pull request has a `base`, the commit that it starts from; the description is the first comment; the status is
+    `open` or `draft`.
     """
     number = len(repository.discussions) + 1
     discussion = {

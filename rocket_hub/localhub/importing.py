@@ -85,13 +85,10 @@ def import_folder(
 
 
 def import_tree(store: Store, folder: Path) -> dict[str, str]:
-    """Import a whole folder of repositories, with its `hub.json` if it has one.
+    """Import a whole folder of repositories, with its `hub.json` if it has one, into a store.
 
-    Repositories of the store that the folder does not have stay as they are.
-
-    Args:
-        store: Where to.
-        folder: Laid out as `models/<namespace>/<name>/...` and `datasets/<namespace>/<name>/...`.
+    It is laid out as `models/<namespace>/<name>/...` and `datasets/<namespace>/<name>/...`. Repositories of the store
+    that the folder does not have stay as they are.
 
     Returns:
         The commit of each repository, by `models/<namespace>/<name>`.
@@ -208,12 +205,9 @@ def show_store(request: Request) -> Response:
 
 
 def announce(store: Store, url: str, *, lasting: bool) -> None:
-    """Write down that a server of this process serves a store.
+    """Write down that a server of this process serves a store at an address.
 
-    Args:
-        store: The store.
-        url: Where.
-        lasting: Whether other processes may rely on it: `hub serve` stays, a build goes when it is done.
+    Other processes may rely on it if it is `lasting`: `hub serve` stays, a build goes when it is done.
     """
     if living_server(store) is None:
         with suppress(OSError):  # a store that cannot be written can be served all the same

@@ -236,10 +236,7 @@ class RangeFile:
     Attributes:
         size: Bytes of the whole file.
         fetched: Bytes that were asked for so far.
-        closed: False; there is nothing to close.
     """
-
-    closed = False
 
     def __init__(self, api: HfApi, repo_id: str, revision: str, path: str) -> None:
         """Read the start of a file; a small file is read whole, and checked."""
@@ -276,18 +273,6 @@ class RangeFile:
     def tell(self) -> int:
         """Return the position."""
         return self._position
-
-    def readable(self) -> bool:
-        """Return true."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return true."""
-        return True
-
-    def close(self) -> None:
-        """Forget what is kept."""
-        self._parts.clear()
 
     @property
     def _where(self) -> str:
