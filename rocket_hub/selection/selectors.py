@@ -31,7 +31,7 @@ Votes = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # module -> prototypes
 
 @dataclass(frozen=True)
 class Probes:
-    """Measurements of the K-shot on the base model, see `selection/probes.py`; none = not available."""
+    """Measurements of the K-shot on the base model (`mixture_loss`, `kshot_votes`, `kshot_tokens`), or none."""
 
     loss: Loss | None = None  # K-shot loss of a weighted sum of adapters, for `lorahub`
     votes: Votes | None = None  # counts the prototypes that the K-shot's hidden states are most like, for `arrow`
