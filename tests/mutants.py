@@ -156,8 +156,8 @@ MUTANTS = (
     ),
     Mutant(
         "rules: a multilingual set may be in the language",
-        'not {*self.languages, "mul"} & {*item.languages}',
-        "not {*self.languages} & {*item.languages}",
+        'not {*self._languages, "mul"} & {*item.languages}',
+        "not {*self._languages} & {*item.languages}",
         "test_instructions.py test_dataset_search.py",
     ),
     Mutant(
@@ -321,8 +321,8 @@ MUTANTS = (
     ),
     Mutant(
         "gated: being signed in is not enough",
-        'repository.settings["gated"] and not may_read(user, repository)',
-        'repository.settings["gated"] and user is None',
+        'repository.settings["gated"] and not self.may_read(repository)',
+        'repository.settings["gated"] and self.user is None',
         "test_hub_client.py",
     ),
     # The command line

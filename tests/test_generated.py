@@ -8,7 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi
 
-from rocket_hub.discovery.pins import named
+from rocket_hub.discovery.licences import named
 from rocket_hub.errors import DatasetError, HubError, InputError, LockError
 from rocket_hub.generation.retrieval import documents_of, questions_of
 from rocket_hub.generation.teachers import find_teacher

@@ -15,10 +15,9 @@ ARMS = ("distilled, no guideline", "distilled", "distilled, refined", "distilled
 
 def taught(world: World, arm: str, draw: int) -> dict[str, Any]:
     """Run METEOR up to an arm's stage and measure."""
-    from rocket_hub.generation.asking import Budget
     from rocket_hub.generation.meteor import meteor
     from rocket_hub.generation.prompts import answer_prompt
-    from rocket_hub.generation.teachers import LocalTeacher
+    from rocket_hub.generation.teachers import Budget, LocalTeacher
 
     teacher, tokenizer = world.teacher()
     if arm == "teacher":

@@ -21,7 +21,7 @@ from rocket_hub.serialization import to_dict
 from rocket_hub.tasks import get_task
 
 if TYPE_CHECKING:
-    from rocket_hub.discovery.datasets import DatasetSearch
+    from rocket_hub.discovery.instructions import DatasetSearch
     from rocket_hub.inference.models import DeferredEncoder
 
 ENCODER = click.option("--encoder", metavar="ID", help="Sentence encoder that compares cards with the examples.")
@@ -159,7 +159,7 @@ def datasets_command(task: str | None, dry_run: bool, out: Path | None, **given:
         from huggingface_hub import HfApi
 
         from rocket_hub.discovery import discover_datasets
-        from rocket_hub.discovery.datasets import search_datasets
+        from rocket_hub.discovery.instructions import search_datasets
 
         asked: dict[str, Any] = {"options": options, "task": known, "shots": shots}
         asked["encoder"] = _encoder(given["encoder"], shots)

@@ -115,10 +115,9 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     """Find all that is needed, say what it costs, and do it."""
     from huggingface_hub import HfApi
 
-    from rocket_hub.discovery.pins import named, pin_model
-    from rocket_hub.generation.asking import Budget
+    from rocket_hub.discovery.licences import named, pin_model
     from rocket_hub.generation.meteor import cost, meteor
-    from rocket_hub.generation.teachers import find_teacher
+    from rocket_hub.generation.teachers import Budget, find_teacher
     from rocket_hub.inference.models import load_base
     from rocket_hub.pipeline.generate import budget_in_words, check_licences
 
@@ -164,7 +163,7 @@ def _questions(
 
 def _adapter(api: HfApi, name: str | None, model: Any, out: Path) -> Path | None:
     """Return the folder of the adapter to continue from; a LoRA of the Hub is written anew in the run folder."""
-    from rocket_hub.discovery.pins import pin_model
+    from rocket_hub.discovery.licences import pin_model
     from rocket_hub.lora.config import read_config
     from rocket_hub.lora.write import rewrite_lora
     from rocket_hub.pipeline.adapters import fetch_adapter

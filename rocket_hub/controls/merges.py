@@ -13,8 +13,7 @@ from rocket_hub.lora.attach import load_adapter, write_fresh
 from rocket_hub.lora.expert import Expert
 from rocket_hub.lora.write import write_lora
 from rocket_hub.records import Example
-from rocket_hub.selection.probes import mixture_loss
-from rocket_hub.selection.selectors import lorahub_weights
+from rocket_hub.selection.selectors import lorahub_weights, mixture_loss
 
 DENSITY = 0.2
 """Share of the entries of ΔW that is kept: k = 20 % in TIES (Yadav et al. 2023, Section 3)."""

@@ -6,21 +6,19 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING
 
+from huggingface_hub import HfApi
 from huggingface_hub.utils import build_hf_headers, httpx  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.bases import Described, describe, known_copies, read_shapes
-from rocket_hub.discovery.crawl import by_configuration, by_weights, is_config_kept
+from rocket_hub.discovery.crawl import Verdicts, by_configuration, by_weights, is_config_kept
 from rocket_hub.discovery.hub.answers import FIRST_READ, is_kept
 from rocket_hub.discovery.hub.client import PACER
 from rocket_hub.discovery.listing import WEIGHTS, Listed, check_listed, list_adapters
 from rocket_hub.discovery.ranking import prior
-from rocket_hub.discovery.verdicts import Verdicts
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import AdapterDiscovery
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
     from rocket_hub.inference.models import Encoder
 
 
@@ -58,17 +56,7 @@ class CrawlPlan:
 
 
 def plan_crawl(api: HfApi, adapters: Sequence[Listed], listed: int, options: DiscoverOptions) -> CrawlPlan:
-    """Estimate what reading adapters will cost.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        adapters: Those that passed `check_listed`.
-        listed: How many there were before.
-        options: How many may go on, and how many are read at once.
-
-    Returns:
-        The plan.
-    """
+    """Estimate what reading the adapters that passed `check_listed` will cost; `listed`: how many there were before."""
     configs = sum(not is_config_kept(api, item) for item in adapters)
     unread = sum(not is_kept(api, item.repo_id, item.revision, WEIGHTS) for item in adapters)
     headers = min(unread, round(FAILING * options.max_adapters))
@@ -95,15 +83,6 @@ class _Survey:
 
 def plan_adapters(api: HfApi, base: str, *, options: DiscoverOptions, closed: Collection[str] = ()) -> CrawlPlan:
     """Say what `discover_adapters` would cost; asks for the list pages and one record of the base model only.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        base: The base model's repository id.
-        options: As for `discover_adapters`.
-        closed: As for `discover_adapters`.
-
-    Returns:
-        The plan.
 
     Raises:
         HubError: The base model or a list cannot be read.

@@ -13,7 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import HfApi
 
 from rocket_hub.discovery.hub.answers import files_of, load, model_record, read_header, save
 from rocket_hub.discovery.hub.client import reason_of
@@ -23,10 +25,6 @@ from rocket_hub.discovery.listing import COMMIT, HUB_ID
 from rocket_hub.errors import AdapterError, HubError, HubUnreachableError, InputError
 from rocket_hub.lora.tensors import Tensor
 from rocket_hub.records import Pinned
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 MAX_JSON_BYTES = 10_000_000
 MAX_SHARDS = 500
@@ -196,11 +194,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 def known_copies(base: str) -> tuple[str, ...]:
     """List the ids under which a popular base model is on the Hub too, by what is known about names.
 
-    Args:
-        base: The base model's id.
-
-    Returns:
-        Ids, without the base's own; whether they exist, and are copies, is not known.
+    Its own is not among them; whether they exist, and are copies, is not known.
     """
     owner, _, name = base.partition("/")
     group = next((group for group in GROUPS if base.lower() in map(str.lower, group)), (base,))
@@ -212,17 +206,10 @@ def known_copies(base: str) -> tuple[str, ...]:
 def with_copies(
     api: HfApi, base: Described, shapes: BaseShapes, claimed: Iterable[str], likely: Sequence[str]
 ) -> BaseShapes:
-    """Find out which of the base models that adapters name are the base at hand under another id.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        base: The base model.
-        shapes: Its shapes.
-        claimed: The id that each adapter names.
-        likely: Ids that may be copies.
+    """Find out which of the base models that adapters name (`claimed`) are the base at hand under another id.
 
     Returns:
-        The shapes with `copies` and `others`. Names that are neither likely nor alike are not asked about.
+        The shapes with `copies` and `others`. Names that are neither `likely` copies nor alike are not asked about.
     """
     own, likely = base.pinned.repo_id.lower(), [name.lower() for name in likely]
     counted = Counter(name for name in claimed if name.lower() != own)

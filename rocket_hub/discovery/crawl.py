@@ -6,26 +6,102 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
+from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.bases import LAYER, BaseShapes, Described, with_copies
 from rocket_hub.discovery.hub.answers import Header, load, read_header, recall, remember, save
+from rocket_hub.discovery.hub.client import for_each, reason_of
 from rocket_hub.discovery.hub.download import fetch
 from rocket_hub.discovery.listing import CONFIG, HUB_ID, WEIGHTS, Listed
-from rocket_hub.discovery.verdicts import Verdicts
 from rocket_hub.errors import AdapterError, HubError
 from rocket_hub.lora.config import MAX_CONFIG_BYTES, MUTATING, check_config, parse_config, short
 from rocket_hub.lora.tensors import Tensor, check_tensors
-from rocket_hub.records import AdapterCandidate
+from rocket_hub.records import AdapterCandidate, Rejection
 
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+T = TypeVar("T")
+R = TypeVar("R")
+
+USABLE = "usable"
+GIVE_UP = 8
+"""Outages in a row after which the Hub is taken to be down."""
+OUTAGES = ("unreachable", "rate_limited", "hub_error")
+
+
+class Verdicts:
+    """Collects what was decided of each adapter, and tells the Hub's outages from faults of the adapters.
+
+    Args:
+        total: How many adapters get a verdict.
+        progress: Called with (adapters with a verdict, all).
+        verdict: Called with (repository id, reason or `usable`).
+
+    Attributes:
+        rejected: Repository id -> why it was not taken.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        progress: Callable[[int, int], None] | None = None,
+        verdict: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.rejected: dict[str, Rejection] = {}
+        self._total, self._progress, self._verdict = total, progress, verdict
+        self._told = self._in_a_row = 0
+
+    def tell(self, repo_id: str, reason: str = USABLE) -> None:
+        """Say that a verdict is final."""
+        self._told += 1
+        if self._verdict:
+            self._verdict(repo_id, reason)
+        if self._progress:
+            self._progress(self._told, self._total)
+
+    def reject(self, repo_id: str, error: AdapterError | HubError) -> None:
+        """Reject an adapter."""
+        reason = error.reason if isinstance(error, AdapterError) else reason_of(error)
+        self._in_a_row = self._in_a_row + 1 if reason in OUTAGES else 0
+        if self._in_a_row >= GIVE_UP:
+            raise error
+        self.rejected[repo_id] = Rejection(repo_id, reason, str(error))
+        self.tell(repo_id, reason)
+
+    def attempt(self, repo_id: str, function: Callable[[], R]) -> R | None:
+        """Call a function; if it refuses, reject the adapter and return None."""
+        try:
+            return function()
+        except AdapterError as error:
+            self.reject(repo_id, error)
+            return None
+
+    def attempt_all(
+        self, items: Sequence[T], name: Callable[[T], str], function: Callable[[T], R], workers: int
+    ) -> list[R | None]:
+        """Call a function on each item in threads; returns the results, None where an item is rejected."""
+        results: list[R | None] = [None] * len(items)
+
+        def attempt(item: T) -> R | AdapterError | HubError:
+            try:
+                return function(item)
+            except (AdapterError, HubError) as error:
+                return error
+
+        def receive(position: int, result: R | AdapterError | HubError) -> None:
+            if isinstance(result, (AdapterError, HubError)):
+                self.reject(name(items[position]), result)
+            else:
+                self._in_a_row = 0
+                results[position] = result
+
+        for_each(attempt, items, workers, receive)
+        return results
 
 
 REFUSED_FOR = 3600.0
@@ -33,14 +109,7 @@ REFUSED_FOR = 3600.0
 
 
 def read_config(api: HfApi, item: Listed) -> dict[str, Any]:
-    """Read the configuration of a listed adapter with at most one request.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        item: The adapter, which `check_listed` has passed.
-
-    Returns:
-        The configuration.
+    """Read the configuration of an adapter that `check_listed` has passed, with at most one request.
 
     Raises:
         AdapterError: `broken_config`; or `gated`, as the Hub said less than an hour ago.
@@ -112,11 +181,7 @@ def claimed_base(config: Mapping[str, Any]) -> str:
 
 
 def check_base(config: Mapping[str, Any], base: BaseShapes) -> tuple[str, ...]:
-    """Compare the base model that a configuration names with the one at hand.
-
-    Args:
-        config: A configuration that `check_kind` has passed.
-        base: The base model, with what is known of copies of it.
+    """Compare the base model that a configuration, which `check_kind` has passed, names with the one at hand.
 
     Returns:
         Flags: `base_unverified` if the configuration does not name a base model on the Hub, `mirror_base` if it names
@@ -147,11 +212,7 @@ def check_header(
 ) -> LoraFacts:
     """Check the names and shapes of an adapter's tensors.
 
-    Args:
-        header: Tensor name -> type and shape.
-        config: Its configuration, which `check_kind` has passed.
-        base: The base model.
-        verified: Whether the configuration names this base model; if not, an adapter of fewer layers is refused too.
+    Where its configuration does not name this base model (not `verified`), an adapter of fewer layers is refused too.
     """
     layout = check_tensors(header, config, check_kind(config), base.shape)
     layers = {int(number) for module in layout.modules for number in LAYER.findall(f"{module}.")}
@@ -189,19 +250,10 @@ def by_configuration(
     workers: int,
     verdicts: Verdicts,
 ) -> tuple[list[Survivor], BaseShapes]:
-    """Read and judge every configuration.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        model: The base model.
-        shapes: Its shapes.
-        alive: Adapters that passed `check_listed`, and their flags.
-        likely: Ids that may be copies of the base.
-        workers: How many are read at once.
-        verdicts: Where rejections go.
+    """Read and judge the configurations of adapters that passed `check_listed`, given with their flags.
 
     Returns:
-        Those that fit, in the given order; and the shapes with what was found out about copies of the base.
+        Those that fit, in the given order; and the shapes with what was found out about `likely` copies of the base.
     """
     items = [item for item, _ in alive]
     read = verdicts.attempt_all(items, lambda item: item.repo_id, partial(read_config, api), workers)
@@ -227,7 +279,7 @@ def by_weights(
     workers: int,
     verdicts: Verdicts,
 ) -> list[AdapterCandidate]:
-    """Read headers, likeliest adapters first, until enough of them fit.
+    """Read headers, likeliest adapters first, until enough of them fit; returns these in the given order.
 
     Args:
         api: Where the Hub is, and who asks.
@@ -237,9 +289,6 @@ def by_weights(
         max_bytes: Adapters whose weights are larger are rejected.
         workers: How many are read at once.
         verdicts: Where rejections go.
-
-    Returns:
-        The candidates in the given order.
     """
     selected: list[AdapterCandidate] = []
     first: dict[str, str] = {}

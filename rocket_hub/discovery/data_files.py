@@ -4,15 +4,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+from huggingface_hub import HfApi
+from huggingface_hub.hf_api import RepoFile
+
+from rocket_hub.discovery.hub.answers import recall, remember
+from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.hub.download import RangeFile, download, is_plain_path
+from rocket_hub.errors import DatasetError
 from rocket_hub.rows.files import Parser
 from rocket_hub.rows.values import Reading
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 SMALL = 50 * 2**20
 """Bytes; a file up to this size is downloaded and verified, of a larger one only what is read is fetched."""
@@ -31,17 +33,10 @@ _MOST_NAMES, _MOST_PATTERNS = 20_000, 50
 
 
 def train_files(names: Iterable[str], card: Any) -> tuple[str, ...]:
-    """Choose the data files of the train split.
+    """Choose the data files of the train split; paths, sorted, at most `MAX_FILES`.
 
     What the card declares counts: its default configuration, else its first. Without that, every data file counts whose
     path does not say that it is held out. A repository that has the same data in several formats is read in one.
-
-    Args:
-        names: Paths of the repository's files.
-        card: What its card declares, or None.
-
-    Returns:
-        Paths, sorted, at most `MAX_FILES`; empty if there are none.
     """
     plain = _plain(names)
     patterns = _declared_patterns(card)
@@ -101,6 +96,20 @@ def _declared_patterns(card: Any) -> tuple[str, ...]:
     patterns = chosen if isinstance(chosen, list) else [chosen]
     plain = [item.removeprefix("./") for item in patterns if isinstance(item, str) and len(item) <= 512]
     return tuple(item.replace("**/", "*") for item in plain[:_MOST_PATTERNS])
+
+
+def file_sizes(api: HfApi, repo_id: str, revision: str, files: Sequence[str]) -> list[int]:
+    """Ask for the sizes of data files, in bytes; at the same commit again without a request."""
+    name = ("dataset sizes 1", repo_id, revision, *files)
+    if kept := recall(api, *name):
+        return list(kept[1])
+    found = call(repo_id, api.get_paths_info, repo_id, list(files), revision=revision, repo_type="dataset")
+    known = {item.path: item.size for item in found if isinstance(item, RepoFile)}
+    if missing := next((file for file in files if file not in known), None):
+        raise DatasetError("unreadable", f"{repo_id}: {missing} is listed, but not there")
+    sizes = [known[file] for file in files]
+    remember(api, sizes, *name)
+    return sizes
 
 
 def read_rows(

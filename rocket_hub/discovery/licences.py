@@ -1,11 +1,15 @@
-"""What the licences of the ingredients allow the result to be. This is not legal advice."""
+"""Ingredients at a commit, and what their licences allow the result to be. This is not legal advice."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
+
+from rocket_hub.discovery.hub.client import call
 from rocket_hub.records import Pinned, Rejection
 
 # Beginnings of licence identifiers, in lower case, as cards write them.
@@ -81,12 +85,7 @@ def _kind_of_one(name: str) -> str:
 
 
 def judge(licence: str, allow: Collection[str]) -> str | None:
-    """Return `licence` if an adapter or data set must be left out, else None.
-
-    Args:
-        licence: What its card declares; empty when nothing.
-        allow: Licences that the user accepts although they restrict the result.
-    """
+    """Return `licence` if an adapter or data set must be left out, else None; `allow` holds what the user accepts."""
     accepted = {name.lower() for name in allow}
     names = [name for name in licence.split(",") if name not in accepted]
     return "licence" if any(kind_of(name) in ("non_commercial", "no_derivatives") for name in names) else None
@@ -95,10 +94,8 @@ def judge(licence: str, allow: Collection[str]) -> str | None:
 def combine(ingredients: Sequence[Pinned], allow: Collection[str]) -> LicenceLedger:
     """Work out the licence of the result.
 
-    Args:
-        ingredients: The base model first, which the user chose and whose licence is always inherited; then the adapters
-            and data sets.
-        allow: Licences that the user accepts although they restrict the result.
+    The first of the ingredients is the base model, which the user chose and whose licence is always inherited; of the
+    adapters and data sets after it, `allow` names the licences that the user accepts although they restrict the result.
     """
     rejected, unknown, restrictions, binding = [], [], [], []
     for position, item in enumerate(ingredients):
@@ -121,3 +118,26 @@ def combine(ingredients: Sequence[Pinned], allow: Collection[str]) -> LicenceLed
         rejected=tuple(rejected),
         unknown=tuple(unknown),
     )
+
+
+def pin_model(api: HfApi, name: str) -> Pinned:
+    """Pin a model, or an adapter, to its commit, with its licence; a folder has neither.
+
+    Raises:
+        HubError: There is no such model on the Hub.
+    """
+    if Path(name).is_dir():
+        return Pinned(name, "")
+    info = call(name, api.model_info, name)
+    return Pinned(info.id, str(info.sha), "model", declared(info.card_data))
+
+
+def named(pin: Pinned) -> str:
+    """Write a model with its commit, as cards name a teacher."""
+    return f"{pin.repo_id} at {pin.revision[:12]}" if pin.revision else without_place(pin).repo_id
+
+
+def without_place(pin: Pinned) -> Pinned:
+    """Name a folder by its last part: what is published names no path of this machine."""
+    is_folder = not pin.revision and Path(pin.repo_id).is_dir()
+    return replace(pin, repo_id=Path(pin.repo_id).resolve().name) if is_folder else pin

@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
+from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.data_files import train_files, why_no_files
@@ -21,10 +22,6 @@ from rocket_hub.options import DiscoverOptions
 from rocket_hub.rows.layouts import LABELS
 from rocket_hub.rows.parquet import class_names
 from rocket_hub.serialization import from_dict, to_dict
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -71,12 +68,7 @@ class Listed:
 
 
 def list_adapters(api: HfApi, bases: Sequence[str], workers: int) -> tuple[tuple[Listed, ...], float]:
-    """List everything that may be an adapter of a base model.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        bases: The base model's id, and ids of copies of it.
-        workers: How many lists are read at once.
+    """List everything that may be an adapter of a base model, given by its id and ids of copies of it.
 
     Returns:
         The adapters, each once, sorted by id; and 0, or when they were listed if the Hub libraries are offline.
@@ -185,13 +177,7 @@ class ListedDataset:
 
 
 def list_datasets(api: HfApi, queries: Sequence[Query], limit: int, workers: int) -> list[ListedDataset]:
-    """List the most downloaded data sets for each of some queries; offline, what was listed the last time.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        queries: Conditions of each list.
-        limit: At most this many data sets per query.
-        workers: How many lists are read at once.
+    """List the data sets for each of some queries, `limit` of each; offline, what was listed the last time.
 
     Returns:
         The data sets, each once, most downloaded first.

@@ -52,21 +52,13 @@ _SHORT = {"mathematics": "math", "mathematical": "math", "programming": "code", 
 
 
 def prior(adapters: Sequence[Listed], shots: Sequence[str] = (), encoder: Encoder | None = None) -> list[float]:
-    """Estimate how likely adapters are to help, from what the list says about them.
+    """Estimate how likely n adapters are to help, from what the list says about them; n numbers, larger is likelier.
 
         prior = 3 cos(card, K-shot) + log10(1 + downloads) / 6 + 0.5 ** (years since the newest of them was changed)
 
-    `cos` is the mean over the K-shot's texts and 0 without an encoder. Age is counted from the newest adapter, so that
-    the same list gives the same order on every day; one without a date counts as old. The weights are chosen by hand:
-    this only decides which are tried, and the K-shot decides among them.
-
-    Args:
-        adapters: n adapters.
-        shots: The texts of the K-shot; at most `MOST_SHOTS` are used.
-        encoder: Compares texts.
-
-    Returns:
-        n numbers; the larger the likelier.
+    `cos` is the mean over the K-shot's texts (at most `MOST_SHOTS`) and 0 without an encoder. Age is counted from the
+    newest adapter, so that the same list gives the same order on every day; one without a date counts as old. The
+    weights are chosen by hand: this only decides which are tried, and the K-shot decides among them.
     """
     if encoder and shots and adapters:
         similar = _cosines([item.text for item in adapters], shots, encoder, unit=False)
@@ -134,15 +126,7 @@ def likeliest_first(
 
     The prior is the cosine between what a data set says of itself and the mean of the K-shot's prompts; without an
     encoder, the share of the words searched for that it says; plus `DOWNLOADS` for every factor of ten in downloads.
-
-    Args:
-        listed: The data sets.
-        words: The words that were searched for.
-        shots: Prompts of the K-shot.
-        encoder: A sentence encoder, if one is at hand.
-
-    Returns:
-        The same, likeliest first; of equals the most downloaded.
+    Of equals the most downloaded comes first.
     """
     texts = [item.text for item in listed]
     if encoder and shots and texts:

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rocket_hub.generation.asking import TeacherClient
-from rocket_hub.generation.teachers import Decoding
+from rocket_hub.generation.teachers import Decoding, TeacherClient
 
 # Where a conversation's turns begin and end: a tokenizer would read these as such wherever they stand.
 _CONTROL = re.compile(r"<(?=\||/?(?:s|bos|eos|pad|unk|mask|(?:start|end)_of_\w+)>|<SYS>>|</SYS>>)|\[(?=/?INST\])", re.I)
@@ -131,13 +130,7 @@ def read_preferences(text: str) -> dict[str, str] | None:
 def compare(
     judge: TeacherClient, questions: Sequence[str], answers: Sequence[str], others: Sequence[str]
 ) -> list[dict[str, str]]:
-    """Let a judge compare answers with others, each pair in both orders.
-
-    Args:
-        judge: Who judges, within which budget.
-        questions: The questions.
-        answers: An answer to each.
-        others: Another answer to each; where both are the same, nobody is asked.
+    """Let a judge compare answers with others, each pair in both orders; where both are the same, nobody is asked.
 
     Returns:
         For each question and aspect whether the answer is `better` or `worse` than the other, or a `tie`, which also is

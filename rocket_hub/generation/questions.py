@@ -17,8 +17,7 @@ from rocket_hub.runs import Batches, KeptResults, digest
 from rocket_hub.tasks import Task
 from rocket_hub.tasks.answers import lettered, split_choices
 
-METHOD = "self_specialization"
-SOURCE = f"generated:{METHOD}"
+SOURCE = "generated:self_specialization"
 
 _LABEL = re.compile(r"^\w[\w ]{0,30}:", re.MULTILINE)
 _NUMBER = re.compile(
@@ -204,6 +203,11 @@ class Writer:
     batch_size: int
     max_new_tokens: int
 
+    def room(self) -> float:
+        """Return how many tokens a prompt may have beside what is written after it."""
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return context - self.max_new_tokens if context else float("inf")
+
     def write(self, prompts: Sequence[str], search: Search, stop: Sequence[str]) -> list[Continuation]:
         """Continue prompts; each batch is on disk when the next begins."""
         size = self.batch_size
@@ -221,12 +225,6 @@ class Writer:
                 yield {batch: [[each.text, each.ended] for each in found]}
 
         return [Continuation(*each) for batch in self.kept.each(asked, key, compute) for each in batch]
-
-
-def room_of(model: Any, max_new_tokens: int) -> float:
-    """Return how many tokens a prompt may have beside what is written after it."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return context - max_new_tokens if context else float("inf")
 
 
 def first_fitting(prompts: Iterable[str], tokenizer: Any, room: float) -> str | None:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub import HfApi
 
-from rocket_hub.discovery.data_files import read_rows, train_files, why_no_files
+from rocket_hub.discovery.data_files import file_sizes, read_rows, train_files, why_no_files
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.licences import declared
 from rocket_hub.errors import DatasetError, InputError
@@ -21,10 +21,6 @@ from rocket_hub.rows.files import rows_of
 from rocket_hub.rows.json_csv import BadLineError, json_lines
 from rocket_hub.rows.values import Reading, first_text, lowered
 from rocket_hub.runs import digest
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 MAX_DOCUMENT_BYTES = 2**30
@@ -78,11 +74,7 @@ _TOKEN = r"(?u)\b\w+\b"  # bm25s leaves out tokens of one sign, and numbers are 
 
 
 def cut(texts: Sequence[str], words: int = PASSAGE_WORDS) -> list[str]:
-    """Cut texts into passages at the ends of paragraphs, else of sentences, else anywhere.
-
-    Args:
-        texts: Documents.
-        words: Longest passage.
+    """Cut texts into passages of at most so many words, at the ends of paragraphs, else of sentences, else anywhere.
 
     Returns:
         Passages, each on one line and only once; short paragraphs of one document stand together.
@@ -207,10 +199,7 @@ class Texts:
 def documents_of(api: HfApi, source: str, *, max_bytes: int = MAX_BYTES) -> Texts:
     """Read domain text: a folder or file, see `read_documents`, or a data set's id, of whose rows all texts count.
 
-    Args:
-        api: The Hub.
-        source: Which.
-        max_bytes: When so many bytes of a data set are read, nothing further is.
+    When `max_bytes` of a data set are read, nothing further is.
 
     Raises:
         InputError: There is no text in it, or it cannot be read.
@@ -258,6 +247,5 @@ def _rows(api: HfApi, repo_id: str, reading: Reading) -> tuple[Pinned, Iterator[
     if not (files := train_files(names, info.card_data)):
         reason, found = why_no_files(names)
         raise DatasetError(reason, f"{repo_id}: {found}; give a file, a folder or another data set")
-    listed = call(repo_id, api.get_paths_info, repo_id, list(files), revision=origin.revision, repo_type="dataset")
-    sized = [(item.path, item.size) for item in listed if isinstance(item, RepoFile)]
-    return origin, read_rows(api, repo_id, origin.revision, sized, reading=reading)
+    sizes = file_sizes(api, repo_id, origin.revision, files)
+    return origin, read_rows(api, repo_id, origin.revision, list(zip(files, sizes, strict=True)), reading=reading)

@@ -15,26 +15,8 @@ from random import Random
 from typing import Any
 
 from rocket_hub.errors import InputError
-from rocket_hub.generation.filters import (
-    EmbeddingNovelty,
-    Fault,
-    Lengths,
-    Novelty,
-    RougeNovelty,
-    text_fault,
-    vote_fault,
-)
-from rocket_hub.generation.questions import (
-    METHOD,
-    SOURCE,
-    Brainstorm,
-    Question,
-    Writer,
-    first_fitting,
-    rejection,
-    room_of,
-    seed_of,
-)
+from rocket_hub.generation import filters
+from rocket_hub.generation.questions import SOURCE, Brainstorm, Question, Writer, first_fitting, rejection, seed_of
 from rocket_hub.generation.retrieval import Retriever, cut
 from rocket_hub.generation.student import trained_once
 from rocket_hub.inference import GREEDY, Continuation, Search
@@ -97,11 +79,11 @@ def self_specialize(
         StorageError: The folder cannot be written.
     """
     _check(task, seeds, options, encoder, specialise)
-    room, kept = room_of(model, options.max_new_tokens), KeptResults(folder / "written.jsonl")
-    retriever = Retriever(cut(documents), options.retrieval, encoder) if documents and options.passages else None
-    asking = Brainstorm(task, tokenizer, seeds, options, room, seed, _novelty(task, seeds, options, encoder))
-    answers = Answers(task, tokenizer, seeds, options, retriever, room, seed)
+    kept = KeptResults(folder / "written.jsonl")
     writer = Writer(model, tokenizer, maker, kept, options.batch_size, options.max_new_tokens)
+    retriever = Retriever(cut(documents), options.retrieval, encoder) if documents and options.passages else None
+    asking = Brainstorm(task, tokenizer, seeds, options, writer.room(), seed, _novelty(task, seeds, options, encoder))
+    answers = Answers(task, tokenizer, seeds, options, retriever, writer.room(), seed)
     solved = _first_round(writer, asking, answers, progress)
     counts = {"prompts": asking.asked, "questions": len(asking.accepted), "answered": len(solved)}
     for number in range(1, options.rounds):
@@ -140,10 +122,10 @@ def _check(
 
 def _novelty(
     task: Task, seeds: Sequence[Example], options: SelfSpecializationOptions, encoder: Encoder | None
-) -> Novelty:
+) -> filters.Novelty:
     """Choose how new questions are compared, and add the seeds."""
     known, by_meaning = [task.question_of(seed) for seed in seeds], options.novelty_by == "embedding"
-    return EmbeddingNovelty(known, encoder) if encoder and by_meaning else RougeNovelty(known)
+    return filters.EmbeddingNovelty(known, encoder) if encoder and by_meaning else filters.RougeNovelty(known)
 
 
 def _first_round(writer: Writer, asking: Brainstorm, answers: Answers, progress: Progress | None) -> list[Solved]:
@@ -191,7 +173,7 @@ def _generated(
     rejected = [*asking.rejected, *(rejection(each.question.number, each.fault) for each in solved if each.fault)]
     counts |= {reason: sum(each.reason == reason for each in rejected) for reason in ("duplicate", "not_novel")}
     counts |= {"kept": len(rows[:wanted]), "surplus": len(rows[wanted:])}
-    return Generated(METHOD, maker, tuple(rows[:wanted]), tuple(rejected), counts)
+    return Generated("self_specialization", maker, tuple(rows[:wanted]), tuple(rejected), counts)
 
 
 def rates(counts: Mapping[str, int]) -> dict[str, float]:
@@ -207,7 +189,7 @@ class Solved:
 
     question: Question
     example: Example = UNREAD
-    fault: Fault | None = None
+    fault: filters.Fault | None = None
 
 
 @dataclass(frozen=True)
@@ -269,7 +251,7 @@ class Answers:
         solved = Solved(question, self.task.example(Example(question.text, text, ""))) if text else Solved(question)
         if not self.options.filtered:
             return replace(solved, fault=None if text else ("empty", "the answer"))
-        fault = text_fault(found, Lengths.like([seed.completion for seed in self.seeds]))
+        fault = filters.text_fault(found, filters.Lengths.like([seed.completion for seed in self.seeds]))
         return replace(solved, fault=fault or form_fault(solved.example))
 
     def _voted(self, writer: Writer, solved: list[Solved], prompts: Sequence[str | None]) -> list[Solved]:
@@ -282,7 +264,7 @@ class Answers:
             for i, said, found in zip(open_, votes, writer.write(asked, search, self.task.stop), strict=True):
                 said.append(self.task.read_answer(found.text, solved[i].example))
         for i, said in zip(open_, votes, strict=True):
-            solved[i] = replace(solved[i], fault=vote_fault(solved[i].example.answer, said))
+            solved[i] = replace(solved[i], fault=filters.vote_fault(solved[i].example.answer, said))
         return solved
 
 
@@ -291,7 +273,7 @@ def below(question: str, passages: Sequence[str]) -> str:
     return "\n".join([*passages, question])
 
 
-def form_fault(example: Example) -> Fault | None:
+def form_fault(example: Example) -> filters.Fault | None:
     """Find `unparsable`: no answer in the task's form, or one that is none of the options."""
     if not example.answer:
         return "unparsable", f"no answer in {example.completion.strip()[:80]!r}"

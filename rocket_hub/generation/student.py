@@ -66,14 +66,9 @@ class Student:
     ) -> list[Continuation]:
         """Write with an adapter on; what was written before with equal weights is not written again.
 
-        Args:
-            adapter: Its folder.
-            prompts: In the form that the model is asked in.
-            max_tokens: Longest continuation.
-            search: How the next token is chosen.
-
         Returns:
-            One a prompt, in their order; nothing where the prompt is longer than the model reads.
+            One a prompt, in their order; nothing where the prompt, in the form that the model is asked in, is longer
+            than it reads.
         """
         fixed = [self.base.name_or_path, fingerprint(adapter), max_tokens, asdict(search), self.task.stop]
 
@@ -93,11 +88,7 @@ class Student:
         return [Continuation(**each) if each else Continuation("", False) for each in found]
 
     def read_completion(self, question: str, text: str) -> tuple[str, str]:
-        """Bring an answer, the teacher's or the student's own, into the task's form.
-
-        Args:
-            question: The bare question.
-            text: What was answered.
+        """Bring an answer to a bare question, the teacher's or the student's own, into the task's form.
 
         Returns:
             (completion, reason): either is empty. The reason is `control_tokens` (it holds text that the tokenizer

@@ -4,9 +4,8 @@
 """
 
 from rocket_hub.localhub.connect import Connection, cache_folder, connect, local_place
-from rocket_hub.localhub.faults import Fault
 from rocket_hub.localhub.importing import import_tree
 from rocket_hub.localhub.messages import User
-from rocket_hub.localhub.server import LocalHub
+from rocket_hub.localhub.server import Fault, LocalHub
 
 __all__ = ["Connection", "Fault", "LocalHub", "User", "cache_folder", "connect", "import_tree", "local_place"]

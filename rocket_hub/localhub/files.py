@@ -9,11 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from rocket_hub.localhub.access import readable, visible
-from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.listing import POINTER_SIZE
 from rocket_hub.localhub.messages import SMALL_BODY, FileSlice, Request, Response, json_object, json_response
-from rocket_hub.localhub.repository import Commit, Tree
+from rocket_hub.localhub.store import Commit, RefusedError, Tree
 
 PAGE, PAGE_EXPANDED = 1000, 50
 MOST_PATHS = 1000
@@ -23,7 +21,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 
 def show_tree(request: Request, kind: str, repo: str, rev: str, path: str = "") -> Response:
     """Answer `GET .../tree/{rev}[/{path}]`: one level, or all with `recursive=true`; paged."""
-    repository = visible(request, kind, repo)
+    repository = request.visible(kind, repo)
     sha = repository.resolve(rev)
     history, expand = repository.history(sha), request.flag("expand")
     tree = history[0].tree
@@ -49,7 +47,7 @@ def show_tree(request: Request, kind: str, repo: str, rev: str, path: str = "") 
 
 def show_paths(request: Request, kind: str, repo: str, rev: str) -> Response:
     """Answer `POST .../paths-info/{rev}`; paths that do not exist are left out."""
-    repository = visible(request, kind, repo)
+    repository = request.visible(kind, repo)
     history = repository.history(repository.resolve(rev))
     tree = history[0].tree
     form = _form(request)
@@ -68,7 +66,7 @@ def show_paths(request: Request, kind: str, repo: str, rev: str) -> Response:
 
 def show_refs(request: Request, kind: str, repo: str) -> Response:
     """Answer `GET .../refs`."""
-    repository = visible(request, kind, repo)
+    repository = request.visible(kind, repo)
 
     def references(table: Mapping[str, str], prefix: str) -> list[dict[str, str]]:
         return [
@@ -89,7 +87,7 @@ def show_refs(request: Request, kind: str, repo: str) -> Response:
 
 def show_commits(request: Request, kind: str, repo: str, rev: str) -> Response:
     """Answer `GET .../commits/{rev}`, newest first; paged."""
-    repository = visible(request, kind, repo)
+    repository = request.visible(kind, repo)
     history = repository.history(repository.resolve(rev))
     commits, headers = request.page(history, PAGE_EXPANDED)
     page = [{**_summary(commit), "message": commit.message, "authors": [{"user": commit.author}]} for commit in commits]
@@ -143,7 +141,7 @@ def resolve(request: Request, repo: str, rev: str, path: str, kind: str = "model
 
     `path` is looked up in the commit's tree and never on the disk.
     """
-    repository = readable(request, kind, repo)
+    repository = request.readable(kind, repo)
     sha = repository.resolve(rev)
     entry = repository.commits[sha].tree.get(path)
     if entry is None:

@@ -14,10 +14,17 @@ from urllib.request import ProxyHandler, build_opener
 
 from rocket_hub.errors import InputError
 from rocket_hub.localhub.commits import safe_path
-from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.messages import Request, Response, json_response
-from rocket_hub.localhub.repository import DEFAULT_SETTINGS, EPOCH, KINDS, Repository, Tree, is_repository_id
-from rocket_hub.localhub.store import Store
+from rocket_hub.localhub.store import (
+    EPOCH,
+    KINDS,
+    RefusedError,
+    Repository,
+    Store,
+    Tree,
+    checked_settings,
+    is_repository_id,
+)
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = {"name", "token", "repositories", "recipes"}
@@ -55,7 +62,7 @@ def import_folder(
     Returns:
         The hash of the commit that holds the folder.
     """
-    settings = _checked_settings(settings or {}, repo_id)
+    settings = checked_settings(settings or {}, repo_id)
     if kind not in KINDS or not is_repository_id(repo_id):
         raise InputError(f"cannot import {folder} as {kind} {repo_id!r}: the id must be namespace/name")
     if not folder.is_dir():
@@ -78,13 +85,10 @@ def import_folder(
 
 
 def import_tree(store: Store, folder: Path) -> dict[str, str]:
-    """Import a whole folder of repositories, with its `hub.json` if it has one.
+    """Import a whole folder of repositories, with its `hub.json` if it has one, into a store.
 
-    Repositories of the store that the folder does not have stay as they are.
-
-    Args:
-        store: Where to.
-        folder: Laid out as `models/<namespace>/<name>/...` and `datasets/<namespace>/<name>/...`.
+    It is laid out as `models/<namespace>/<name>/...` and `datasets/<namespace>/<name>/...`. Repositories of the store
+    that the folder does not have stay as they are.
 
     Returns:
         The commit of each repository, by `models/<namespace>/<name>`.
@@ -131,16 +135,6 @@ def _add(repository: Repository, tree: Tree, date: str, parents: list[str]) -> s
     sha = repository.add_commit("main", tree, title="import", author=AUTHOR, date=date, parents=parents)
     repository.settings["imported"] = sha
     return sha
-
-
-def _checked_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    for key, value in settings.items():
-        if key not in DEFAULT_SETTINGS:
-            raise InputError(f"{where}: unknown setting {key!r}; known: {', '.join(DEFAULT_SETTINGS)}")
-        kinds = {"gated": (bool, str), "trendingScore": (int, float)}.get(key, type(DEFAULT_SETTINGS[key]))
-        if not isinstance(value, kinds):
-            raise InputError(f"{where}: {key} cannot be {value!r}")
-    return dict(settings)
 
 
 def _refuse_links_out(place: Path, folder: Path) -> None:
@@ -211,12 +205,9 @@ def show_store(request: Request) -> Response:
 
 
 def announce(store: Store, url: str, *, lasting: bool) -> None:
-    """Write down that a server of this process serves a store.
+    """Write down that a server of this process serves a store at an address.
 
-    Args:
-        store: The store.
-        url: Where.
-        lasting: Whether other processes may rely on it: `hub serve` stays, a build goes when it is done.
+    Other processes may rely on it if it is `lasting`: `hub serve` stays, a build goes when it is done.
     """
     if living_server(store) is None:
         with suppress(OSError):  # a store that cannot be written can be served all the same

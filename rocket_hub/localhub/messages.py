@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlencode
 
-from rocket_hub.localhub.errors import RefusedError
-from rocket_hub.localhub.store import Store
+from rocket_hub.localhub.store import EPOCH, RefusedError, Repository, Store
 
 SMALL_BODY = 16 * 2**20
 """Bytes that a JSON or form body may have; commits, which carry files, have their own bound."""
 PIECE = 2**20
 LARGEST_DRAIN = 64 * 2**20
 """Unread bytes that are worth reading away to keep a connection; beyond, it is closed."""
+
+NOT_SIGNED_IN = "Invalid username or password."
 
 T = TypeVar("T")
 
@@ -26,6 +27,10 @@ class User:
     name: str  # the user's own namespace
     role: str = "write"  # `write` or `read`
     orgs: tuple[str, ...] = ()  # further namespaces that the user may write to and see
+
+    def owns(self, repo_id: str) -> bool:
+        """Return whether a repository is in a namespace of the user."""
+        return repo_id.split("/")[0] in (self.name, *self.orgs)
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,61 @@ class Request:
         """The hub's store."""
         return self.site.store
 
+    @property
+    def user(self) -> User | None:
+        """Whose token the request carries, None without a token."""
+        header = self.headers.get("Authorization") or ""
+        if not header:
+            return None
+        user = self.site.users.get(header.removeprefix("Bearer ").strip())
+        if user is None:
+            raise RefusedError(401, "Invalid credentials in Authorization header")
+        return user
+
+    def signed_in(self) -> User:
+        """Return whose token the request carries."""
+        if self.user is None:
+            raise RefusedError(401, NOT_SIGNED_IN)
+        return self.user
+
+    def writer(self, repo_id: str | None = None) -> User:
+        """Return who writes to a repository, or with None, to something that any writer may write to."""
+        user = self.signed_in()
+        if user.role != "write" or (repo_id is not None and not user.owns(repo_id)):
+            raise RefusedError(403, f"You don't have the rights to write to {repo_id or 'this hub'}")
+        return user
+
+    def may_read(self, repository: Repository) -> bool:
+        """Return whether the user may read the files although the repository is private or gated."""
+        user = self.user
+        return user is not None and (user.owns(repository.id) or user.name in repository.settings["allowed"])
+
+    def visible(self, kind: str, repo_id: str) -> Repository:
+        """Return a repository whose existence the user may know of."""
+        user, repository = self.user, self.store.find(kind, repo_id)
+        if repository is None or (repository.settings["private"] and not self.may_read(repository)):
+            status, message = (404, "Repository not found") if user else (401, NOT_SIGNED_IN)
+            raise RefusedError(status, message, code="RepoNotFound")
+        return repository
+
+    def readable(self, kind: str, repo_id: str) -> Repository:
+        """Return a repository whose files the user may read."""
+        repository = self.visible(kind, repo_id)
+        if repository.settings["gated"] and not self.may_read(repository):
+            restricted = f"Access to {kind} {repo_id} is restricted"
+            if self.user is None:
+                message = f"{restricted}. You must have access to it and be authenticated to access it."
+                raise RefusedError(401, message, code="GatedRepo")
+            page = self.site.web_url(kind, repo_id)
+            message = f"{restricted} and you are not in the authorized list. Visit {page} to ask for access."
+            raise RefusedError(403, message, code="GatedRepo")
+        return repository
+
+    def writable(self, kind: str, repo_id: str) -> User:
+        """Return who writes to a repository that is there; raises as `visible` and `writer` do."""
+        self.visible(kind, repo_id)
+        return self.writer(repo_id)
+
     def values(self, key: str) -> list[str]:
         """Return all values of a query key; lists come as repeated keys, from some clients as `key[]`."""
         return [*self.query.get(key, []), *self.query.get(key + "[]", [])]
@@ -236,3 +296,21 @@ def text_of(payload: Mapping[str, Any], key: str, default: str | None = None) ->
     if not isinstance(value, str):
         raise RefusedError(400, f'"{key}" must be a string, not {type(value).__name__}')
     return value
+
+
+def whoami(request: Request) -> Response:
+    """Answer `GET /api/whoami-v2`."""
+    user = request.signed_in()
+    token = {"displayName": "local", "role": user.role, "createdAt": EPOCH}
+    return json_response(
+        {
+            "id": user.name,
+            "name": user.name,
+            "fullname": user.name,
+            "type": "user",
+            "email": None,
+            "isPro": False,
+            "orgs": [{"type": "org", "name": name, "roleInOrg": "admin"} for name in user.orgs],
+            "auth": {"type": "access_token", "accessToken": token},
+        }
+    )

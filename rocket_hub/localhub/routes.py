@@ -7,24 +7,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from rocket_hub.localhub.access import readable, visible, whoami, writable, writer
-from rocket_hub.localhub.cards import validate
-from rocket_hub.localhub.commits import batch, commit, get_object, preupload, put_object, verify, xet_token
-from rocket_hub.localhub.discussions import (
-    change_status,
-    change_title,
-    comment,
-    create_discussion,
-    list_discussions,
-    merge,
-    show_discussion,
-)
-from rocket_hub.localhub.errors import RefusedError
-from rocket_hub.localhub.files import resolve, show_commits, show_paths, show_refs, show_tree
-from rocket_hub.localhub.importing import show_manifest, show_store
-from rocket_hub.localhub.listing import list_repositories, show
-from rocket_hub.localhub.messages import Request, Response, json_response, text_of
-from rocket_hub.localhub.repository import Repository, now
+from rocket_hub.localhub import commits, files, importing, listing
+from rocket_hub.localhub.messages import Request, Response, json_response, text_of, whoami
+from rocket_hub.localhub.store import RefusedError, Repository, now
 
 GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 _REFERENCE = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
@@ -42,7 +27,7 @@ def create(request: Request) -> Response:
     """Answer `POST /api/repos/create {name, organization?, type?, visibility?}`."""
     payload = request.json()
     kind, repo_id = _target(request, payload)
-    user = writer(request, repo_id)
+    user = request.writer(repo_id)
     private = payload.get("visibility") == "private" or payload.get("private") is True
     repository = Repository(kind, repo_id, {"private": private, "createdAt": now()})
     tree = {".gitattributes": request.store.add_bytes(".gitattributes", GITATTRIBUTES)}
@@ -59,15 +44,15 @@ def create(request: Request) -> Response:
 def delete(request: Request) -> Response:
     """Answer `DELETE /api/repos/delete`."""
     kind, repo_id = _target(request, request.json())
-    repository = visible(request, kind, repo_id)
-    writer(request, repo_id)
+    repository = request.visible(kind, repo_id)
+    request.writer(repo_id)
     request.store.delete(repository)
     return Response(200, b"OK", content_type="text/plain")
 
 
 def settings(request: Request, kind: str, repo: str) -> Response:
     """Answer `PUT .../settings {gated?, visibility?, private?}`."""
-    writable(request, kind, repo)
+    request.writable(kind, repo)
     payload = request.json()
     changes: dict[str, Any] = {key: payload[key] for key in ("gated", "private") if key in payload}
     if "visibility" in payload:
@@ -82,22 +67,22 @@ def settings(request: Request, kind: str, repo: str) -> Response:
 
 def auth_check(request: Request, kind: str, repo: str, write: str | None = None) -> Response:
     """Answer `GET .../auth-check[/write]`."""
-    readable(request, kind, repo)
+    request.readable(kind, repo)
     if write:
-        writer(request, repo)
+        request.writer(repo)
     return json_response({})
 
 
 def _target(request: Request, payload: dict[str, Any]) -> tuple[str, str]:
     """Return kind and id of the repository that a request is about."""
-    user = writer(request)
+    user = request.writer()
     namespace = text_of(payload, "organization", "") or user.name
     return text_of(payload, "type", "model"), f"{namespace}/{text_of(payload, 'name')}"
 
 
 def create_branch(request: Request, kind: str, repo: str, rev: str) -> Response:
     """Answer `POST .../branch/{name} {startingPoint?}`."""
-    writable(request, kind, repo)
+    request.writable(kind, repo)
     start = text_of(request.json(), "startingPoint", "main")
     with request.store.change(kind, repo) as repository:
         if rev in repository.branches:
@@ -108,7 +93,7 @@ def create_branch(request: Request, kind: str, repo: str, rev: str) -> Response:
 
 def create_tag(request: Request, kind: str, repo: str, rev: str) -> Response:
     """Answer `POST .../tag/{revision} {tag, message?}`."""
-    writable(request, kind, repo)
+    request.writable(kind, repo)
     name = _checked(text_of(request.json(), "tag"))
     with request.store.change(kind, repo) as repository:
         if name in repository.tags:
@@ -119,7 +104,7 @@ def create_tag(request: Request, kind: str, repo: str, rev: str) -> Response:
 
 def delete_reference(request: Request, kind: str, repo: str, table: str, rev: str) -> Response:
     """Answer `DELETE .../branch/{name}` and `DELETE .../tag/{name}`."""
-    writable(request, kind, repo)
+    request.writable(kind, repo)
     with request.store.change(kind, repo) as repository:
         if (table, rev) == ("branch", "main"):
             raise RefusedError(403, "Cannot delete branch main")
@@ -159,38 +144,38 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Response]]] = [
         ("GET", "/api/whoami-v2", whoami),
         ("GET", "/api/agent-harnesses", agent_harnesses),
         ("GET POST", "/api/telemetry.*", ignore),
-        ("POST", "/api/validate-yaml", validate),
-        ("GET", "/api/rocket-hub/manifest", show_manifest),
-        ("GET", "/api/rocket-hub/store", show_store),
+        ("POST", "/api/validate-yaml", listing.validate),
+        ("GET", "/api/rocket-hub/manifest", importing.show_manifest),
+        ("GET", "/api/rocket-hub/store", importing.show_store),
         ("POST", "/api/repos/create", create),
         ("DELETE", "/api/repos/delete", delete),
-        ("GET", "/api/(?P<kind>model|dataset|space)s", list_repositories),
-        ("GET", API, show),
-        ("GET", f"{API}/revision/{REV}", show),
-        ("GET", f"{API}/tree/{REV}(?:/{PATH})?", show_tree),
-        ("POST", f"{API}/paths-info/{REV}", show_paths),
-        ("GET", f"{API}/refs", show_refs),
-        ("GET", f"{API}/commits/{REV}", show_commits),
+        ("GET", "/api/(?P<kind>model|dataset|space)s", listing.list_repositories),
+        ("GET", API, listing.show),
+        ("GET", f"{API}/revision/{REV}", listing.show),
+        ("GET", f"{API}/tree/{REV}(?:/{PATH})?", files.show_tree),
+        ("POST", f"{API}/paths-info/{REV}", files.show_paths),
+        ("GET", f"{API}/refs", files.show_refs),
+        ("GET", f"{API}/commits/{REV}", files.show_commits),
         ("GET", f"{API}/auth-check(?:/(?P<write>write))?", auth_check),
         ("PUT POST", f"{API}/settings", settings),
-        ("GET", f"{API}/xet-(?:read|write)-token/{REV}", xet_token),
-        ("POST", f"{API}/preupload/{REV}", preupload),
-        ("POST", f"{API}/commit/{REV}", commit),
+        ("GET", f"{API}/xet-(?:read|write)-token/{REV}", commits.xet_token),
+        ("POST", f"{API}/preupload/{REV}", commits.preupload),
+        ("POST", f"{API}/commit/{REV}", commits.commit),
         ("POST", f"{API}/branch/{REV}", create_branch),
         ("POST", f"{API}/tag/{REV}", create_tag),
         ("DELETE", f"{API}/(?P<table>branch|tag)/{REV}", delete_reference),
-        ("GET", f"{API}/discussions", list_discussions),
-        ("POST", f"{API}/discussions", create_discussion),
-        ("GET", DISCUSSION, show_discussion),
-        ("POST", f"{DISCUSSION}/merge", merge),
-        ("POST", f"{DISCUSSION}/comment", comment),
-        ("POST", f"{DISCUSSION}/status", change_status),
-        ("POST", f"{DISCUSSION}/title", change_title),
-        ("POST", rf"{WEB}\.git/info/lfs/objects/batch", batch),
-        ("PUT", OBJECT, put_object),
-        ("GET", OBJECT, get_object),
-        ("POST", f"{OBJECT}/verify", verify),
-        ("GET", f"{WEB}/resolve/{REV}/{PATH}", resolve),
+        ("GET", f"{API}/discussions", commits.list_discussions),
+        ("POST", f"{API}/discussions", commits.create_discussion),
+        ("GET", DISCUSSION, commits.show_discussion),
+        ("POST", f"{DISCUSSION}/merge", commits.merge),
+        ("POST", f"{DISCUSSION}/comment", commits.comment),
+        ("POST", f"{DISCUSSION}/status", commits.change_status),
+        ("POST", f"{DISCUSSION}/title", commits.change_title),
+        ("POST", rf"{WEB}\.git/info/lfs/objects/batch", commits.batch),
+        ("PUT", OBJECT, commits.put_object),
+        ("GET", OBJECT, commits.get_object),
+        ("POST", f"{OBJECT}/verify", commits.verify),
+        ("GET", f"{WEB}/resolve/{REV}/{PATH}", files.resolve),
     )
 ]
 

@@ -5,14 +5,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.discovery.licences import judge
-from rocket_hub.discovery.pins import named, pin_model
+from rocket_hub.discovery.licences import judge, named, pin_model
 from rocket_hub.errors import LicenceError, NothingLeftError
-from rocket_hub.generation.asking import Budget
 from rocket_hub.generation.meteor import cost, meteor
 from rocket_hub.generation.retrieval import documents_of, questions_of
 from rocket_hub.generation.self_specialization import lora_specialiser, needs_encoder, self_specialize
-from rocket_hub.generation.teachers import find_teacher
+from rocket_hub.generation.teachers import Budget, find_teacher
 from rocket_hub.inference.models import DeferredEncoder
 from rocket_hub.options import GenerationOptions, MeteorOptions, MeteorStage
 from rocket_hub.pipeline.context import Context, open_context, rejecting

@@ -8,8 +8,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from rocket_hub.discovery.licences import combine
-from rocket_hub.discovery.pins import without_place
+from rocket_hub.discovery.licences import combine, without_place
 from rocket_hub.errors import DatasetError, InputError, RecipeError, StorageError
 from rocket_hub.generation.self_specialization import rates
 from rocket_hub.publishing import create_model_card, push_to_hub

@@ -17,10 +17,9 @@ from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Example, Expe
 from rocket_hub.results import Discovery
 from rocket_hub.runs import digest, once
 from rocket_hub.selection.experts import select_experts as choose_group
-from rocket_hub.selection.probes import kshot_tokens, kshot_votes, mixture_loss
 from rocket_hub.selection.rationales import Rationales, Teacher, from_model, with_rationales
 from rocket_hub.selection.scoring import expert_scores, score_adapters
-from rocket_hub.selection.selectors import Probes
+from rocket_hub.selection.selectors import Probes, kshot_tokens, kshot_votes, mixture_loss
 from rocket_hub.selection.shots import choices_of
 from rocket_hub.selection.statistics import Cost, ShotScores, base_score, left_behind, with_evidence
 from rocket_hub.serialization import from_dict

@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from rocket_hub.discovery import load_instructions
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.instructions import discover_datasets
-from rocket_hub.discovery.licences import combine
-from rocket_hub.discovery.pins import pin_model
+from rocket_hub.discovery.licences import combine, pin_model
 from rocket_hub.errors import AdapterError, DatasetError, InputError, NothingLeftError
 from rocket_hub.evaluation import bootstrap_difference, evaluate, paired_difference
 from rocket_hub.inference.models import load_base, load_tokenizer

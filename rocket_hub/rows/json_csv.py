@@ -37,13 +37,7 @@ class BadLineError(DatasetError):
 def json_lines(
     file: ByteFile, reading: Reading, *, packed: bool = False, longest: int = MAX_ROW
 ) -> Iterator[tuple[int, Any]]:
-    """Read one JSON value a line; a line that is too long is passed over and counted.
-
-    Args:
-        file: The file, open.
-        reading: The budget, in unpacked bytes.
-        packed: Whether the file is compressed with gzip.
-        longest: Bytes of a line.
+    """Read one JSON value a line, within a budget of unpacked bytes; too long a line is passed over and counted.
 
     Yields:
         Number of the line, from 1, and its value.
@@ -63,15 +57,10 @@ def json_lines(
 
 
 def json_values(file: ByteFile, reading: Reading, *, packed: bool = False) -> Iterator[Any]:
-    """Read a JSON file: a list of rows, rows one after the other, or one object that holds all rows.
-
-    Args:
-        file: The file, open.
-        reading: The budget, in unpacked bytes.
-        packed: Whether the file is compressed with gzip.
+    """Read a JSON file, perhaps packed with gzip, within a budget of unpacked bytes.
 
     Yields:
-        Rows.
+        Rows: of a list, one after the other, or of one object that holds all rows.
     """
     import ijson
 

@@ -74,13 +74,9 @@ def lowered(row: Mapping[Any, Any]) -> dict[str, Any]:
 def text_of(value: Any, deep: int = 3) -> str:
     """Return a cell as one text; null, NaN and what is no text are the empty text.
 
-    Args:
-        value: The cell.
-        deep: How many lists and mappings are opened at most.
-
-    Returns:
-        Text, stripped; a number without a needless `.0`; `yes` and `no`; of content parts all texts, one a line, if all
-        of them are text; of another list its first item; of a mapping what it calls `text` or `value`; else nothing.
+    Text is stripped; a number has no needless `.0`; of truth values `yes` and `no`; of content parts all texts, one a
+    line, if all of them are text; of another list its first item, of a mapping what it calls `text` or `value`, at most
+    `deep` of them inside each other; else nothing.
     """
     if isinstance(value, str):
         return value.strip()
@@ -151,13 +147,9 @@ NESTED = ("instances", "questions", "qas", "qa_pairs", "examples")
 
 
 def flat_rows(row: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the rows that a record holds.
+    """Yield the rows that a record holds: column, in lower case -> value.
 
-    Args:
-        row: Column -> value.
-
-    Yields:
-        Column, in lower case -> value; what the record says once is in every one of its rows.
+    What the record says once is in every one of its rows.
     """
     outer = lowered(row)
     for column in DIALOGUES:

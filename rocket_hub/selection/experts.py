@@ -10,31 +10,13 @@ import numpy as np
 from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.options import ExpertOptions
 from rocket_hub.records import ExpertScore, ExpertSelection, Rejection
-from rocket_hub.selection.groups import Factors, group_diversity, ranked_groups
-from rocket_hub.selection.selectors import (
-    NEARLY,
-    NO_PROBES,
-    SELECTORS,
-    Bank,
-    Probes,
-    make_bank,
-    rank_sum,
-    similarity_of,
-)
-from rocket_hub.selection.statistics import (
-    NONE_HELPS,
-    ONE_EXPERT,
-    chosen_shares,
-    held_out_accuracy,
-    judge,
-    likelier,
-    paired,
-    righter,
-)
+from rocket_hub.selection import statistics
+from rocket_hub.selection.groups import Factors, group_diversity, similarity_of
+from rocket_hub.selection.selectors import NEARLY, NO_PROBES, SELECTORS, Bank, Probes, make_bank, rank_sum
 
 # The verdicts that shrink a selector's group. `one_expert` compares whole shots, which is no evidence about skills that
 # one shot needs together, by which `coverage` chooses.
-FOLLOWED = {"rocket": (ONE_EXPERT, NONE_HELPS), "coverage": (NONE_HELPS,)}
+FOLLOWED = {"rocket": (statistics.ONE_EXPERT, statistics.NONE_HELPS), "coverage": (statistics.NONE_HELPS,)}
 
 
 def select_experts(
@@ -77,9 +59,9 @@ def select_experts(
     bank = make_bank(scores, factors, options, seed=seed, probes=probes)
     group = SELECTORS[options.selector](bank)
     chosen = [score for score in bank.scores if score.repo_id in group]
-    verdict = judge(bank.scores, chosen, bank.scores[0], base)
+    verdict = statistics.judge(bank.scores, chosen, bank.scores[0], base)
     followed = options.follow_verdict and verdict.name in FOLLOWED.get(options.selector, ())
-    selected = ((bank.scores[0].repo_id,) if verdict.name == ONE_EXPERT else ()) if followed else group
+    selected = ((bank.scores[0].repo_id,) if verdict.name == statistics.ONE_EXPERT else ()) if followed else group
     selection = ExpertSelection(
         selected=selected,
         rejected=tuple(_reject(score, bank, group) for score in bank.scores if score.repo_id not in selected),
@@ -100,9 +82,7 @@ def select_experts(
 def _with_alternatives(selection: ExpertSelection, bank: Bank) -> ExpertSelection:
     """Add how often each expert is chosen from other draws of the shots, and how far the runner-up is behind."""
     shortlist = bank.shortlist
-    rank_sums = np.array([rank_sum(score) for score in shortlist])
-    similarity = bank.similarity[: len(shortlist), : len(shortlist)]
-    groups, totals = ranked_groups(rank_sums, similarity, len(selection.group))
+    groups, totals = bank.groups()
     names = [score.repo_id for score in shortlist]
     tied = {names[i] for group in groups[totals == totals[0]] for i in group} - set(selection.group)
     runner_up = tuple(names[i] for i in groups[1]) if len(groups) > 1 else ()
@@ -117,7 +97,7 @@ def _lead(shortlist: Sequence[ExpertScore], groups: np.ndarray) -> tuple[float |
     if len({len(score.nll) for score in shortlist}) > 1:
         return None, None
     nll = np.array([score.nll for score in shortlist])  # [M, K]
-    return paired(nll[groups[1]].mean(axis=0) - nll[groups[0]].mean(axis=0))
+    return statistics.paired(nll[groups[1]].mean(axis=0) - nll[groups[0]].mean(axis=0))
 
 
 def _resampled(selection: ExpertSelection, bank: Bank) -> tuple[tuple[ExpertScore, ...], float | None]:
@@ -128,11 +108,11 @@ def _resampled(selection: ExpertSelection, bank: Bank) -> tuple[tuple[ExpertScor
     if not shots or any(len(score.nll) != shots or len(score.correct) != shots for score in rows):
         return selection.scores, None
     perplexity, correct = np.exp(np.minimum([score.nll for score in rows], 700)), np.array([s.correct for s in rows])
-    options = bank.options
-    shares = chosen_shares(perplexity, correct, bank.similarity, options.shortlist, options.num_experts, bank.seed)
+    most, size = bank.options.shortlist, bank.options.num_experts
+    shares = statistics.chosen_shares(perplexity, correct, bank.similarity, most, size, bank.seed)
     share = {score.repo_id: float(found) for score, found in zip(rows, shares, strict=True)}
     scores = tuple(replace(score, chosen_share=share.get(score.repo_id, 0.0)) for score in selection.scores)
-    return scores, held_out_accuracy(perplexity, correct)
+    return scores, statistics.held_out_accuracy(perplexity, correct)
 
 
 def _described(bank: Bank, group: tuple[str, ...], base: ExpertScore | None) -> tuple[ExpertScore, ...]:
@@ -143,8 +123,8 @@ def _described(bank: Bank, group: tuple[str, ...], base: ExpertScore | None) -> 
     for score in bank.scores:
         marks, row = list(score.marks), place.get(score.repo_id)
         if base is not None and score.nll:
-            marks += [] if likelier(score, base) else ["not_likelier"]
-            marks += [] if righter(score, base) else ["not_righter"]
+            marks += [] if statistics.likelier(score, base) else ["not_likelier"]
+            marks += [] if statistics.righter(score, base) else ["not_righter"]
         if score.repo_id in bank.copies:
             marks.append(f"like {bank.copies[score.repo_id]}")
         elif row and bank.options.diversity == "delta_w" and bank.similarity[row, :row].max() >= NEARLY:

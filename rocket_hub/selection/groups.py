@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rocket_hub.errors import InputError
+from rocket_hub.records import ExpertScore
 
 Factors = Mapping[str, tuple[np.ndarray, np.ndarray]]  # module -> (A [r, in], B [out, r] with the scaling folded in)
 
@@ -81,6 +82,19 @@ def behaviour_similarity(correct: np.ndarray) -> np.ndarray:
     apart = right @ wrong.T + wrong @ right.T  # [M, M]
     shared = (right + wrong) @ (right + wrong).T
     return 1 - apart / np.maximum(shared, 1)
+
+
+def similarity_of(scores: Sequence[ExpertScore], factors: Mapping[str, Factors], diversity: str) -> np.ndarray:
+    """Compute the similarity of adapters [n, n], see `ExpertOptions.diversity`; InputError if they have none."""
+    if diversity == "behaviour":
+        if len({len(score.correct) for score in scores}) > 1 or any(not score.correct for score in scores):
+            raise InputError(
+                "experts.diversity: 'behaviour' compares answers shot by shot, and not every adapter has answered all "
+                "of them; use 'delta_w', which compares the weights"
+            )
+        return behaviour_similarity(np.array([score.correct for score in scores]))
+    chosen = [factors[score.repo_id] for score in scores]
+    return paper_similarity(chosen) if diversity == "paper" else delta_w_similarity(chosen)
 
 
 def group_diversity(similarity: np.ndarray, group: Sequence[int]) -> float:
@@ -259,9 +273,3 @@ def ranked_groups(rank_sums: np.ndarray, similarity: np.ndarray, size: int) -> t
         if len(groups) == every or totals[order[1]] < least + len(groups) + 1:
             return groups[order], totals[order]
         count *= 4
-
-
-def best_group(rank_sums: np.ndarray, similarity: np.ndarray, size: int) -> tuple[int, ...]:
-    """Choose the first of `ranked_groups`: N rows, ascending."""
-    groups, _ = ranked_groups(rank_sums, similarity, size)
-    return tuple(int(i) for i in groups[0])

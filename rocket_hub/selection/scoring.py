@@ -21,8 +21,6 @@ from rocket_hub.selection.halving import Halved, Race, pairs_of, pairs_within, r
 from rocket_hub.selection.shots import Answer, Choices, Meter, Shots, share, tokenised
 from rocket_hub.selection.statistics import Cost, ShotScores
 
-__all__ = ["Choices", "Cost", "ShotScores", "exact_match", "expert_scores", "reasoning_perplexity", "score_adapters"]
-
 _LARGEST_EXPONENT = 700.0  # e^700 is still a number in float64
 T = TypeVar("T")
 

@@ -130,18 +130,11 @@ def survey(
     refuse: Callable[[Example], str] | None = None,
     limits: Limits | None = None,
 ) -> Survey:
-    """Find the rows that may not be taken.
+    """Find the rows that may not be taken; arguments as of `select_instructions`, the rows are read once.
 
     In this order: `too_long`; `contaminated`, the row holds an evaluation question; `duplicate_of_kshot`, it holds a
     shot's question word by word (one that is like it is welcome); the other filters of `fault_of`; the reasons of
-    `refuse`; `duplicate_of`, an equal row came before, in whichever data set.
-
-    Args:
-        rows: Candidates from all data sets; read once.
-        shots: The K-shot as read.
-        evaluation_questions: Bare questions that no training row may hold.
-        refuse: The caller's own filter: returns the reason why a row is rejected, or nothing.
-        limits: Limits of a row; none = the defaults.
+    `refuse`; `duplicate_of`, an equal row came before, in whichever data set. Without `limits` the defaults hold.
     """
     check, equal = _checker(shots, evaluation_questions, limits or Limits()), ExactDuplicates()
     sources: dict[str, int] = {}

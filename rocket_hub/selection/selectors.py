@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from rocket_hub.errors import InputError
+from rocket_hub.inference.likelihood import completion_nll, row_losses
+from rocket_hub.inference.tokens import batches, encode, evaluating
+from rocket_hub.lora.attach import Pair, swapping
 from rocket_hub.options import ExpertOptions
-from rocket_hub.records import ExpertScore
-from rocket_hub.selection.groups import Factors, behaviour_similarity, best_group, delta_w_similarity, paper_similarity
+from rocket_hub.records import Example, ExpertScore
+from rocket_hub.selection.groups import Factors, ranked_groups, similarity_of
 
 SAME = 0.99999  # cosine of two equal updates, but for the rounding of bf16 files
 NEARLY = 0.95
@@ -25,7 +31,7 @@ Votes = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # module -> prototypes
 
 @dataclass(frozen=True)
 class Probes:
-    """Measurements of the K-shot on the base model, see `selection/probes.py`; none = not available."""
+    """Measurements of the K-shot on the base model (`mixture_loss`, `kshot_votes`, `kshot_tokens`), or none."""
 
     loss: Loss | None = None  # K-shot loss of a weighted sum of adapters, for `lorahub`
     votes: Votes | None = None  # counts the prototypes that the K-shot's hidden states are most like, for `arrow`
@@ -63,6 +69,12 @@ class Bank:
     def shortlist(self) -> tuple[ExpertScore, ...]:
         """The M best of the pool (Algorithm 1)."""
         return self.pool[: self.options.shortlist]
+
+    def groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """Order the groups of N of the shortlist: (groups [n, N], totals [n]), see `ranked_groups`."""
+        count = len(self.shortlist)
+        rank_sums = np.array([rank_sum(score) for score in self.shortlist])
+        return ranked_groups(rank_sums, self.similarity[:count, :count], min(self.options.num_experts, count))
 
 
 def rank_sum(score: ExpertScore) -> float:
@@ -105,19 +117,6 @@ def make_bank(
     if options.diversity != "delta_w":
         similarity = similarity_of(pool, factors, options.diversity)
     return Bank(ordered, factors, options, tuple(pool), similarity, copies, seed, probes)
-
-
-def similarity_of(scores: Sequence[ExpertScore], factors: Mapping[str, Factors], diversity: str) -> np.ndarray:
-    """Compute the similarity of adapters [n, n], see `ExpertOptions.diversity`; InputError if they have none."""
-    if diversity == "behaviour":
-        if len({len(score.correct) for score in scores}) > 1 or any(not score.correct for score in scores):
-            raise InputError(
-                "experts.diversity: 'behaviour' compares answers shot by shot, and not every adapter has answered all "
-                "of them; use 'delta_w', which compares the weights"
-            )
-        return behaviour_similarity(np.array([score.correct for score in scores]))
-    chosen = [factors[score.repo_id] for score in scores]
-    return paper_similarity(chosen) if diversity == "paper" else delta_w_similarity(chosen)
 
 
 def _shapes(score: ExpertScore, factors: Mapping[str, Factors]) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -164,11 +163,8 @@ def _covered(probabilities: np.ndarray, group: list[int]) -> float:
 
 def rocket(bank: Bank) -> tuple[str, ...]:
     """Choose the N of the shortlist with the least Σ (RP + RA) + RD (Algorithm 1)."""
-    shortlist = bank.shortlist
-    rank_sums = np.array([rank_sum(score) for score in shortlist])
-    similarity = bank.similarity[: len(shortlist), : len(shortlist)]
-    group = best_group(rank_sums, similarity, min(bank.options.num_experts, len(shortlist)))
-    return tuple(shortlist[i].repo_id for i in group)
+    groups, _ = bank.groups()
+    return tuple(bank.shortlist[i].repo_id for i in groups[0])
 
 
 def coverage(bank: Bank) -> tuple[str, ...]:
@@ -273,3 +269,99 @@ SELECTORS = {
     "all": every,
 }
 """Name in a recipe -> function; `experts.selector` lists the same names."""
+
+
+def mixture_loss(
+    model: Any, tokenizer: Any, factors: Mapping[str, Mapping[str, Pair]], shots: Sequence[Example], *, batch_size: int
+) -> Loss:
+    """Make the function that `lorahub` minimises; it leaves the model as it was.
+
+    Args:
+        model: The base model.
+        tokenizer: Its tokenizer.
+        factors: repository id -> module -> (A [r, in], B [out, r] with the scaling folded in).
+        shots: The K-shot in the task's form.
+        batch_size: Rows computed at once.
+
+    Returns:
+        From weights w by repository id to the mean negative log-likelihood per token over the shots, in nats, of the
+        base with Σ w ΔW.
+    """
+    rows = [(shot.prompt, shot.completion) for shot in shots]
+
+    def loss(weights: Mapping[str, float]) -> float:
+        mixed = mixture({name: factors[name] for name in weights}, weights)
+        with swapping(model, {"mixture": mixed}) as swap:
+            swap(mixed)
+            nll, tokens = completion_nll(model, tokenizer, rows, batch_size=batch_size)
+        return float((nll / tokens).mean())
+
+    return loss
+
+
+def mixture(factors: Mapping[str, Mapping[str, Pair]], weights: Mapping[str, float]) -> dict[str, Pair]:
+    """Make Σ w ΔW one adapter: all A above each other [Σr, in], all w B beside each other [out, Σr]."""
+    modules = dict.fromkeys(module for expert in factors.values() for module in expert)
+    mixed: dict[str, Pair] = {}
+    for module in modules:
+        owners = [name for name in factors if module in factors[name]]
+        a = torch.cat([torch.as_tensor(factors[name][module][0]) for name in owners])
+        b = torch.cat([torch.as_tensor(factors[name][module][1]) * weights[name] for name in owners], dim=1)
+        mixed[module] = a, b
+    return mixed
+
+
+def kshot_tokens(
+    model: Any, tokenizer: Any, factors: Mapping[str, Mapping[str, Pair]], shots: Sequence[Example], *, batch_size: int
+) -> Tokens:
+    """Make the function that `coverage` needs; arguments as of `mixture_loss`.
+
+    Returns:
+        From M repository ids to the probability of each completion token of the K-shot under each adapter [M, T].
+    """
+
+    def tokens(names: Sequence[str]) -> np.ndarray:
+        rows = [encode(tokenizer, shot.prompt, shot.completion) for shot in shots]
+        order = list(batches([len(ids) for ids, _ in rows], batch_size))
+        found = []
+        with swapping(model, {name: factors[name] for name in names}) as swap, evaluating(model):
+            for name in names:
+                swap(factors[name])
+                losses = [loss for batch in order for loss in row_losses(model, [rows[i] for i in batch])]
+                found.append(np.exp(-torch.cat(losses).double().numpy()))
+        return np.array(found)
+
+    return tokens
+
+
+def kshot_votes(model: Any, tokenizer: Any, shots: Sequence[Example]) -> Votes:
+    """Make the function with which `arrow` counts votes on the base model without an adapter.
+
+    Returns:
+        From module -> prototypes [M, in], zero where an adapter has none, to the votes of all tokens and modules [M].
+    """
+    rows = [encode(tokenizer, shot.prompt, shot.completion)[0] for shot in shots]
+
+    def votes(prototypes: Mapping[str, np.ndarray]) -> np.ndarray:
+        counts = np.zeros(len(next(iter(prototypes.values()))))
+
+        def listen(vectors: torch.Tensor) -> Callable[..., None]:
+            def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+                x = inputs[0].reshape(-1, inputs[0].shape[-1]).float()
+                # [tokens, in] [in, M] -> [tokens, M]
+                first = (x @ vectors.to(x.device).t()).abs().argmax(dim=1)
+                counts[:] += torch.bincount(first, minlength=len(counts)).cpu().numpy()
+
+            return hook
+
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(model))
+            for module, vectors in prototypes.items():
+                layer = model.get_submodule(module)
+                hook = layer.register_forward_pre_hook(listen(torch.from_numpy(vectors).float()))
+                stack.callback(hook.remove)
+            for ids in rows:
+                model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+        return counts
+
+    return votes

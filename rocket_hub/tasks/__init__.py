@@ -64,10 +64,7 @@ TASKS = {task.name: task for task in (GSM8K, MBPP, ARC_CHALLENGE, ARC_EASY, PIQA
 
 
 def get_task(name: str) -> Task:
-    """Find a task by name, or read a custom task from a YAML file.
-
-    Args:
-        name: A task's name, or the path of a `.yaml` file; see `rocket_hub.tasks.custom`.
+    """Find a task by name, or read a custom task from the path of a `.yaml` file; see `rocket_hub.tasks.custom`.
 
     Raises:
         TaskError: There is no such task; the message names the nearest one and all that exist.

@@ -81,12 +81,8 @@ def reasoned(rationale: str, answer: str) -> str:
 def statements(text: str, pattern: re.Pattern[str]) -> tuple[str, list[str]]:
     r"""Return a text without its dress and without what comes after a next question, and what it states as its answer.
 
-    Args:
-        text: What a model wrote.
-        pattern: What stands before a statement.
-
-    Returns:
-        The text; and what stands in each `\boxed{}`, then what comes after each match, the last first in both.
+    The second is what stands in each `\boxed{}`, then what comes after each match of the pattern, the last first in
+    both.
     """
     part = straight(own_part(text))
     boxes = [plain(box) for box in boxed(part)]

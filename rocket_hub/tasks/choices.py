@@ -61,21 +61,15 @@ _CONNECTIVES = frozenset(("because", "since", "as", "and", "or", "is", "was", "f
 
 
 def read_choice(text: str, choices: Sequence[str] = ()) -> str:
-    r"""Read which option a generated text chooses; empty when none, or more than one at once ("A or B").
+    r"""Read which option a generated text chooses: its letter; empty when none, or more than one ("A or B").
 
     What comes after a next question does not count. Of the rest, in this order: the last `\boxed{…}`; else the last
     explicit statement ("the answer is …", "Answer: …"); else the beginning of the text; else its last line; else the
     only option whose words occur; else the only one that is mentioned by letter or place. An option is named by its
-    words, its letter or its place ("the second", "solution 2"); of two options a bare "1" is neither, for it is the
-    second's label in PIQA. What is denied ("A is wrong", "not option A") is not chosen, nor is what is left then.
-    OpenCompass, which ROCKET was measured with, takes the first capital letter of the text.
-
-    Args:
-        text: What the model wrote.
-        choices: Texts of the options; empty = any letter.
-
-    Returns:
-        A capital letter.
+    words, its letter (any capital, where there are no `choices`) or its place ("the second", "solution 2"); of two
+    options a bare "1" is neither, for it is the second's label in PIQA. What is denied ("A is wrong", "not option A")
+    is not chosen, nor is what is left then. OpenCompass, which ROCKET was measured with, takes the first capital letter
+    of the text.
     """
     part, claimed = statements(text, _STATED)
     part = part.strip()

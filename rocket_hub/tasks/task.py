@@ -167,11 +167,8 @@ class Task:
     def with_shots(self, shots: Sequence[Example]) -> Task:
         """Return the task with solved examples before every question, a blank line between them.
 
-        Args:
-            shots: Examples in the form that this task gives without shots and chat template.
-
         Raises:
-            TaskError: A shot has another prompt.
+            TaskError: A shot is not in the form that this task gives without shots and chat template.
         """
         for shot in shots:
             self._bare(shot.prompt, self.frame or self.prompt)
@@ -194,13 +191,9 @@ class Task:
         return self.for_model(tokenizer).prompt(question)
 
     def options(self, example: Example) -> tuple[str, tuple[str, ...]]:
-        """Return what option likelihood compares, as lm-evaluation-harness does: no letters, the options' own texts.
+        """Return what option likelihood compares for a problem in the task's form: (prompt, continuations).
 
-        Args:
-            example: A problem in the task's form.
-
-        Returns:
-            (prompt, continuations); a continuation starts with the delimiter.
+        As in lm-evaluation-harness there are no letters, but the options' own texts; each starts with the delimiter.
 
         Raises:
             TaskError: The task, or the problem, has no options.

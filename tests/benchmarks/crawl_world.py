@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rocket_hub.localhub.repository import Repository
-from rocket_hub.localhub.store import Store
+from rocket_hub.localhub.store import Repository, Store
 
 BASE, COPY = "base/tiny", "copies/tiny-again"
 LAYERS, WIDTH, RANK = 2, 16, 2

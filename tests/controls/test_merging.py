@@ -10,7 +10,7 @@ from peft import PeftModel
 
 from rocket_hub.controls.merges import DENSITY, kshot_weights, peft_merge
 from rocket_hub.lora.expert import Expert, read_expert
-from rocket_hub.selection.probes import mixture_loss
+from rocket_hub.selection.selectors import mixture_loss
 
 from .conftest import ROWS, delta, says
 

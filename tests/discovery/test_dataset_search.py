@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rocket_hub.discovery import discover_datasets
-from rocket_hub.discovery.datasets import search_datasets
+from rocket_hub.discovery.instructions import search_datasets
 from rocket_hub.discovery.known_data import BENCHMARKS, benchmark_of, mirrors_of
 from rocket_hub.discovery.listing import (
     ListedDataset,

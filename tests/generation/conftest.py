@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rocket_hub.generation import asking
+from rocket_hub.generation import teachers
 
 
 class Script:
@@ -104,5 +104,5 @@ def script() -> Iterator[Script]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits between attempts, none of which takes time."""
     waited: list[float] = []
-    monkeypatch.setattr(asking, "sleep", lambda seconds: waited.append(seconds) if seconds else None)
+    monkeypatch.setattr(teachers, "sleep", lambda seconds: waited.append(seconds) if seconds else None)
     return waited

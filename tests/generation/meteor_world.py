@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rocket_hub.generation.asking import Budget
 from rocket_hub.generation.meteor import Meteor, meteor
-from rocket_hub.generation.teachers import EndpointTeacher
+from rocket_hub.generation.teachers import Budget, EndpointTeacher
 from rocket_hub.inference.models import load_base
 from rocket_hub.options import MeteorOptions
 from rocket_hub.tasks import GSM8K

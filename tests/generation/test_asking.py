@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 
 from rocket_hub.errors import InputError, StorageError
-from rocket_hub.generation.asking import TRIES, Bill, Budget, TeacherClient
-from rocket_hub.generation.teachers import Decoding, EndpointTeacher, InferenceTeacher, LocalTeacher, Reply, Teacher
+from rocket_hub.generation.teachers import (
+    TRIES,
+    Bill,
+    Budget,
+    Decoding,
+    EndpointTeacher,
+    InferenceTeacher,
+    LocalTeacher,
+    Reply,
+    Teacher,
+    TeacherClient,
+)
 from rocket_hub.inference.models import load_base
 
 from .conftest import Script

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from rocket_hub.generation.asking import TRIES, Budget
 from rocket_hub.generation.meteor import Meteor
 from rocket_hub.generation.prompts import read_judgement
+from rocket_hub.generation.teachers import TRIES, Budget
 
 from .conftest import Script
 from .meteor_world import OPTIONS, QUESTIONS, RIGHT, Faults, Replies, answer_in, run, say

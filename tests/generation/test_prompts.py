@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rocket_hub.generation.asking import Budget, TeacherClient
 from rocket_hub.generation.prompts import (
     ASPECTS,
     Judgement,
@@ -24,7 +23,7 @@ from rocket_hub.generation.prompts import (
     read_preferences,
     tally,
 )
-from rocket_hub.generation.teachers import EndpointTeacher
+from rocket_hub.generation.teachers import Budget, EndpointTeacher, TeacherClient
 
 from .conftest import Script
 from .meteor_world import RIGHT, Faults, Replies

@@ -10,9 +10,7 @@ import pytest
 
 from rocket_hub.errors import InputError, StorageError
 from rocket_hub.localhub import LocalHub, import_tree
-from rocket_hub.localhub.errors import RefusedError
-from rocket_hub.localhub.repository import Repository
-from rocket_hub.localhub.store import Store
+from rocket_hub.localhub.store import RefusedError, Repository, Store
 
 from .conftest import ask, client_environment, write_adapter
 

@@ -40,7 +40,7 @@ def read(data=LINES, path="a.jsonl", reading=None):
 )
 def test_a_child_that_is_taken_over_or_broken(code, fault, monkeypatch):
     start = (
-        "import sys; from rocket_hub.rows.child import HEAD, PLACE, _limit; out = sys.stdout.buffer\n"
+        "import sys; from rocket_hub.rows.files import HEAD, PLACE, _limit; out = sys.stdout.buffer\n"
         "def send(kind, body): out.write(HEAD.pack(kind, len(body)) + body); out.flush()\n"
         "_limit(int(sys.argv[1]), int(sys.argv[2]))\n"
     )

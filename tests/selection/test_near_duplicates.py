@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError
 from rocket_hub.options import InstructionOptions
-from rocket_hub.selection.instructions import choose
-from rocket_hub.selection.near_duplicates import MODES, distinct, ordered, similarity
+from rocket_hub.selection.instructions import MODES, choose, distinct, ordered, similarity
 
 
 def unit(raw):
@@ -55,7 +54,7 @@ def test_distinct_is_the_naive_definition(seed, count, width, threshold):
 @given(st.integers(0, 10**6), st.sampled_from([0.6, 0.9, 0.95]), st.sampled_from([0.05, 0.1, 0.2]))
 def test_distinct_across_blocks_is_the_naive_definition(seed, threshold, spread):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("rocket_hub.selection.near_duplicates._BLOCK", 16)
+        patched.setattr("rocket_hub.selection.instructions._BLOCK", 16)
         embeddings = clustered(150, 24, 60, spread, seed)
         assert walked(embeddings, threshold) == naive_distinct(embeddings, threshold)
 
@@ -166,7 +165,7 @@ def test_blocks_make_no_difference_and_equal_rows_are_equal(world, monkeypatch):
     rows, shots, _ = world
     again = np.concatenate([rows, rows])
     whole = [similarity(again, shots, mode) for mode in MODES]
-    monkeypatch.setattr("rocket_hub.selection.near_duplicates._SIMILARITY_BLOCK", 17)
+    monkeypatch.setattr("rocket_hub.selection.instructions._SIMILARITY_BLOCK", 17)
     for mode, expected in zip(MODES, whole, strict=True):
         found = similarity(again, shots, mode)
         assert found.tolist() == expected.tolist()

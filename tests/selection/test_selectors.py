@@ -16,8 +16,15 @@ from rocket_hub.options import ExpertOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example, ExpertScore
 from rocket_hub.selection.experts import select_experts
-from rocket_hub.selection.probes import kshot_tokens, kshot_votes, mixture_loss
-from rocket_hub.selection.selectors import SELECTORS, Probes, covering_group, top_direction
+from rocket_hub.selection.selectors import (
+    SELECTORS,
+    Probes,
+    covering_group,
+    kshot_tokens,
+    kshot_votes,
+    mixture_loss,
+    top_direction,
+)
 
 NAMES = tuple(f"u/{letter}" for letter in "abcdef")
 SCORES = [ExpertScore(name, 2.0 + i, 0.5, 1.0 + i, 1.0 + i) for i, name in enumerate(NAMES)]

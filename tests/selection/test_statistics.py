@@ -3,7 +3,7 @@ import pytest
 from experts_world import evidence, scored
 
 from rocket_hub.records import ExpertScore, Rejection
-from rocket_hub.selection.groups import best_group, mean_ranks
+from rocket_hub.selection.groups import mean_ranks, ranked_groups
 from rocket_hub.selection.statistics import (
     ShotScores,
     accuracy_interval,
@@ -91,7 +91,7 @@ def test_a_resample_is_algorithm_1_on_the_drawn_shots():
         means = perplexity[:, drawn].mean(axis=1)
         sums = mean_ranks(means) + mean_ranks(-correct[:, drawn].mean(axis=1))
         best = np.sort(np.lexsort((means, sums))[:5])
-        counts[best[list(best_group(sums[best], similarity[np.ix_(best, best)], 3))]] += 1
+        counts[best[ranked_groups(sums[best], similarity[np.ix_(best, best)], 3)[0][0]]] += 1
     assert chosen_shares(perplexity, correct, similarity, 5, 3, seed=5).tolist() == (counts / 400).tolist()
 
 

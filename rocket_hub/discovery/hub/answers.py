@@ -12,19 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from huggingface_hub import constants, get_session
+from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.discovery.hub.download import TIMEOUT, Part, fetch, read_answer
 from rocket_hub.errors import AdapterError
 from rocket_hub.lora.tensors import Tensor
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 MAX_KEPT = 64 * 2**20
 """Bytes of a kept file that are read back."""
@@ -127,15 +124,9 @@ def model_record(api: HfApi, repo_id: str) -> tuple[dict[str, Any], float]:
 
 
 def pages(api: HfApi, what: str, path: str, query: Sequence[tuple[str, str]]) -> Iterator[list[Any]]:
-    """Yield the items of each page of a list; each page is tried again by itself.
+    """Yield the items of each page of a list (`path`: for example `/api/models`); each page is tried again by itself.
 
     Only the query of the link to the next page is used: whatever its host, the token goes to no other than `api`'s.
-
-    Args:
-        api: Where the Hub is, and who asks.
-        what: What the list is about, for messages.
-        path: For example `/api/models`.
-        query: Keys and values; a key may be there several times.
     """
     text: str | None = urlencode(query)
     asked: set[str] = set()
@@ -156,12 +147,7 @@ def get(api: HfApi, path: str, query: str, expected: type) -> tuple[Any, str | N
 
 
 def or_last(api: HfApi, ask: Callable[[], Any], *name: str) -> tuple[Any, float]:
-    """Ask, and remember the answer; offline, return the last one.
-
-    Args:
-        api: Where the Hub is.
-        ask: Asks the Hub; returns JSON data.
-        *name: What to remember the answer under.
+    """Ask, and remember the answer, which is JSON data, under a name; offline, return the last one.
 
     Returns:
         The answer; and 0 if it is new, otherwise when it was given (seconds since 1970).

@@ -48,16 +48,10 @@ _SECRETS = re.compile(r"(\bBearer\s+|\bhf_|\?)[^\s'\"]+")
 
 
 def for_each(function: Callable[[T], R], items: Sequence[T], workers: int, receive: Callable[[int, R], object]) -> None:
-    """Apply a function to each item in threads, and hand the results to the calling thread as they come.
+    """Apply a function to each item in threads, and `receive` positions and results in the calling thread as they come.
 
     An error or Ctrl-C ends it at once: threads take no further item, and one that waits for the Hub is not waited for.
     They are daemons, unlike those of `ThreadPoolExecutor`, so the program can end too.
-
-    Args:
-        function: Called in the threads; an error of it is raised here.
-        items: Its arguments; taken in this order.
-        workers: How many threads.
-        receive: Called with an item's position and its result, in any order of positions.
     """
     done: SimpleQueue[tuple[int, Future[R]]] = SimpleQueue()
     todo, lock, stop = iter(enumerate(items)), threading.Lock(), threading.Event()
@@ -214,13 +208,7 @@ class FileError(OSError):
 
 
 def call(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function of huggingface_hub, again if that may help.
-
-    Args:
-        what: What the call is about, usually a repository id; every message starts with it.
-        function: The function.
-        *args: Its arguments.
-        **kwargs: Its keyword arguments.
+    """Call a function of huggingface_hub, again if that may help; every message starts with `what`, usually an id.
 
     Raises:
         HubUnreachableError: There was no answer in `TRIES` tries, or the Hub libraries are offline.

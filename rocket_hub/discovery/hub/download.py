@@ -12,17 +12,14 @@ import time
 from collections import OrderedDict
 from io import SEEK_CUR, SEEK_END, SEEK_SET
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, get_session, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, validate_repo_id  # type: ignore[attr-defined]
 
 from rocket_hub.discovery.hub.client import FileError, call
 from rocket_hub.errors import HubError
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a read is given up and tried again."""
@@ -177,25 +174,14 @@ def _number(text: str) -> int:
 
 
 def download(api: HfApi, repo_id: str, revision: str, filename: str, *, kind: str = "model", max_bytes: int) -> Path:
-    """Download one file at a commit into the Hub cache, and verify it.
+    """Download one file of a `model` or `dataset` at a commit into the Hub cache, and verify it; returns its path.
 
     A file that is in the cache, and whole, costs no request. The Hub's scan for malware is asked for here: a list does
     not tell it, and one request for each listed adapter would double the crawl.
 
-    Args:
-        api: Where the Hub is, and who asks.
-        repo_id: `namespace/name`.
-        revision: Commit hash.
-        filename: Path in the repository.
-        kind: `model` or `dataset`.
-        max_bytes: A larger file is not fetched.
-
-    Returns:
-        Where the file lies in the cache.
-
     Raises:
-        HubError: The file is not there, too large, unsafe by the Hub's scan, or arrives with a wrong hash twice;
-            otherwise as `call`.
+        HubError: The file is not there, larger than `max_bytes`, unsafe by the Hub's scan, or arrives with a wrong hash
+            twice; otherwise as `call`.
     """
     where = f"{repo_id}: {filename}"
     if not is_plain_path(filename):
@@ -250,10 +236,7 @@ class RangeFile:
     Attributes:
         size: Bytes of the whole file.
         fetched: Bytes that were asked for so far.
-        closed: False; there is nothing to close.
     """
-
-    closed = False
 
     def __init__(self, api: HfApi, repo_id: str, revision: str, path: str) -> None:
         """Read the start of a file; a small file is read whole, and checked."""
@@ -290,18 +273,6 @@ class RangeFile:
     def tell(self) -> int:
         """Return the position."""
         return self._position
-
-    def readable(self) -> bool:
-        """Return true."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return true."""
-        return True
-
-    def close(self) -> None:
-        """Forget what is kept."""
-        self._parts.clear()
 
     @property
     def _where(self) -> str:
