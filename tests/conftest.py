@@ -32,6 +32,11 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 WORDS = "<pad> <s> </s> <unk> what is plus ? the answer #### 0 1 2 3 4 5 6 7 8 9 = + - user assistant : .".split()  # noqa: SIM905
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real data beside the repository, or a clean skip."""
@@ -77,6 +82,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_model: Path) -> Any:
+    """The tiny model's tokenizer; whoever changes it changes it back."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 def save_lora(base: Any, folder: Path, seed: int = 0, **options: Any) -> Path:

@@ -23,9 +23,6 @@ from rocket_hub.records import Pinned
 from rocket_hub.runs import RunFolder, Silent
 from rocket_hub.tasks import get_task
 
-# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-
 KINDS = {"pissa": {"init_lora_weights": "pissa"}, "olora": {"init_lora_weights": "olora"},
          "kasa": {"kasa_config": KasaConfig()}}  # fmt: skip
 

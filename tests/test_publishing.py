@@ -14,9 +14,6 @@ from rocket_hub.errors import HubError, InputError
 from rocket_hub.localhub import Fault, LocalHub
 from rocket_hub.publishing import create_model_card, push_to_hub
 
-# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-
 FACTS, MADE = json.loads((Path(__file__).parent / "card_facts.json").read_text(encoding="utf-8")).values()
 METADATA = {"base_model": "acme/base", "license": "", "datasets": [], "tags": ["lora"], "library_name": "peft"}
 

@@ -32,9 +32,6 @@ from rocket_hub.results import Discovery
 from rocket_hub.runs import RunFolder, plain
 from rocket_hub.tasks import get_task
 
-# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-
 STAGE = "2-select-experts"
 SHOTS = tuple(
     Example(f"what is {i} plus {j} ? the answer", f" {i} + {j} = {i + j} #### {i + j}", str(i + j))

@@ -38,9 +38,6 @@ from rocket_hub.tuning import grid
 
 from .conftest import RATE, says
 
-# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-
 SHOTS = tuple(Example(f"what is {n} plus 1 ?", f" the answer #### {n + 1}", str(n + 1)) for n in range(4))
 SETTING = Setting(RATE, 0.5)
 POOL, REFUSED = 30, 12
