@@ -1,6 +1,3 @@
-import json
-from pathlib import Path
-
 import pytest
 
 from rocket_hub.discovery.data_files import MAX_FILES, read_rows, train_files, why_no_files
@@ -8,11 +5,10 @@ from rocket_hub.discovery.hub.download import AHEAD, FIRST, RangeFile
 from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.localhub import Fault, LocalHub, User
 from tests.discovery.test_instructions import QA, lines, parquet
+from tests.helping import table
 
-TABLE = [json.loads(line) for line in Path(__file__).with_name("train_files.jsonl").read_text().splitlines()]
 
-
-@pytest.mark.parametrize("case", TABLE, ids=lambda case: str(case)[:80])
+@pytest.mark.parametrize("case", table("discovery/train_files.jsonl"), ids=lambda case: str(case)[:80])
 def test_the_files_of_the_train_split(case):
     assert train_files(case["names"], case["card"]) == tuple(case["expected"])
 
@@ -23,16 +19,7 @@ def test_a_hundred_thousand_files_and_patterns_are_bounded():
     assert train_files(names, card) == tuple(names[:MAX_FILES])
 
 
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        ([], "no_data_files"),
-        (["a.txt", "b/c.arrow"], "no_data_files"),
-        (["test.csv", "load.py"], "held_out"),
-        (["load.py", "a.zip"], "needs_code"),
-        (["src/load.py", "a.tar.gz", "b.jsonl.zst"], "archive"),
-    ],
-)
+@pytest.mark.parametrize(("names", "reason"), table("discovery/no_files.jsonl"))
 def test_why_there_is_nothing_to_read(names, reason):
     found, detail = why_no_files(names)
     assert found == reason

@@ -5,7 +5,7 @@ import pytest
 
 from rocket_hub.discovery import discover_datasets
 from rocket_hub.discovery.datasets import search_datasets
-from rocket_hub.discovery.known_data import BENCHMARKS, benchmark_of, mirrors_of
+from rocket_hub.discovery.known_data import BENCHMARKS, benchmark_of, mirrors_of, own_data
 from rocket_hub.discovery.listing import (
     ListedDataset,
     declared_rows,
@@ -20,6 +20,7 @@ from rocket_hub.localhub import Fault, LocalHub, User
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.tasks.numeric import GSM8K
 from tests.discovery.test_instructions import QA, lines, verdicts_of
+from tests.helping import table
 
 
 class WordEncoder:
@@ -35,16 +36,7 @@ class WordEncoder:
         return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
 
 
-@pytest.mark.parametrize(
-    ("repo_id", "name"),
-    [
-        ("openai/gsm8k", "gsm8k"), ("OpenAI/GSM8K", "gsm8k"), ("me/gsm8k_test", "gsm8k"), ("me/ARC-Challenge", "arc"),
-        ("allenai/ai2_arc", "arc"), ("me/ai2-arc-easy", "arc"), ("x/BoolQ-hf", "boolq"), ("x/aime_2024", "aime"),
-        ("x/super_glue", "superglue"), ("boolq", "boolq"), ("me/openai_humaneval", "humaneval"), ("x/mmlu-pro", "mmlu"),
-        ("meta-math/MetaMathQA", ""), ("x/gsm8k-augmented", ""), ("x/arcade", ""), ("x/search", ""), ("x/math", ""),
-        ("gsm8k/other", ""), ("x/piqa-explained", ""),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("repo_id", "name"), table("discovery/benchmark_names.jsonl"))
 def test_benchmarks_are_known_by_id_and_by_name(repo_id, name):
     assert benchmark_of(repo_id) == name
 
@@ -56,20 +48,36 @@ def test_the_table_of_benchmarks():
     assert mirrors_of("me/other") == {"me/other"}
 
 
-@pytest.mark.parametrize(
-    ("card", "tags", "expected"),
-    [
-        ({}, [], ()),
-        ({"language": "en"}, ["language:en"], ("en",)),
-        ({"language": ["en-US", "DE", "de_CH", "english"]}, [], ("en", "de")),
-        ({"language": "multilingual"}, [], ("mul",)),
-        ({"language": ["code", "python"]}, ["language:code"], ()),
-        ({"language": {"a": 1}}, ["language:fr", "license:mit"], ("fr",)),
-        ({"language": [1, None, "x" * 9999]}, [], ("x" * 200,)),
-    ],
-)
+# One matcher for a task's own data, by every way that lists and cards name it.
+SAME = (
+    "openai/gsm8k", "gsm8k", "GSM8K", "someone/gsm8k-main", "openai-gsm8k", "datasets/openai/gsm8k",
+    "https://huggingface.co/datasets/openai/gsm8k", "openai/gsm8k@0123abc", "someone/GSM-8K_train",
+)  # fmt: skip
+OTHERS = ("u/gsm8k-cot", "gsm", "openai/humaneval", "openai", "main", "", "/", "openai/data")
+
+
+def test_own_data_by_copies_under_any_usual_name():
+    found = own_data([*OTHERS, *SAME], ["openai/gsm8k"], copies=True)
+    assert tuple(found) == SAME and set(found.values()) == {"openai/gsm8k"}
+    arc = own_data(["allenai/ai2_arc", "u/AI2-ARC"], {"ai2_arc"}, copies=True)
+    assert arc == {"allenai/ai2_arc": "ai2_arc", "u/AI2-ARC": "ai2_arc"}
+
+
+def test_own_data_by_its_exact_names():
+    found = own_data([*OTHERS, *SAME], ["openai/gsm8k", "gsm8k"])
+    assert found == {"openai/gsm8k": "openai/gsm8k", "gsm8k": "gsm8k", "GSM8K": "gsm8k"}
+    assert own_data(["GSM8K"], ["openai/gsm8k"]) == {"GSM8K": "openai/gsm8k"}
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_no_data_is_closed_or_named(copies):
+    assert own_data(SAME, [], copies=copies) == own_data([], SAME, copies=copies) == {}
+
+
+@pytest.mark.parametrize(("card", "tags", "expected"), table("discovery/card_languages.jsonl"))
 def test_languages(card, tags, expected):
-    assert languages_of(card, tags) == expected
+    assert languages_of(card, tags) == tuple(expected)
+    assert languages_of({"language": [1, None, "x" * 9999]}, []) == ("x" * 200,)
 
 
 def test_what_a_card_says_is_read_whatever_it_is():
@@ -84,15 +92,7 @@ def test_what_a_card_says_is_read_whatever_it_is():
         assert (label_names({"dataset_info": odd}), declared_rows({"dataset_info": odd})) == ((), 0)
 
 
-@pytest.mark.parametrize(
-    "item",
-    [
-        None, 7, "x", [], {}, {"id": 3, "sha": [], "siblings": [1, {"rfilename": {}}], "cardData": [], "tags": {}},
-        {"id": "\x1b[2J/../x", "downloads": -1, "disabled": "no", "gated": "auto", "mainSize": 10**30},
-        {"id": "a/b", "description": ["x"], "cardData": {"language": [[]], "license": {}}},
-        {"id": "a/b", "cardData": {"configs": [{"data_files": [[]]}], "pretty_name": {}}},
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("item", table("discovery/listed_items.jsonl"))
 def test_an_item_of_a_list_may_be_anything(item):
     listed = read_dataset(item)
     assert listed.repo_id.isprintable()

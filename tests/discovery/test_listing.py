@@ -15,6 +15,7 @@ from rocket_hub.discovery.listing import DATASET_EXPAND, Listed, check_listed, l
 from rocket_hub.errors import AdapterError, HubError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
+from tests.helping import table
 
 BASE = "base/tiny"
 SHA = "0123456789" * 4
@@ -113,25 +114,7 @@ def test_faults_in_the_middle_of_a_list_are_survived(hub, api, planted):
     assert all(fault.times == 0 for fault in hub.faults)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"repo_id": "../../etc"}, "bad_name"),
-        ({"repo_id": "a/.."}, "bad_name"),
-        ({"repo_id": "/a/b"}, "bad_name"),
-        ({"repo_id": "a/" + "b" * 200}, "bad_name"),
-        ({"repo_id": "gpt2"}, "bad_name"),
-        ({"disabled": True}, "disabled"),
-        ({"files": ()}, "not_an_adapter"),
-        ({"files": ("adapter_config.json",)}, "no_weights"),
-        ({"files": ("adapter_config.json", "adapter_model.bin")}, "pickle_only"),
-        ({"files": ("adapter_config.json", "adapters.safetensors")}, "not_lora"),
-        ({"revision": ""}, "unpinned"),
-        ({"licence": "cc-by-nc-4.0"}, "licence"),
-        ({"datasets": ("GSM8K",)}, "task_data"),
-        ({"datasets": ("OpenAI/gsm8k",)}, "task_data"),
-    ],
-)
+@pytest.mark.parametrize(("change", "reason"), table("discovery/listed_faults.jsonl"))
 def test_what_the_list_alone_decides(change, reason):
     options, closed = DiscoverOptions(leave_task_out=True), ["openai/gsm8k"]
     assert check_listed(GOOD, options, closed) == ()

@@ -13,6 +13,7 @@ from rocket_hub.localhub import LocalHub, import_tree
 from rocket_hub.localhub.errors import RefusedError
 from rocket_hub.localhub.repository import Repository
 from rocket_hub.localhub.store import Store
+from tests.helping import table
 
 from .conftest import ask, client_environment, write_adapter
 
@@ -107,24 +108,7 @@ def test_the_manifest_sets_up_the_hub(tmp_path: Path, tree: Path) -> None:
         assert ask(hub.url, "/api/whoami-v2", token="hf_own").status == 200
 
 
-@pytest.mark.parametrize(
-    ("manifest", "message"),
-    [
-        ({"recipes": {"x": "../secret.yaml"}}, "leads out of the folder"),
-        ({"recipes": {"x": "/etc/passwd"}}, "leads out of the folder"),
-        ({"recipes": {"x": "recipes/link.yaml"}}, "leads out of the folder"),
-        ({"recipes": {"x": "recipes/none.yaml"}}, "no file"),
-        ({"recipes": {"x": 3}}, "leads out of the folder"),
-        ({"recipes": []}, "must be objects"),
-        ({"name": "../up"}, "one word"),
-        ({"nam": "x"}, "unknown key 'nam'"),
-        ({"token": 3}, "token must be a string"),
-        ({"repositories": {"models/acme/none": {}}}, "models/acme/none is not in the folder"),
-        ({"repositories": {"models/acme/lora": {"download": 3}}}, "unknown setting 'download'"),
-        ({"repositories": {"models/acme/lora": {"downloads": "3"}}}, "downloads cannot be '3'"),
-        ({"repositories": {"models/acme/lora": 3}}, "must be objects"),
-    ],
-)
+@pytest.mark.parametrize(("manifest", "message"), table("localhub/manifest_faults.jsonl"))
 def test_bad_manifests_say_what_is_wrong(tmp_path: Path, tree: Path, manifest: dict, message: str) -> None:
     (tmp_path / "secret.yaml").write_text("secret")
     (tree / "recipes/link.yaml").symlink_to(tmp_path / "secret.yaml")

@@ -9,7 +9,7 @@ from torch import nn
 
 from rocket_hub.errors import AdapterError
 from rocket_hub.lora.expert import read_expert
-from tests.helping import reason_of
+from tests.helping import reason_of, table
 
 CONFIG = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -92,18 +92,7 @@ def test_files_that_are_refused(tmp_path):
 @pytest.mark.filterwarnings(
     "ignore:Setting `save_embedding_layers`", "ignore:`lora_bias=True` was passed", "ignore:.*have invalid shape"
 )
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"use_dora": True, "target_modules": ["q_proj"]}, "dora"),
-        ({"target_modules": ["embed_tokens", "q_proj"]}, "embedding_lora"),
-        ({"target_modules": ["lm_head"]}, "embedding_lora"),
-        ({"target_modules": ["q_proj"], "trainable_token_indices": [1, 2]}, "trainable_tokens"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"target_modules": ["q_proj"], "lora_bias": True}, "lora_bias"),
-        ({"target_modules": ["q_proj"], "init_lora_weights": "olora"}, "needs_base_weights"),
-    ],
-)
+@pytest.mark.parametrize(("options", "reason"), table("moe/peft_refused.jsonl"))
 def test_what_peft_really_saves_is_refused_without_its_configuration_too(tmp_path, fresh_base, options, reason):
     """An adapter whose configuration was stripped of the option is caught by its tensors, where it has any."""
     model = get_peft_model(fresh_base(), LoraConfig(r=2, task_type="CAUSAL_LM", **options))

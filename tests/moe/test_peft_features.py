@@ -22,7 +22,7 @@ from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import routers
 from rocket_hub.moe.model import quantization_of
 from rocket_hub.moe.router import router_parameters
-from tests.helping import run
+from tests.helping import run, table
 
 
 @pytest.fixture
@@ -79,16 +79,7 @@ def test_transformers_mixin_holds_several(fresh_base, routed, ids, tmp_path):
     assert torch.equal(logits(model, ids), bare)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"target_modules": "all-linear"},
-        {"target_modules": "all-linear", "exclude_modules": ["down_proj", "o_proj"]},
-        {"target_modules": ["q_proj", "down_proj"], "exclude_modules": r".*\.0\.mlp.*", "layers_to_transform": [0, 1]},
-        {"target_modules": r".*\.0\..*(q|down)_proj", "exclude_modules": ["self_attn.q_proj"]},
-        {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": 1, "layers_pattern": "layers"},
-    ],
-)
+@pytest.mark.parametrize("options", table("moe/target_options.jsonl"))
 def test_the_same_modules_are_adapted_as_with_lora(fresh_base, ids, tmp_path, options):
     model = randomised(get_peft_model(fresh_base(), fresh_config(**options)))
     expected = set(get_peft_model(fresh_base(), LoraConfig(**options)).targeted_module_names)

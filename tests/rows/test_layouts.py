@@ -1,17 +1,14 @@
-import json
-from pathlib import Path
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.rows.layouts import PAIRS, detect_shape, first_number, is_read, shapes_of, to_prompt_completion
 from rocket_hub.rows.values import MAX_CHARACTERS, flat_rows
+from tests.helping import table
 
 XY = "q\nA. x\nB. y"
-TABLE = [json.loads(line) for line in Path(__file__).with_name("layouts.jsonl").read_text().splitlines()]
-READ = [case for case in TABLE if case["expected"]]
-NOTHING = [case for case in TABLE if not case["expected"]]
+TABLE = table("rows/layouts.jsonl")
+READ, NOTHING = ([case for case in TABLE if bool(case["expected"]) == read] for read in (True, False))
 
 
 @pytest.mark.parametrize("case", READ, ids=str)
@@ -67,19 +64,7 @@ def test_numbers_of_classes_become_their_names():
     assert to_prompt_completion("text_label", boolq, ("no", "yes")) == ("p\n\nq\n\nOne of: no, yes.", "no")
 
 
-@pytest.mark.parametrize(
-    ("answers", "first"),
-    [
-        ((0, 1, 2), 0),
-        ((1, 2, 3), 1),
-        (("1", "2", "3"), 1),
-        ((1, 2), 0),
-        ((0, 3), 0),
-        (("A", "B"), 0),
-        ((), 0),
-        ((None,), 0),
-    ],
-)
+@pytest.mark.parametrize(("answers", "first"), table("rows/first_numbers.jsonl"))
 def test_the_first_number_is_decided_from_the_data(answers, first):
     rows = [{"question": "q", "option1": "x", "option2": "y", "option3": "z", "answer": answer} for answer in answers]
     assert first_number(rows) == first

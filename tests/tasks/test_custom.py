@@ -1,6 +1,5 @@
 """A task of one's own in a file: read strictly, and then like any other."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 
 from rocket_hub.errors import RecipeError, TaskError
 from rocket_hub.tasks import Task, get_task, score
+from tests.helping import table
 
 HEAD = "name: mine\nevaluation: {dataset: acme/set}\n"
 
@@ -46,12 +46,7 @@ def test_all_that_a_file_can_say(tmp_path: Path) -> None:
     assert sums.prompt("\0") == "\0\nA:"
 
 
-def table(name: str) -> list[dict[str, Any]]:
-    """Read a table of examples that stands beside this file."""
-    return [json.loads(line) for line in Path(__file__).with_name(name).read_text().splitlines()]
-
-
-@pytest.mark.parametrize("case", table("custom_rows.jsonl"), ids=str)
+@pytest.mark.parametrize("case", table("tasks/custom_rows.jsonl"), ids=str)
 def test_rows_of_every_kind(tmp_path: Path, case: dict[str, Any]) -> None:
     mine = task(tmp_path, case["task"])
     (problem,) = mine.examples([{"question": "q", **case["row"]}], "acme/set")
@@ -75,7 +70,7 @@ def test_a_custom_task_is_asked_like_any_other(tmp_path: Path) -> None:
         mine.examples([{"question": "r", "answer": 0}], "x")
 
 
-@pytest.mark.parametrize("case", table("custom_faults.jsonl"), ids=lambda case: case["name"])
+@pytest.mark.parametrize("case", table("tasks/custom_faults.jsonl"), ids=lambda case: case["name"])
 def test_a_file_that_does_not_fit(tmp_path: Path, case: dict[str, str]) -> None:
     with pytest.raises(RecipeError, match=case["message"]):
         task(tmp_path, case["text"])

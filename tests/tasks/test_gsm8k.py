@@ -1,6 +1,5 @@
 """GSM8K as lm-evaluation-harness has it: the prompt, the completion, the number that is compared."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,10 @@ from rocket_hub.errors import TaskError
 from rocket_hub.records import Example
 from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.tasks import GSM8K
-
-MARKED = [
-    json.loads(line) for line in (Path(__file__).parent / "sloppy" / "gsm8k_marked.jsonl").read_text().splitlines()
-]
+from tests.helping import table
 
 
-@pytest.mark.parametrize("row", MARKED, ids=lambda row: row["text"])
+@pytest.mark.parametrize("row", table("tasks/sloppy/gsm8k_marked.jsonl"), ids=lambda row: row["text"])
 def test_the_marked_number(row: dict[str, str]) -> None:
     assert GSM8K.extract(row["text"]) == row["answer"]
 

@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from rocket_hub.records import Example
 from rocket_hub.sandbox import Outcome, run_programs
 from rocket_hub.tasks import ARC_CHALLENGE, BOOLQ, GSM8K, MBPP, PIQA, get_task
+from tests.helping import table
 
 PLANETS = (
     "Planetary density will decrease.",
@@ -29,12 +29,11 @@ OPTIONS = {  # of rows that bring none of their own
 }
 
 
-def table(name: str) -> list[dict[str, Any]]:
-    lines = (Path(__file__).parent / "sloppy" / f"{name}.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-CASES = [pytest.param(name, row, id=f"{name}-{row['kind']}") for name in OPTIONS for row in table(name)]
+CASES = [
+    pytest.param(name, row, id=f"{name}-{row['kind']}")
+    for name in OPTIONS
+    for row in table(f"tasks/sloppy/{name}.jsonl")
+]
 
 
 @pytest.mark.parametrize(("name", "row"), CASES)
@@ -45,14 +44,14 @@ def test_what_a_text_says(name: str, row: dict[str, Any]) -> None:
 
 def test_every_task_has_twenty_kinds_and_answers_that_stay_unread() -> None:
     for name in OPTIONS:
-        rows = table(name)
+        rows = table(f"tasks/sloppy/{name}.jsonl")
         read = {row["text"] for row in rows if row["answer"]}
         assert len(read) >= 20 and sum(row["answer"] == "" for row in rows) >= 3, name
         assert len({json.dumps(row | {"kind": ""}) for row in rows}) == len({row["kind"] for row in rows}) == len(rows)
     assert len(CODE) >= 20
 
 
-CODE = {row["kind"]: row for row in table("mbpp")}  # what passes defines `add`
+CODE = {row["kind"]: row for row in table("tasks/sloppy/mbpp.jsonl")}  # what passes defines `add`
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 
 from rocket_hub.cli import main
 from rocket_hub.cli.app import BUILD, COMMANDS, DATA, GENERATE, HUB, METEOR, MODEL, RENAMED, SELECT, SELF_SPECIALIZATION
+from tests.helping import table
 
 from .conftest import COMMAND, STAGES, Demo, Done, Workplace, finish, python, serving
 
@@ -75,102 +76,21 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
         assert text.strip()
 
 
-FILES = {
-    "empty.jsonl": "",
-    "cut.jsonl": '{"question": "a?", "answer": "#### 1"}\n{"question": "b?", "ans',
-    "columns.jsonl": '{"question": "a?", "answer": "#### 1"}\n{"text": "b"}\n',
-    "words.jsonl": '{"question": "a?", "answer": "#### 1"}\n{"question": "b?", "answer": "many"}\n',
-    "key.yaml": "task: gsm8k\nbase: rocket-demo/tiny-llama\nexperts: {num_expert: 2}\n",
-    "value.yaml": "task: gsm8k\nbase: rocket-demo/tiny-llama\ntrain: {max_steps: many}\n",
-    "group.yaml": "task: gsm8k\nbase: rocket-demo/tiny-llama\ntrian: {max_steps: 1}\n",
-    "locks.json": "[]",
-}
-DEMO = ["--hub", "HUB", "--task", "gsm8k"]
-ALL = [*DEMO, "--kshot", "KSHOT", "--max-steps", "2"]
-RECIPE = ["--hub", "HUB", "--kshot", "KSHOT", "--recipe"]
-
-# name -> (command, exit code, what the last line says, what must not have begun)
-WRONG: dict[str, tuple[list[str], int, str, str]] = {
-    "unknown task": (
-        ["build", "--hub", "HUB", "--task", "gsm8", "--kshot", "KSHOT"], 2,
-        "error: unknown task 'gsm8', did you mean 'gsm8k'?", "1-discover",
-    ),
-    "no task": (["build", "--hub", "HUB", "--kshot", "KSHOT"], 2, "error: give --task NAME or --recipe FILE", "1-"),
-    "no K-shot": (["build", *DEMO], 2, "give --kshot FILE", "1-"),
-    "unknown option": (["build", *ALL, "--max-step", "3"], 2, "No such option '--max-step'", "1-"),
-    "unknown command": (["biuld", *ALL], 2, "No such command 'biuld'", "1-"),
-    "no number": (["train", *ALL, "--lr-grid", "1e-3,fast"], 2, "expected numbers separated by commas", "1-"),
-    "no hub": (["build", "--hub", "nowhere", *ALL[2:]], 2, "error: --hub nowhere: expected `demo`, an address", "1-"),
-    "dead hub": (
-        ["build", "--hub", "http://127.0.0.1:1", *ALL[2:]], 3,
-        "error: --hub http://127.0.0.1:1: nothing answers there", "1-",
-    ),
-    "missing K-shot": (["build", *DEMO, "--kshot", "gone.jsonl"], 2, "error: gone.jsonl: no such file", "1-"),
-    "empty K-shot": (["build", *DEMO, "--kshot", "empty.jsonl"], 2, "error: empty.jsonl: holds no examples", "1-"),
-    "cut K-shot": (["build", *DEMO, "--kshot", "cut.jsonl"], 2, "error: cut.jsonl:2: not JSON", "1-"),
-    "wrong columns": (["build", *DEMO, "--kshot", "columns.jsonl"], 2, "error: columns.jsonl:2: unknown columns", "1-"),
-    "no number in the answer": (
-        ["build", *DEMO, "--kshot", "words.jsonl"], 2,
-        "error: words.jsonl: example 2: the task 'gsm8k' finds no answer in 'many'", "1-",
-    ),
-    "unknown key": (
-        ["build", *RECIPE, "key.yaml"], 2,
-        "error: key.yaml: experts: unknown key 'num_expert', did you mean 'num_experts'?", "1-",
-    ),
-    "unknown group": (["build", *RECIPE, "group.yaml"], 2, "error: group.yaml: unknown key 'trian', did you", "1-"),
-    "wrong type": (["build", *RECIPE, "value.yaml"], 2, "error: value.yaml: train: max_steps: expected int", "1-"),
-    "missing recipe": (["build", *RECIPE, "gone.yaml"], 2, "error: gone.yaml: cannot be read", "1-"),
-    "unknown base": (
-        ["build", *ALL, "--base", "nobody/nothing", "--out", "base"], 3,
-        "error: base model nobody/nothing: not found on the Hub", "2-select-experts",
-    ),
-    "unknown control": (
-        ["build", *ALL, "--controls", "base,bse", "--out", "control"], 2,
-        "error: evaluate.controls: unknown control 'bse'; known: all, base", "1-discover",
-    ),
-    "no value": (["build", *ALL, "-o", "experts.num_experts"], 2,
-                 "error: -o experts.num_experts: expected GROUP.KEY=VALUE, for example -o experts.num_experts=4", "1-"),
-    "key of -o": (["build", *ALL, "-o", "experts.num_expert=4"], 2,
-                  "error: -o experts.num_expert: unknown key 'num_expert', did you mean 'num_experts'?", "1-"),
-    "group of -o": (["merge", *ALL, "-o", "expert.num_experts=4"], 2,
-                    "error: -o expert.num_experts: unknown key 'expert', did you mean 'experts'?", "1-"),
-    "type of -o": (["select", "experts", *ALL, "-o", "experts.num_experts=four"], 2,
-                   "error: -o experts.num_experts: expected int, found 'four'", "1-"),
-    "value of -o": (["push", *ALL, "-o", "merge.gate=softmx"], 2, "error: -o merge.gate: expected one of sigmoid, "
-                    "softmax, found 'softmx', did you mean 'softmax'?", "1-"),
-    "bound of -o": (["evaluate", *ALL, "-o", "train.weight_decay=.inf"], 2,
-                    "error: -o train.weight_decay: expected a finite number, found inf", "1-"),
-    "YAML of -o": (["train", *ALL, "-o", "push.repo_id=@x"], 2,
-                   "error: -o push.repo_id: expected a value in YAML", "1-"),
-    "below an option": (["train", *ALL, "-o", "evaluate.settings.base.weight=1"], 2,
-                        "'settings' has no keys of its own", "1-"),
-    "values together": (["build", *ALL, "-o", "experts.num_experts=9"], 2,
-                        "error: experts.shortlist (8) must be at least experts.num_experts (9)", "1-"),
-    "no steps": (["build", *ALL, "--max-steps", "0"], 2, "error: --max-steps: expected at least 1, found 0", "1-"),
-    "no lock": (
-        ["discover", *ALL, "--locked", "locks.json", "--out", "lock"], 2,
-        "error: locks.json: not a lock file of format 1", "2-select-experts",
-    ),
-    "no problems": (["build", *ALL, "--eval-rows", "-1", "--out", "rows"], 2, "error: ", "1-discover"),
-    "collapse of a plain LoRA": (
-        ["model", "collapse", "rocket-demo/packs", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 2, "error: ", "1-",
-    ),
-    "collapse of nothing": (
-        ["model", "collapse", "nobody/nothing", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 3,
-        "error: nobody/nothing: not found on the Hub", "1-",
-    ),
-    "no such folder": (["build", *ALL, "--out", "locks.json/run"], 1, "error: locks.json/run", "2-select-experts"),
-}  # fmt: skip
+# Name -> command, exit code, what the last line says, what must not have begun.
+WRONG = {name: case for name, *case in table("whole/command_faults.jsonl")}
 
 
 @pytest.fixture(scope="module")
 def answers(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
     """What the command line says to everything that is wrong."""
     folder = tmp_path_factory.mktemp("wrong")
-    for name, text in FILES.items():
+    for name, text in table("whole/fault_files.jsonl"):
         (folder / name).write_text(text)
-    named = {"HUB": str(demo.hub), "KSHOT": str(demo.kshot)}
-    commands = [[named.get(word, word) for word in command] for command, *_ in WRONG.values()]
+    hub, kshot = ["--hub", str(demo.hub)], ["--kshot", str(demo.kshot)]
+    at_demo = [*hub, "--task", "gsm8k"]
+    named = {"HUB": hub[1:], "KSHOT": kshot[1:], "DEMO": at_demo, "ALL": [*at_demo, *kshot, "--max-steps", "2"],
+             "RECIPE": [*hub, *kshot, "--recipe"]}  # fmt: skip
+    commands = [[word for said in command for word in named.get(said, [said])] for command, *_ in WRONG.values()]
     return dict(zip(WRONG, several(commands, folder, folder / "home"), strict=True))
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helping import table
+
 from .conftest import Demo
 from .test_cli import several
 
@@ -96,28 +98,8 @@ def test_a_task_of_ones_own_and_a_chat_model(measured: tuple[Path, dict]) -> Non
     assert (report["options"]["few_shot"], report["options"]["max_new_tokens"]) == (2, 4)
 
 
-REFUSED = {
-    "pickled": (2, "holds no adapter_model.safetensors; save the adapter as safetensors"),
-    "reaching": (2, "adapter_config.json sets 'megatron_config', so PEFT would load more than this adapter"),
-    "foreign": (2, "does not load on this model: "),
-    "nobody": (3, "nobody/nothing"),
-    "split": (2, "split 'nope'"),
-    "likelihood": (2, "no option likelihood; generate instead"),
-    "mbpp": (2, "allow it with --allow-code-execution"),
-    "unknown": (2, "unknown task 'gsm9k', did you mean 'gsm8k'?"),
-    "taskless": (2, "give --task NAME, or --task FILE.yaml"),
-    "nothing": (2, "give MODEL or --adapter ID: what is measured"),
-    "shots": (2, "--few-shot 2: give --kshot FILE, which holds the examples"),
-    "none": (2, "--max-rows: expected at least 1, found 0"),
-    "key": (2, "-o evaluate.batch_sizes: unknown key 'batch_sizes', did you mean 'batch_size'?"),
-    "value": (2, "-o evaluate.scoring: expected one of generation, likelihood, both, found 'guess'"),
-    "build": (2, "allow it with --allow-code-execution"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_measured_is_one_line(name: str, measured: tuple[Path, dict]) -> None:
-    code, message = REFUSED[name]
+@pytest.mark.parametrize(("name", "code", "message"), table("whole/evaluate_faults.jsonl"))
+def test_what_cannot_be_measured_is_one_line(name: str, code: int, message: str, measured: tuple[Path, dict]) -> None:
     found = measured[1][name]
     assert (found.code, len(found.error.strip().splitlines())) == (code, 1), found.error
     assert found.last.startswith("error: ")

@@ -3,6 +3,7 @@
 import json
 
 from rocket_hub.localhub import LocalHub
+from tests.helping import table
 
 from .conftest import COMMAND, Workplace, finish
 from .test_cli import several
@@ -42,16 +43,7 @@ def test_an_expert_from_a_file(place: Workplace) -> None:
     assert f"rows of `{place.kshot.name}`" in (place.folder / "e" / "README.md").read_text().replace("\n", " ")
 
 
-WRONG = [
-    (["model", "train", "rocket-demo/first-steps"], "error: give --task NAME"),
-    (["model", "train", "--task", "gsm8k"], "Error: Missing argument 'DATA'."),
-    (["model", "train", "x/y", "--task", "gsm8k", "--controls", "all"], "No such option '--controls'"),
-    (["train", "--kshot", "x.jsonl", "--task", "gsm8k", "--rank", "4"], "No such option '--rank'"),
-    (["model", "train", "rocket-demo/members-only", *SHAPE], "gated"),
-    (["model", "train", "rocket-demo/nowhere", *SHAPE], "not found on the Hub"),
-    (["model", "train", "KSHOT", *SHAPE, "--targets", "no_such"], "targets no_such"),
-    (["model", "train", "KSHOT", *SHAPE, "-o", "train.dtype=int8"], "-o train.dtype: expected one of float32"),
-]  # fmt: skip
+WRONG = table("whole/train_faults.jsonl")
 
 
 def test_what_no_expert_is_made_of_is_said_in_one_line(place: Workplace) -> None:
