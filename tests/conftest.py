@@ -62,6 +62,17 @@ def api(hub: "LocalHub") -> "HfApi":
     return HfApi(endpoint=hub.url, token="hf_local")
 
 
+@pytest.fixture(scope="module")
+def lasting_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator["HfApi"]:
+    """A client of a Hub that a whole module fills."""
+    from huggingface_hub import HfApi
+
+    from rocket_hub.localhub import LocalHub
+
+    with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
+        yield HfApi(endpoint=hub.url, token="hf_local")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama (hidden 16) with a word-level tokenizer of 28 words."""

@@ -19,6 +19,7 @@ from rocket_hub.records import Example, Generated, Pinned, Rejection
 from rocket_hub.results import Generation
 from rocket_hub.runs import write_json
 from rocket_hub.serialization import to_dict
+from tests.helping import lines, push_rows
 
 BASE = Pinned("acme/base", "b" * 40, "model", "apache-2.0")
 ROWS = tuple(
@@ -126,20 +127,19 @@ def test_a_lock_names_rows_by_what_is_in_them(tmp_path: Path) -> None:
 
 
 def test_questions_and_documents_from_files_and_data_sets(api: HfApi, tmp_path: Path) -> None:
-    lines = [{"Question": " One? ", "answer": "1"}, {"question": ""}, {"question": "Two?"}, {"other": "x"}]
+    rows = [{"Question": " One? ", "answer": "1"}, {"question": ""}, {"question": "Two?"}, {"other": "x"}]
     path = tmp_path / "asked.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text(lines(rows))
     found = questions_of(api, str(path))
     assert (found.texts, found.origin.kind, found.origin.repo_id) == (("One?", "Two?"), "file", "asked.jsonl")
-    api.create_repo("local/asked", repo_type="dataset")
-    for name, text in {"README.md": "---\nlicense: cc-by-nc-4.0\n---\n", "train.jsonl": path.read_text()}.items():
-        api.upload_file(path_or_fileobj=text.encode(), path_in_repo=name, repo_id="local/asked", repo_type="dataset")
+    push_rows(api, "local/asked", rows)
+    card = {"path_or_fileobj": b"---\nlicense: cc-by-nc-4.0\n---\n", "path_in_repo": "README.md"}
+    api.upload_file(**card, repo_id="local/asked", repo_type="dataset")
     there = questions_of(api, "local/asked")
     assert there.texts == found.texts
     assert (there.origin.kind, there.origin.licence) == ("dataset", "cc-by-nc-4.0")
-    assert (
-        there.origin.revision == api.dataset_info("local/asked").sha == documents_of(api, "local/asked").origin.revision
-    )
+    sha = api.dataset_info("local/asked").sha
+    assert there.origin.revision == sha == documents_of(api, "local/asked").origin.revision
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "one.md").write_text("Apples.\n")
     assert documents_of(api, str(tmp_path / "docs")).texts == ("Apples.\n",)

@@ -4,43 +4,36 @@ import pytest
 
 from rocket_hub.errors import StorageError
 from rocket_hub.records import Pinned
-from rocket_hub.runs import Batches, KeptResults, RunFolder, Silent, read_json, write_json, write_text
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.notes: list[tuple[str, str]] = []
-
-    def stage(self, name: str, note: str) -> None:
-        self.notes.append((name, note))
+from rocket_hub.runs import Batches, KeptResults, RunFolder, read_json, write_json, write_text
+from tests.helping import Heard
 
 
 @pytest.fixture
-def notes() -> Notes:
-    return Notes()
+def notes() -> Heard:
+    return Heard()
 
 
 @pytest.fixture
-def run(tmp_path: Path, notes: Notes) -> RunFolder:
+def run(tmp_path: Path, notes: Heard) -> RunFolder:
     return RunFolder(tmp_path, notes)
 
 
-def test_a_finished_stage_is_kept(run: RunFolder, notes: Notes) -> None:
+def test_a_finished_stage_is_kept(run: RunFolder, notes: Heard) -> None:
     calls: list[Path] = []
     for _ in range(2):
         assert run.stage("1-a", {"x": (1, 2)}, lambda folder: calls.append(folder) or {"y": 3}) == {"y": 3}
     assert len(calls) == 1
-    assert notes.notes == [("1-a", ""), ("1-a", "done earlier")]
+    assert notes.stages == [("1-a", ""), ("1-a", "done earlier")]
     assert run.seconds().keys() == {"1-a"}
 
 
-def test_changed_inputs_start_over_and_say_which(run: RunFolder, notes: Notes) -> None:
+def test_changed_inputs_start_over_and_say_which(run: RunFolder, notes: Heard) -> None:
     run.stage("1-a", {"x": 1, "z": 0}, lambda folder: write_text(folder / "left", "over"))
     assert run.stage("1-a", {"x": 2, "z": 0}, lambda folder: (folder / "left").exists()) is False
-    assert notes.notes[-1] == ("1-a", "again, because of x")
+    assert notes.stages[-1] == ("1-a", "again, because of x")
 
 
-def test_an_interrupted_stage_goes_on_with_what_it_left(run: RunFolder, notes: Notes) -> None:
+def test_an_interrupted_stage_goes_on_with_what_it_left(run: RunFolder, notes: Heard) -> None:
     def stopped(folder: Path) -> None:
         write_text(folder / "half", "done")
         raise KeyboardInterrupt
@@ -48,7 +41,7 @@ def test_an_interrupted_stage_goes_on_with_what_it_left(run: RunFolder, notes: N
     with pytest.raises(KeyboardInterrupt):
         run.stage("1-a", {"x": 1}, stopped)
     assert run.stage("1-a", {"x": 1}, lambda folder: (folder / "half").read_text()) == "done"
-    assert notes.notes[-1] == ("1-a", "goes on where it was stopped")
+    assert notes.stages[-1] == ("1-a", "goes on where it was stopped")
 
 
 @pytest.mark.parametrize("left", ['{"seconds": 1.0, "res', '{"seconds": 1.0}', "[]"])

@@ -1,14 +1,13 @@
 """The wheel holds all that the package needs when no checkout is beside it, and nothing else."""
 
 import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helping import ROOT, run
+
 PROGRAM = """
 from pathlib import Path
 import rocket_hub
@@ -22,9 +21,7 @@ print(Path(rocket_hub.__file__).parent, *(path.name for path in packaged_recipes
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    run("-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
     (wheel,) = folder.glob("rocket_hub-*.whl")
     return wheel
 
@@ -66,9 +63,7 @@ def test_it_works_without_a_checkout(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
     variables = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=True)
-    place, *recipes, has_demo = done.stdout.split()
+    place, *recipes, has_demo = run("-c", PROGRAM, cwd=tmp_path, env=variables).split()
     assert Path(place) == tmp_path / "installed" / "rocket_hub"
     assert recipes == sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
     assert has_demo == "True"

@@ -1,8 +1,6 @@
 """Every method of a build: made from what the stages left, opened, and the base given back."""
 
 import copy
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,6 @@ from huggingface_hub import HfApi
 
 from rocket_hub.controls import CONTROLS, ROUTED
 from rocket_hub.inference import completion_nll
-from rocket_hub.localhub import LocalHub
 from rocket_hub.moe.router_init import read_stacks
 from rocket_hub.options import ExpertOptions, MergeOptions, TrainOptions
 from rocket_hub.pipeline.context import Context
@@ -35,6 +32,7 @@ from rocket_hub.results import Chosen, DataSelection, Discovery, Generation
 from rocket_hub.runs import RunFolder, Silent
 from rocket_hub.tasks import get_task
 from rocket_hub.tuning import grid
+from tests.helping import lines, push_adapter, push_rows
 
 from .conftest import RATE, says
 
@@ -45,34 +43,20 @@ NAMES = tuple(f"local/lora-{number}" for number in range(4))
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HfApi]:
-    with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
-        yield HfApi(endpoint=hub.url, token="hf_local")
-
-
-@pytest.fixture(scope="module")
-def commits(api: HfApi, lora_bank: list[Path]) -> dict[str, str]:
+def commits(lasting_api: HfApi, lora_bank: list[Path]) -> dict[str, str]:
     """Four adapters and a data set."""
-    found = {}
-    for name, folder in zip(NAMES, lora_bank, strict=True):
-        api.create_repo(name)
-        found[name] = api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=["adapter_*"]).oid
+    found = {name: push_adapter(lasting_api, name, folder) for name, folder in zip(NAMES, lora_bank, strict=True)}
     rows = [{"prompt": f"what is {n} plus {n} ?", "completion": f"it is #### {2 * n}"} for n in range(POOL)]
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    api.create_repo("local/rows", repo_type="dataset")
-    found["local/rows"] = api.upload_file(
-        path_or_fileobj=data, path_in_repo="train.jsonl", repo_id="local/rows", repo_type="dataset"
-    ).oid
-    return found
+    return found | {"local/rows": push_rows(lasting_api, "local/rows", rows)}
 
 
 @pytest.fixture(scope="module")
-def context(api: HfApi, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+def context(lasting_api: HfApi, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     recipe = Recipe("gsm8k", str(tiny_model), seed=3, experts=ExpertOptions(num_experts=2),
                     merge=MergeOptions(gate_start=(0.5,)),
                     train=TrainOptions(learning_rate=(RATE,), max_steps=2, batch_size=4, max_length=48))  # fmt: skip
     run = RunFolder(tmp_path_factory.mktemp("run"), Silent())
-    return Context(recipe, get_task("gsm8k"), SHOTS, SHOTS, run, api, "", Silent(), Pinned(str(tiny_model), ""))
+    return Context(recipe, get_task("gsm8k"), SHOTS, SHOTS, run, lasting_api, "", Silent(), Pinned(str(tiny_model), ""))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +66,7 @@ def chosen(context: Context, commits: dict[str, str]) -> Chosen:
     near = {"item": f"local/rows#{POOL - 1}", "reason": "near_duplicate_of", "detail": ""}
     path = context.run.path / "3-select-instructions" / "rejected.jsonl"
     path.parent.mkdir()
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in [*refused, near]))
+    path.write_text(lines([*refused, near]))
     data = DatasetCandidate("local/rows", commits["local/rows"], "mit", "prompt_completion", ("train.jsonl",))
     row = Example("what is 20 plus 20 ?", "it is #### 40", source="local/rows", index=20)
     other = Pinned("local/other", "0" * 40, "model", "mit")

@@ -1,5 +1,3 @@
-import resource
-
 import numpy as np
 import pytest
 
@@ -7,6 +5,7 @@ from rocket_hub.errors import DatasetError, StorageError
 from rocket_hub.records import Example, Rejection
 from rocket_hub.selection.filters import Limits
 from rocket_hub.selection.screening import Pool, survey
+from tests.helping import files_up_to
 
 LONG = (
     "A train leaves the station at noon with 120 people on board, and at every stop 15 of them get off while 7 others "
@@ -98,10 +97,5 @@ def test_an_error_of_whoever_gives_the_rows_goes_through(tmp_path):
 
 
 def test_a_full_disk_is_said(tmp_path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
-        with pytest.raises(StorageError, match="free some space"):
-            Pool(ROWS * 200, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_up_to(100_000), pytest.raises(StorageError, match="free some space"):
+        Pool(ROWS * 200, tmp_path)

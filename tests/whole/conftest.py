@@ -4,7 +4,6 @@ One finished build is shared; a test that changes something works on a copy of i
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -22,8 +21,9 @@ import pytest
 from huggingface_hub import HfApi
 
 from rocket_hub.localhub import LocalHub
+from tests.helping import ROOT
+from tests.helping import environment as clean
 
-ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("rocket-hub"))
 STAGES = ("1-discover", "2-select-experts", "3-select-instructions", "4-merge", "5-train", "6-evaluate", "7-push")
 LIMITED = """
@@ -37,8 +37,7 @@ main()
 
 def environment(home: Path, **variables: str) -> dict[str, str]:
     """Nothing of this machine's Hub settings, a cache of its own, a terminal wide enough for one line a line."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ROCKET_HUB_", "PYTEST"))}
-    return kept | {"HF_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "240", **variables}
+    return clean(HF_HOME=str(home), OMP_NUM_THREADS="1", COLUMNS="240") | variables
 
 
 @dataclass(frozen=True)
