@@ -118,7 +118,9 @@ def save_lora(base: Any, folder: Path, seed: int = 0, **options: Any) -> Path:
 
     torch.manual_seed(seed)
     model = LlamaForCausalLM.from_pretrained(base) if isinstance(base, Path) else base
-    get_peft_model(model, LoraConfig(**{"init_lora_weights": False, **options})).save_pretrained(folder)
+    get_peft_model(model, LoraConfig(**{"init_lora_weights": False, **options})).save_pretrained(
+        folder, save_embedding_layers=False
+    )
     return folder
 
 

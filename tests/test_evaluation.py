@@ -36,6 +36,7 @@ KNOWN = [(0, 10, 0.0, 0.2775328), (1, 10, 0.0178762, 0.4041500), (5, 10, 0.23659
 @pytest.mark.parametrize(("correct", "total", "low", "high"), KNOWN)
 def test_wilson_interval_of_known_counts(correct: int, total: int, low: float, high: float) -> None:
     assert accuracy_interval(correct, total) == pytest.approx((low, high), abs=1e-6)
+    assert (accuracy_interval(0, 50)[0], accuracy_interval(50, 50)[1]) == accuracy_interval(0, 0) == (0, 1)
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -9,7 +9,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -32,11 +31,6 @@ PAIRS = [
     ("what is the answer ?", " 1 2 3 4 5 6 7 8 9 0 0 0 ####"),
     ("user : what is 9 - 3 ? assistant :", " 9 - 3 = 6 . </s>"),
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
         yield hub
 
 
+@pytest.fixture(scope="module")
+def own_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
+    """A Hub of a module's own: its lists hold nothing else."""
+    with LocalHub(tmp_path_factory.mktemp("hub"), tokens={"hf_guest": User("guest")}) as hub:
+        yield hub
+
+
 @pytest.fixture
 def api(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[HfApi]:
     """A client that remembers nothing of what earlier tests read, and is impatient.

@@ -3,8 +3,8 @@ import pytest
 from rocket_hub.discovery.data_files import MAX_FILES, read_rows, train_files, why_no_files
 from rocket_hub.discovery.hub.download import AHEAD, FIRST, RangeFile
 from rocket_hub.errors import DatasetError, HubError
-from rocket_hub.localhub import Fault, LocalHub, User
-from tests.discovery.test_instructions import QA, lines, parquet
+from rocket_hub.localhub import Fault
+from tests.discovery.test_instructions import QA, jsonl, parquet
 from tests.helping import table
 
 
@@ -27,17 +27,15 @@ def test_why_there_is_nothing_to_read(names, reason):
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """A Hub of this module's own: its lists hold nothing else."""
-    with LocalHub(tmp_path_factory.mktemp("hub"), tokens={"hf_guest": User("guest")}) as hub:
-        yield hub
+def hub(own_hub):
+    return own_hub
 
 
 @pytest.fixture
 def large(hub, tmp_path):
     """A repository with files that are read in parts; returns its commit."""
     rows = [{"question": f"{n}", "answer": "a" * 400} for n in range(4_000)]
-    (tmp_path / "rows.jsonl").write_bytes(lines(rows))
+    (tmp_path / "rows.jsonl").write_bytes(jsonl(rows))
     (tmp_path / "train.parquet").write_bytes(parquet(QA))
     return hub.import_folder("dataset", "d/large", tmp_path)
 
@@ -73,7 +71,7 @@ def test_large_files_are_streamed_from_the_same_hub(hub, api, large):
 
 
 def test_a_hub_that_fails_is_not_the_data_sets_fault(hub, api, tmp_path):
-    (tmp_path / "train.jsonl").write_bytes(lines(QA))
+    (tmp_path / "train.jsonl").write_bytes(jsonl(QA))
     revision = hub.import_folder("dataset", "d/flaky", tmp_path)
     hub.faults.append(Fault("flaky/resolve", "status", times=-1, status=403))
     for size in (10, 10**9):

@@ -16,10 +16,10 @@ from rocket_hub.discovery.listing import (
 )
 from rocket_hub.discovery.ranking import likeliest_first, queries_for, search_words
 from rocket_hub.errors import HubError, HubUnreachableError
-from rocket_hub.localhub import Fault, LocalHub, User
+from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.tasks.numeric import GSM8K
-from tests.discovery.test_instructions import QA, lines, verdicts_of
+from tests.discovery.test_instructions import QA, jsonl, verdicts_of
 from tests.helping import table
 
 
@@ -132,10 +132,8 @@ def test_the_likeliest_come_first():
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """A Hub of this module's own: its lists hold nothing else."""
-    with LocalHub(tmp_path_factory.mktemp("hub"), tokens={"hf_guest": User("guest")}) as hub:
-        yield hub
+def hub(own_hub):
+    return own_hub
 
 
 @pytest.fixture
@@ -145,7 +143,7 @@ def two(hub, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "README.md").write_text("---\ntask_categories: [text-generation]\nlanguage: en\n---\n")
-        (folder / "train.jsonl").write_bytes(lines(QA))
+        (folder / "train.jsonl").write_bytes(jsonl(QA))
         hub.import_folder("dataset", f"two/{name}", folder, downloads=10**6)
     return DiscoverOptions(max_datasets=2)
 
@@ -241,7 +239,7 @@ def test_a_card_that_the_client_cannot_read_is_read(hub, api, tmp_path):
     (tmp_path / "README.md").write_text(
         "---\nself: 1\nignore_metadata_errors: x\ntask_categories: [text-generation]\n---\n"
     )
-    (tmp_path / "train.jsonl").write_bytes(lines(QA))
+    (tmp_path / "train.jsonl").write_bytes(jsonl(QA))
     hub.import_folder("dataset", "odd/card", tmp_path)
     with pytest.raises(TypeError):
         api.dataset_info("odd/card")

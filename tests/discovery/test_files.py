@@ -82,12 +82,6 @@ def test_a_file_that_went_bad_in_the_cache_is_fetched_again(api, repo):
     assert weights(api, repo) == CONTENT
 
 
-@pytest.mark.parametrize("kind", ["status", "reset", "truncate", "etag", "size"])
-def test_a_single_fault_is_survived(hub, api, repo, kind):
-    hub.faults.append(Fault(r"GET .*/resolve/", kind, headers=AT_ONCE, after=100 if kind == "truncate" else 0))
-    assert weights(api, repo) == CONTENT
-
-
 def test_a_missing_file_is_named(api, repo):
     with pytest.raises(HubError, match=r"nothing\.txt: no such file"):
         download(api, *repo, "nothing.txt", max_bytes=100)

@@ -6,8 +6,6 @@ from threading import Thread
 
 import pytest
 from huggingface_hub import HfApi, constants
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rocket_hub.discovery.hub import client as hub_calls
 from rocket_hub.discovery.hub.answers import pages
@@ -140,23 +138,3 @@ def test_what_an_adapter_is_about_comes_from_its_card():
     item = {"id": "me/math-lora_v2", "tags": ["peft", "math", "base_model:x/y", "math"],
             "cardData": {"datasets": "gsm8k", "model_name": "Maths\x1b[31m expert"}}  # fmt: skip
     assert read_item(item).text == "math lora v2; Maths?[31m expert; math; gsm8k"
-
-
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-keys = st.sampled_from("id sha siblings cardData downloads lastModified disabled tags".split())  # noqa: SIM905
-cards = st.dictionaries(st.sampled_from(["license", "license_name", "datasets", "model_name"]), anything, max_size=3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(anything | st.dictionaries(keys, anything | cards, max_size=6))
-def test_no_item_of_a_list_crashes(item):
-    read = read_item(item)
-    assert read.repo_id.isprintable() and len(read.text) <= 500
-    try:
-        check_listed(read, DiscoverOptions(), {})
-    except AdapterError as error:
-        assert error.reason

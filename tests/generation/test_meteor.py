@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from rocket_hub.errors import InputError, NothingLeftError, RecipeError
+from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.generation.meteor import Cost, cost
 from rocket_hub.generation.prompts import ASPECTS, answer_prompt
 from rocket_hub.generation.student import Pair, Student, dpo, dpo_trainer
@@ -23,21 +23,11 @@ from rocket_hub.inference import completion_nll
 from rocket_hub.inference.models import load_base
 from rocket_hub.options import MeteorOptions
 from rocket_hub.runs import KeptResults, Silent
-from rocket_hub.serialization import check
 from rocket_hub.tasks import GSM8K
+from tests.helping import Heard
 
-from .conftest import Script
-from .meteor_world import OPTIONS, QUESTIONS, RIGHT, WRONG, Replies, answer_in, run, say
-
-
-class Steps(Silent):
-    """Remembers which stages ran."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, str]] = []
-
-    def stage(self, name: str, note: str) -> None:
-        self.stages.append((name, note))
+from .conftest import Run, Script
+from .meteor_world import DISTILLED, OPTIONS, QUESTIONS, RIGHT, WRONG, Replies, answer_in, say
 
 
 def likelihood(model: Path, adapter: str | Path, completion: str) -> float:
@@ -46,11 +36,12 @@ def likelihood(model: Path, adapter: str | Path, completion: str) -> float:
     return float(completion_nll(PeftModel.from_pretrained(base, str(adapter)), tokenizer, pairs)[0].mean())
 
 
-def test_each_stage_learns_and_the_teacher_sees_the_guideline(script: Script, tiny_model: Path, tmp_path: Path) -> None:
-    script.answers = Replies(say)
+def test_each_stage_learns_and_the_teacher_sees_the_guideline(
+    script: Script, tiny_model: Path, tmp_path: Path, run: Run
+) -> None:
     options = replace(OPTIONS, stages=("distilled", "refined", "evolved"))
-    steps = Steps()
-    made = run(script.url, tiny_model, tmp_path, options, progress=steps)
+    steps = Heard()
+    made = run(".", options, progress=steps)
     assert [name for name, _ in steps.stages] == ["start", "distilled", "refined", "evolved"]
     texts = [
         entry["result"]["text"].strip()
@@ -71,29 +62,23 @@ def test_each_stage_learns_and_the_teacher_sees_the_guideline(script: Script, ti
     assert {row.source for row in made.generated.rows} == {"generated:meteor"}
     assert [row.index for row in made.generated.rows] == list(range(len(made.generated.rows)))
     assert sum(counts["evolved"].values()) == len(QUESTIONS)
-    again = Steps()
-    same = run(script.url, tiny_model, tmp_path, options, progress=again)
+    again = Heard()
+    same = run(".", options, progress=again)
     assert [note for _, note in again.stages] == ["done earlier"] * 4
     assert (same.generated.rows, same.adapters) == (made.generated.rows, made.adapters)
 
 
-def test_without_guideline_the_teacher_sees_the_question_alone(
-    script: Script, tiny_model: Path, tmp_path: Path
-) -> None:
-    script.answers = Replies(say)
-    made = run(script.url, tiny_model, tmp_path, replace(OPTIONS, stages=("distilled",), guideline=False, epochs=1))
+def test_without_guideline_the_teacher_sees_the_question_alone(script: Script, tmp_path: Path, run: Run) -> None:
+    made = run(".", replace(DISTILLED, guideline=False, epochs=1))
     assert sorted(script.prompts()) == sorted(answer_prompt(question) for question in QUESTIONS)
     assert list(made.adapters) == ["distilled"] and not (tmp_path / "texts.jsonl").exists()
 
 
-def test_advice_is_followed_by_another_try_and_what_stays_wrong_is_not_learned(
-    script: Script, tiny_model: Path, tmp_path: Path
-) -> None:
-    script.answers = Replies(say)
-    taught = run(script.url, tiny_model, tmp_path / "a", replace(OPTIONS, stages=("distilled",)))
+def test_advice_is_followed_by_another_try_and_what_stays_wrong_is_not_learned(script: Script, run: Run) -> None:
+    taught = run("a", DISTILLED)
     script.seen.clear()
     script.answers = Replies(lambda prompt: WRONG)
-    made = run(script.url, tiny_model, tmp_path / "b", replace(OPTIONS, stages=("refined",)), QUESTIONS[:4],
+    made = run("b", replace(OPTIONS, stages=("refined",)), QUESTIONS[:4],
                adapter=Path(taught.adapters["distilled"]))  # fmt: skip
     assert made.generated.rows == () and made.adapters["refined"] == taught.adapters["distilled"]
     lost = {each.item: (each.reason, each.detail) for each in made.generated.rejected}
@@ -104,7 +89,7 @@ def test_advice_is_followed_by_another_try_and_what_stays_wrong_is_not_learned(
     first = Replies(lambda prompt: RIGHT if answer_in(prompt) != tries[prompt.splitlines()[2]] else WRONG)
     tries = {prompt.splitlines()[2]: answer_in(prompt) for prompt in reversed(script.prompts())}
     script.answers = first
-    after = run(script.url, tiny_model, tmp_path / "c", replace(OPTIONS, stages=("refined",)), QUESTIONS[:4],
+    after = run("c", replace(OPTIONS, stages=("refined",)), QUESTIONS[:4],
                 adapter=Path(taught.adapters["distilled"]))  # fmt: skip
     assert all(row.completion != tries[f"> {row.prompt}"] for row in after.generated.rows)
 
@@ -128,7 +113,7 @@ def kill_at(script: Script, number: int, process: list[Any]) -> None:
     process.append(answered)
 
 
-def test_a_killed_run_asks_nothing_twice(script: Script, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_asks_nothing_twice(script: Script, tiny_model: Path, tmp_path: Path, run: Run) -> None:
     number, process = 21, list[Any]()  # in the second stage, when the first has been trained
     command = [sys.executable, "-m", "tests.generation.meteor_world", script.url, str(tiny_model), str(tmp_path), "8"]
     root = Path(__file__).parents[2]
@@ -139,9 +124,9 @@ def test_a_killed_run_asks_nothing_twice(script: Script, tiny_model: Path, tmp_p
     answered = process[1]
     before = set(answered)
     assert number <= len(before) <= number + 7
-    steps = Steps()
+    steps = Heard()
     trained = (tmp_path / "distilled" / "training" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
-    made = run(script.url, tiny_model, tmp_path, progress=steps)
+    made = run(progress=steps)
     assert set(answered.values()) == {1} and before < set(answered)
     asked = Counter(script.prompts())
     assert sorted(asked.values())[-2:] == [1, 2]  # the one whose answer never came
@@ -181,39 +166,28 @@ def test_the_cost_said_before_is_not_exceeded(script: Script, tiny_model: Path, 
     tokenizer = load_base(str(tiny_model), None, "float32")[1]
     most = cost(tokenizer, QUESTIONS, OPTIONS)
     assert most.calls == 16 + 3 * 16
-    assert cost(tokenizer, QUESTIONS, replace(OPTIONS, stages=("distilled",))).calls == 16
+    assert cost(tokenizer, QUESTIONS, DISTILLED).calls == 16
     assert cost(tokenizer, QUESTIONS, replace(OPTIONS, stages=("evolved",))) == Cost(0, 0)
     fewer = cost(tokenizer, QUESTIONS, replace(OPTIONS, guideline=False))
     assert most.tokens - fewer.tokens == 16 * OPTIONS.max_guideline_tokens
 
 
-def test_questions_that_cannot_be_asked_are_named(script: Script, tiny_model: Path, tmp_path: Path) -> None:
-    script.answers = Replies(say)
+def test_questions_that_cannot_be_asked_are_named(script: Script, run: Run) -> None:
     odd = ["what is 1 ?", " ", "what is 1 ? ", "what </s> is", "what " * 200]
-    made = run(script.url, tiny_model, tmp_path, replace(OPTIONS, stages=("distilled",), epochs=1), odd)
+    made = run(".", replace(DISTILLED, epochs=1), odd)
     assert [row.prompt for row in made.generated.rows] == ["what is 1 ?"]
     assert [(each.item, each.reason) for each in made.generated.rejected] == [
         ("questions#1", "empty"), ("questions#2", "duplicate"), ("questions#3", "control_tokens"),
         ("questions#4", "too_long"),
     ]  # fmt: skip
     with pytest.raises(NothingLeftError, match="none of 1 questions"):
-        run(script.url, tiny_model, tmp_path, OPTIONS, [""])
+        run(".", OPTIONS, [""])
     script.answers = Replies(lambda prompt: "I do not know")
     with pytest.raises(NothingLeftError, match="1 no_answer_in_form"):
-        run(script.url, tiny_model, tmp_path / "b", OPTIONS, ["what is 1 ?"])
+        run("b", OPTIONS, ["what is 1 ?"])
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"stages": ("distil",)}, "stages: expected some of distilled"), ({"stages": ()}, "found none"),
-     ({"rounds": 0}, "rounds: expected more than 0"), ({"beams": 1}, "one beam is the greedy answer")],
-)  # fmt: skip
-def test_options_that_mean_nothing_are_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
-        check(replace(OPTIONS, **change), "meteor")
-
-
-def test_a_judge_compares_the_answers_before_and_after(script: Script, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_judge_compares_the_answers_before_and_after(script: Script, tmp_path: Path, run: Run) -> None:
     told = {aspect: "tie" if aspect == "coherence" else "A" for aspect in ASPECTS}
     back = {aspect: "B" if said == "A" else said for aspect, said in told.items()}
 
@@ -222,16 +196,14 @@ def test_a_judge_compares_the_answers_before_and_after(script: Script, tiny_mode
         return json.dumps(told if taught else back) if prompt.startswith("Compare") else say(prompt)
 
     script.answers = Replies(reply)
-    options = replace(OPTIONS, stages=("distilled",), guideline=False)
+    options = replace(DISTILLED, guideline=False)
     judge = EndpointTeacher(script.url, "judge")
-    made = run(script.url, tiny_model, tmp_path, options, judge=judge)
+    made = run(".", options, judge=judge)
     compared = made.counts["compared"]
     assert compared["accuracy_better"] > 8 and compared["coherence_tie"] == 16 and compared["accuracy_none"] == 0
     assert (made.bill["calls"], made.bill["judge"]["calls"], len(script.seen)) == (16, 32, 48)
-    assert (
-        run(script.url, tiny_model, tmp_path, options, judge=EndpointTeacher(script.url, "judge")).counts == made.counts
-    )
+    assert run(".", options, judge=EndpointTeacher(script.url, "judge")).counts == made.counts
     assert len(script.seen) == 48
     with pytest.raises(InputError, match="the judge is the teacher, wise at"):
-        run(script.url, tiny_model, tmp_path / "b", options, judge=EndpointTeacher(script.url, "wise"))
+        run("b", options, judge=EndpointTeacher(script.url, "wise"))
     assert not (tmp_path / "b").exists()

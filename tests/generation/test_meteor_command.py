@@ -16,8 +16,8 @@ from rocket_hub.pipeline.generated import find_generated, read_generated
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Pinned
 
-from .conftest import Script
-from .meteor_world import OPTIONS, QUESTIONS, Replies, run, say
+from .conftest import Run, Script
+from .meteor_world import DISTILLED, QUESTIONS, Replies, say
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_the_command_line_goes_over_the_recipe() -> None:
     check_licences([Pinned("x/y", "", "dataset", "cc-by-nc-4.0")], ("cc-by-nc-4.0",))
 
 
-def test_what_is_left_can_be_read_and_published(script: Script, tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_left_can_be_read_and_published(script: Script, tmp_path: Path, run: Run) -> None:
     from dataclasses import replace
 
     script.answers = Replies(say)
-    options = replace(OPTIONS, stages=("distilled",), epochs=1)
-    made = run(script.url, tiny_model, tmp_path, options, QUESTIONS[:3])
+    options = replace(DISTILLED, epochs=1)
+    made = run(".", options, QUESTIONS[:3])
     write_results(
         made, tmp_path, [Pinned("x/y", "0" * 40), Pinned("wise", "", "teacher", "other")], "gsm8k", options, 1.0
     )

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from rocket_hub.localhub import LocalHub, User
+from tests.helping import table
 
-from .conftest import CLIENTS, LOCAL, ask, run_client, write_adapter
+from .conftest import LOCAL, ask, run_client, write_adapter
 
 
 class World(NamedTuple):
@@ -68,10 +69,9 @@ def fill(hub: LocalHub, folder: Path) -> None:
     (push / "weights.safetensors").write_bytes(os.urandom(12 * 2**20))
 
 
-EXPECTED = [json.loads(line) for line in (CLIENTS / "hub_client.jsonl").read_text().splitlines()]
-
-
-@pytest.mark.parametrize("row", EXPECTED, ids=lambda row: f"{row['section']}-{row['key']}")
+@pytest.mark.parametrize(
+    "row", table("localhub/clients/hub_client.jsonl"), ids=lambda row: f"{row['section']}-{row['key']}"
+)
 def test_what_the_client_found(world: World, row: dict[str, Any]) -> None:
     """Of an error the client notes its class and its text."""
     found = world.results[row["section"]][row["key"]]

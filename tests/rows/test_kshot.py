@@ -6,11 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tasks import native as native_columns
 
 from rocket_hub.errors import KShotError
 from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.tasks import get_task
+from tests.helping import table
+from tests.tasks import native
 
 QUESTION, ANSWER = "What is 2 plus 3?", "2 + 3 = 5. #### 5"
 FORMS = {
@@ -101,16 +102,13 @@ def test_native_columns_in_csv(tmp_path: Path) -> None:
 def test_the_benchmarks_own_rows(shared_data: Path, tmp_path: Path) -> None:
     for name, split in (("arc_easy", "test"), ("piqa", "validation"), ("boolq", "train"), ("mbpp", "prompt")):
         rows = pq.read_table(shared_data / "benchmarks" / name / f"{split}.parquet").slice(0, 40).to_pylist()
-        native = [native_columns.NATIVE[name](row) for row in rows if name != "boolq" or row["context"]]
+        theirs = [native.NATIVE[name](row) for row in rows if name != "boolq" or row["context"]]
         task = get_task(name)
-        shots = load_kshot(write(tmp_path / f"{name}.jsonl", *native))
-        assert [task.example(shot) for shot in shots] == task.examples(native, name)
+        shots = load_kshot(write(tmp_path / f"{name}.jsonl", *theirs))
+        assert [task.example(shot) for shot in shots] == task.examples(theirs, name)
 
 
-FAULTS = [json.loads(line) for line in Path(__file__).with_name("kshot_faults.jsonl").read_text().splitlines()]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("fault", table("rows/kshot_faults.jsonl"), ids=str)
 def test_broken_files_and_strange_values_are_named(fault: dict, tmp_path: Path) -> None:
     (tmp_path / fault["name"]).write_bytes(fault["text"].encode("latin-1"))
     with pytest.raises(KShotError, match=fault["message"]):
@@ -120,9 +118,3 @@ def test_broken_files_and_strange_values_are_named(fault: dict, tmp_path: Path) 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(KShotError, match="no such file"):
         load_kshot(tmp_path / "nowhere.jsonl")
-
-
-def test_the_papers_own_kshot_files(shared_data: Path) -> None:
-    for count in (10, 20, 50):
-        examples = load_kshot(shared_data / "kshot" / f"rocket_arc-c_{count}shot.jsonl")
-        assert len(examples) == count

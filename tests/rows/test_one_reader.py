@@ -1,7 +1,6 @@
 """The K-shot's reader and the Hub's reader are given the same rows, and make the same of them."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,8 +8,9 @@ from rocket_hub.discovery import discover_datasets, load_instructions
 from rocket_hub.errors import KShotError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.rows.kshot import load_kshot
+from tests.helping import table
 
-TABLE = [json.loads(line) for line in Path(__file__).with_name("sixty_rows.jsonl").read_text().splitlines()]
+TABLE = table("rows/sixty_rows.jsonl")
 PARTS = ("system", "history", "context", "question", "answer", "rationale", "options", "tests")
 
 

@@ -5,7 +5,6 @@ token, `{outside}` a folder of the host in /tmp, `{repository}` this checkout, `
 a socket in a file, `{runner}` the process that runs it.
 """
 
-import json
 import os
 import socket
 import stat
@@ -21,11 +20,12 @@ from typing import Any
 import pytest
 
 from rocket_hub.sandbox import Limits
+from tests.helping import table
 from tests.sandbox.worlds import run_in
 
 LIMITS = Limits(wall_seconds=2.5, cpu_seconds=1)
 REPOSITORY = Path(__file__).parents[2]
-PROGRAMS = [json.loads(line) for line in (Path(__file__).parent / "escapes.jsonl").read_text().splitlines()]
+PROGRAMS = table("sandbox/escapes.jsonl")
 ALL = {f"{row['family']}: {row['name']}": row["program"] for row in PROGRAMS}
 SLOW = ("resource: endless loop", "resource: endless sleep", "resource: deaf")  # the same in every world
 

@@ -1,6 +1,5 @@
 """What counts as passed, and what a failure is called."""
 
-import json
 import os
 import re
 import subprocess
@@ -15,10 +14,11 @@ from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError, SandboxError
 from rocket_hub.sandbox import Limits, Outcome, run_program, run_programs
+from tests.helping import table
 
 TESTS = "assert add(1, 2) == 3\nassert add(0, 0) == 0"
 
-ROWS = [json.loads(line) for line in (Path(__file__).parent / "outcomes.jsonl").read_text().splitlines()]
+ROWS = table("sandbox/outcomes.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from experts_world import adapter
 from peft import PeftModel
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from rocket_hub.errors import InputError
 from rocket_hub.inference import completion_nll
@@ -128,8 +128,8 @@ def test_the_covering_group_is_the_best_or_next_to_it():
 
 
 @pytest.fixture(scope="module")
-def world(tiny_model: Path):
-    return LlamaForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+def world(tiny_model: Path, tokenizer):
+    return LlamaForCausalLM.from_pretrained(tiny_model), tokenizer
 
 
 def test_the_tokens_are_as_likely_as_stock_peft_finds_them(world, tiny_model, lora_bank):

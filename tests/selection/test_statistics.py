@@ -17,12 +17,6 @@ from rocket_hub.selection.statistics import (
 )
 
 
-def test_the_interval_is_wilsons():
-    assert accuracy_interval(0, 0) == (0, 1)
-    assert accuracy_interval(5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)
-    assert (accuracy_interval(0, 50)[0], accuracy_interval(50, 50)[1]) == (0, 1)
-
-
 def test_a_difference_has_an_error_from_two_shots_on():
     assert paired(np.array([])) == (None, None)
     assert paired(np.array([2.0])) == (2.0, None)

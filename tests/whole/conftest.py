@@ -93,27 +93,21 @@ class Workplace:
             start_new_session=True,
         )
 
-    def call(self, command: str, *more: str, file_size: int | None = None) -> Done:
+    def call(self, command: str, *more: str, code: int = 0, file_size: int | None = None) -> Done:
         """Run a command with the workplace's options; `file_size` is the longest file the process may write."""
         start = [COMMAND] if file_size is None else [sys.executable, "-c", LIMITED, str(file_size)]
-        return finish(start + command.split() + self.arguments(*more), self.folder, self.home)
+        return finish(start + command.split() + self.arguments(*more), self.folder, self.home, code)
 
     def result(self, stage: str) -> Any:
         """What a stage left."""
         return json.loads((self.run / stage / "result.json").read_text())["result"]
 
 
-def finish(command: list[str], folder: Path, home: Path, **variables: str) -> Done:
-    """Run a command to its end."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(home, **variables),
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+def finish(command: list[str], folder: Path, home: Path, code: int = 0, **variables: str) -> Done:
+    """Run a command to its end, which has to have this exit code."""
+    env = environment(home, **variables)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == code, done.stderr[-3000:]
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -172,8 +166,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo Hub, tiny."""
     folder = tmp_path_factory.mktemp("demo")
     script = [sys.executable, str(ROOT / "recipes" / "demo" / "make_hub.py"), "--tiny", "--workers", "1"]
-    done = finish([*script, "--out", str(folder / "hub"), "--work", str(folder / "work")], folder, folder / "home")
-    assert done.code == 0, done.error[-3000:]
+    finish([*script, "--out", str(folder / "hub"), "--work", str(folder / "work")], folder, folder / "home")
     return Demo(folder / "hub", folder / "work" / "kshot.jsonl", folder / "work")
 
 
@@ -183,9 +176,7 @@ def built(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workpla
     folder = tmp_path_factory.mktemp("built")
     (folder / "work").mkdir()
     place = Workplace(demo.hub, demo.kshot, folder / "home", folder / "work")
-    done = place.call("build", "--controls", "core", "--max-steps", "4")
-    assert done.code == 0, done.error[-3000:]
-    return place, done
+    return place, place.call("build", "--controls", "core", "--max-steps", "4")
 
 
 @pytest.fixture
