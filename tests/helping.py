@@ -18,12 +18,21 @@ from rocket_hub.runs import Silent
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+    from rocket_hub.localhub import Fault
+
 ROOT = Path(__file__).parents[1]
 
 
 def table(name: str) -> list[Any]:
     """Read a table of examples, one a line, by its path below `tests/`."""
     return [json.loads(line) for line in (ROOT / "tests" / name).read_text(encoding="utf-8").splitlines()]
+
+
+def fault(match: str, kind: str, **told: Any) -> "Fault":
+    """Make a fault of what a table says: a body is text there."""
+    from rocket_hub.localhub import Fault
+
+    return Fault(match, kind, **{key: each.encode() if key == "body" else each for key, each in told.items()})
 
 
 def lines(rows: Iterable[Any]) -> str:

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from rocket_hub.errors import HubError, InputError
 from rocket_hub.localhub import Fault, LocalHub
 from rocket_hub.publishing import create_model_card, push_to_hub
+from tests.helping import table
 
 FACTS, MADE = json.loads((Path(__file__).parent / "card_facts.json").read_text(encoding="utf-8")).values()
 METADATA = {"base_model": "acme/base", "license": "", "datasets": [], "tags": ["lora"], "library_name": "peft"}
@@ -127,17 +128,7 @@ def test_a_private_repository(api: HfApi, content: Path, hub: LocalHub) -> None:
     assert not HfApi(endpoint=hub.url, token=False).repo_exists(REPO)
 
 
-@pytest.mark.parametrize(
-    ("match", "kind"),
-    [
-        (r"^POST .*/commit/", "lost_reply"),
-        (r"^POST .*/commit/", "status"),
-        (r"^POST .*/commit/", "reset"),
-        (r"^POST .*/preupload/", "status"),
-        (r"^POST .*/repos/create", "lost_reply"),
-        (r"^PUT ", "status"),
-    ],
-)
+@pytest.mark.parametrize(("match", "kind"), table("publishing_faults.jsonl"))
 @pytest.mark.parametrize("first", [True, False], ids=["first push", "second push"])
 def test_a_passing_failure_is_survived_with_one_commit(
     first: bool, match: str, kind: str, api: HfApi, content: Path, hub: LocalHub

@@ -34,11 +34,6 @@ RATE = 1e-2
 OPTIONS = TrainOptions(learning_rate=(RATE,), max_steps=8, batch_size=8, max_length=32)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> Any:
-    return load_base(str(tiny_model), None, "float32")[1]
-
-
 @pytest.fixture
 def base(tiny_model: Path) -> PreTrainedModel:
     return load_base(str(tiny_model), None, "float32")[0]

@@ -17,6 +17,7 @@ from rocket_hub.discovery.hub.client import reason_of
 from rocket_hub.errors import HubError, RocketError
 from rocket_hub.localhub import Fault, LocalHub, User
 from rocket_hub.options import DiscoverOptions
+from tests.helping import table
 
 BASE, COPY, WIDE = "matrix/base", "matrix/base-again", 160
 WEIGHTS = "adapter_model.safetensors"
@@ -26,7 +27,7 @@ CARD = f"---\nbase_model: {BASE}\nlibrary_name: peft\n---\n"
 USABLE = {f"zoo/{name}": "usable" for name in ("plain", "large", "twin", "other")}
 DUE = USABLE | {"zoo/wrong": "wrong_base"}
 SECONDS = 0.08
-"""After which a stalled answer is given up here."""
+"""After which an answer is given up here; the fault `stall` lasts twice as long."""
 
 # Which request each call of discovery sends; and, if it fails for good, which adapter alone is rejected.
 CALLS = {
@@ -47,34 +48,9 @@ DOWNLOADS = {
     "head": r"HEAD /zoo/plain/resolve/.*safetensors",
     "weights": r"GET /zoo/plain/resolve/.*safetensors",
 }
-QUOTA = {"RateLimit": '"api";r=0;t=1', "RateLimit-Policy": '"fixed window";"api";q=100;w=1'}
-FAULTS = {
-    "429 with Retry-After": {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}},
-    "429 with RateLimit": {"kind": "status", "status": 429, "headers": QUOTA},
-    "429": {"kind": "status", "status": 429},
-    "500": {"kind": "status", "status": 500},
-    "503": {"kind": "status", "status": 503},
-    "reset": {"kind": "reset"},
-    "reset in the body": {"kind": "reset", "after": 40},
-    "truncated": {"kind": "truncate", "after": 40},
-    "stall": {"kind": "delay", "seconds": 2 * SECONDS},
-    "corrupt": {"kind": "corrupt"},
-    "wrong ETag": {"kind": "etag"},
-    "wrong length": {"kind": "size"},
-    "short part": {"kind": "status", "status": 206, "headers": {"Content-Range": "bytes 0-3/400"}, "body": b'{"a"'},
-    "no length": {"kind": "status", "status": 206, "headers": {"Content-Range": "bytes 0-3/*"}, "body": b'{"a"'},
-    "no commit": {"kind": "no_commit"},
-    "whole file": {"kind": "ignore_range"},
-    "elsewhere": {"kind": "status", "status": 302},
-    "refused elsewhere": {"kind": "status", "status": 302},
-    "a web page": {"kind": "status", "status": 200, "body": b"<html>Sign in to this network"},
-    "another JSON": {"kind": "status", "status": 200, "body": b'[{"id": 7}, "x"]'},
-    "gated": {"kind": "status", "status": 403, "headers": {"X-Error-Code": "GatedRepo"}},
-    "private": {"kind": "status", "status": 401, "headers": {"X-Error-Code": "RepoNotFound"}},
-    "deleted": {"kind": "status", "status": 404, "headers": {"X-Error-Code": "RepoNotFound"}},
-    "revision gone": {"kind": "status", "status": 404, "headers": {"X-Error-Code": "RevisionNotFound"}},
-    "file gone": {"kind": "status", "status": 404, "headers": {"X-Error-Code": "EntryNotFound"}},
-}
+FAULTS = {name: told for name, told, _ in table("discovery/matrix_faults.jsonl")}
+# Of faults that are much the same for good, one is enough; refusals are the same once and for good.
+FOR_GOOD = [name for name, _, lasting in table("discovery/matrix_faults.jsonl") if lasting]
 
 
 def plant(folder, rank=2, base=BASE, seed=0):
@@ -171,7 +147,7 @@ def inject(world, call, fault, times):
         pattern = re.escape(line)
     if fault == "refused elsewhere":
         world.other.faults.append(Fault("", "status", times=-1, status=403))
-    world.hub.faults.append(Fault(pattern, times=times, **told))
+    world.hub.faults.append(fault(pattern, times=times, **told))
 
 
 def outcome(function, *args, **kwargs):

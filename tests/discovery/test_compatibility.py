@@ -87,13 +87,7 @@ BASE = BaseShapes(
     copies={"copies/tiny": ("mirror_base",)},
     others={"copies/huge": "it has 7 layers"},
 )
-CONFIG = {
-    "peft_type": "LORA",
-    "task_type": "CAUSAL_LM",
-    "base_model_name_or_path": "base/Tiny",
-    "r": 2,
-    "lora_alpha": 4,
-}
+CONFIG = MADE | {"base_model_name_or_path": "base/Tiny", "lora_alpha": 4}
 
 
 def lora(module="model.layers.0.self_attn.q_proj", *, r=2, out=16, wide=16, prefix="base_model.model."):
@@ -118,15 +112,7 @@ def test_a_copy_that_is_none_is_refused_with_the_reason():
         check_base(CONFIG | {"base_model_name_or_path": "copies/huge"}, BASE)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"init_lora_weights": "pissa"},
-        {"init_lora_weights": "OLoRA"},
-        {"kasa_config": {}},
-        {"kasa_config": {"beta": 1e-4}},
-    ],
-)
+@pytest.mark.parametrize("change", table("discovery/folded_options.jsonl"))
 def test_what_changes_the_base_is_accepted_with_a_flag(change):
     assert check_base(CONFIG | change, BASE) == ("folded_with_base",)
 
@@ -156,16 +142,9 @@ def test_the_largest_rank_counts():
     assert check_header(lora() | lora("model.layers.1.self_attn.q_proj", r=5), config, BASE).rank == 5
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "promise"),
-    [
-        ("model.embed_tokens.weight", (28, 16), {"modules_to_save": ["embed_tokens"]}),
-        ("model.layers.0.input_layernorm.modules_to_save.weight", (16,), {"modules_to_save": "input_layernorm"}),
-        ("model.layers.0.self_attn.q_proj.lora_B.bias", (16,), {"lora_bias": True}),
-    ],
-)
+@pytest.mark.parametrize(("name", "shape", "promise"), table("discovery/whole_tensors.jsonl"))
 def test_whole_tensors_that_may_be_the_base_s_own_are_flagged(name, shape, promise):
-    header = lora() | {f"base_model.model.{name}": Tensor("F32", shape)}
+    header = lora() | {f"base_model.model.{name}": Tensor("F32", tuple(shape))}
     for config in (CONFIG, CONFIG | promise):
         assert check_header(header, config, BASE).flags == ("whole_tensors",)
 

@@ -79,19 +79,7 @@ def test_a_hub_that_fails_is_not_the_data_sets_fault(hub, api, tmp_path):
             list(read_rows(api, "d/flaky", revision, [("train.jsonl", size)]))
 
 
-PASSING = [
-    {"kind": "status", "status": 429},
-    {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}},
-    {"kind": "status", "status": 500},
-    {"kind": "status", "status": 503},
-    {"kind": "reset"},
-    {"kind": "reset", "after": 1000},
-    {"kind": "truncate", "after": 1000},
-    {"kind": "delay", "seconds": 0.2},
-    {"kind": "no_commit"},
-    {"kind": "ignore_range"},
-]
-WHOLE, PARTS = 10, 10**9
+PASSING, WHOLE, PARTS = table("discovery/part_faults.jsonl"), 10, 10**9
 
 
 @pytest.mark.parametrize(("fault", "size"), [*((fault, PARTS) for fault in PASSING), (PASSING[5], WHOLE)], ids=str)

@@ -20,7 +20,7 @@ from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.tasks.numeric import GSM8K
 from tests.discovery.test_instructions import QA, jsonl, verdicts_of
-from tests.helping import table
+from tests.helping import fault, table
 
 
 class WordEncoder:
@@ -161,59 +161,19 @@ def test_a_search_says_what_it_will_cost_and_reads_nothing(hub, api, two):
 
 
 LIST = "GET /api/datasets\\?"
-MISSING = {"X-Error-Code": "RepoNotFound"}
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault(LIST, "status", status=429, headers={"Retry-After": "0"}),
-        Fault(LIST, "status", status=429),
-        Fault(LIST, "status", status=503),
-        Fault(LIST, "reset"),
-        Fault(LIST, "reset", after=100),
-        Fault(LIST, "truncate", after=100),
-        Fault(LIST, "status", status=200, body=b"<html>"),
-        Fault(
-            LIST, "status", status=200, body=b"[]", headers={"Link": '<http://elsewhere/x?limit=20&page=2>; rel="next"'}
-        ),
-        Fault("first/resolve", "status", status=429, headers={"Retry-After": "0"}),
-        Fault("first/resolve", "status", status=500),
-        Fault("first/resolve", "reset", after=50),
-        Fault("first/resolve", "truncate", after=50),
-        Fault("first/resolve", "corrupt"),
-        Fault("first/resolve", "no_commit"),
-        Fault("first/resolve", "ignore_range"),
-    ],
-    ids=str,
-)
-def test_faults_that_pass_are_survived(hub, api, two, fault):
-    fault.times = 1
-    hub.faults.append(fault)
+@pytest.mark.parametrize("told", table("discovery/passing_faults.jsonl"), ids=str)
+def test_faults_that_pass_are_survived(hub, api, two, told):
+    hub.faults.append(fault(**told, times=1))
     found = discover_datasets(api, options=two, task=GSM8K)
     assert [item.repo_id for item in found.selected] == ["two/first", "two/second"]
-    assert fault.times == 0
+    assert hub.faults[0].times == 0
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        (Fault("first/resolve", "status", status=404, headers=MISSING), "not_found"),
-        (Fault("first/resolve", "status", status=404, headers={"X-Error-Code": "RevisionNotFound"}), "not_found"),
-        (Fault("first/resolve", "status", status=401, headers=MISSING), "not_found"),
-        (Fault("first/resolve", "status", status=403, headers={"X-Error-Code": "GatedRepo"}), "gated"),
-        (Fault("first/resolve", "status", status=403), "hub_error"),
-        (Fault("first/resolve", "status", status=500), "hub_error"),
-        (Fault("first/resolve", "status", status=429), "rate_limited"),
-        (Fault("first/resolve", "reset"), "unreachable"),
-        (Fault("first/resolve", "truncate", after=10), "unreachable"),
-        (Fault("first/resolve", "corrupt"), "damaged"),
-    ],
-    ids=str,
-)
-def test_faults_that_stay_reject_one_data_set_and_no_other(hub, api, two, fault, reason):
-    fault.times = -1
-    hub.faults.append(fault)
+@pytest.mark.parametrize(("told", "reason"), table("discovery/lasting_faults.jsonl"), ids=str)
+def test_faults_that_stay_reject_one_data_set_and_no_other(hub, api, two, told, reason):
+    hub.faults.append(fault(**told, times=-1))
     found = discover_datasets(api, options=two, task=GSM8K)
     assert verdicts_of(found)["two/first"] == reason
     assert "two/second" in [item.repo_id for item in found.selected]

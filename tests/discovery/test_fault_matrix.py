@@ -19,6 +19,7 @@ from tests.discovery.matrix_hub import (
     DOWNLOADS,
     DUE,
     FAULTS,
+    FOR_GOOD,
     SECONDS,
     anew,  # noqa: F401
     crawl,
@@ -101,18 +102,6 @@ def error_of_a_download(call, fault, times):
 
 # The matrix ------------------------------------------------------------------------------------------------------
 
-# Of faults that are much the same for good, one is enough; refusals are the same once and for good.
-FOR_GOOD = (
-    "429 with Retry-After",
-    "500",
-    "reset",
-    "truncated",
-    "stall",
-    "corrupt",
-    "wrong ETag",
-    "short part",
-    "a web page",
-)
 CASES = [(fault, 1) for fault in FAULTS] + [(fault, -1) for fault in FOR_GOOD]
 
 

@@ -92,3 +92,22 @@ def run_client(script: str, home: Path, *arguments: str, **variables: str) -> di
     """Run a script of `clients/` in a fresh process and return the JSON object it prints last."""
     printed = run(CLIENTS / script, *arguments, env=client_environment(home, **variables))
     return json.loads(printed.splitlines()[-1])
+
+
+def name_of(row: dict[str, Any]) -> str:
+    return f"{row['section']}-{row['key']}"
+
+
+def check(results: dict[str, Any], row: dict[str, Any]) -> None:
+    """Hold a row of a table against what a client found; of an error it notes class and text."""
+    found = results[row["section"]][row["key"]]
+    if "equals" in row:
+        assert found == row["equals"]
+    elif "holds" in row:
+        assert set(row["holds"]) <= set(found)
+    elif "contains" in row:
+        name, message = found
+        assert name == row.get("class", name)
+        assert all(text in message for text in row["contains"]), message
+    else:
+        assert found

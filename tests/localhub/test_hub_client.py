@@ -11,7 +11,7 @@ import pytest
 from rocket_hub.localhub import LocalHub, User
 from tests.helping import table
 
-from .conftest import LOCAL, ask, run_client, write_adapter
+from .conftest import LOCAL, ask, check, name_of, run_client, write_adapter
 
 
 class World(NamedTuple):
@@ -69,20 +69,9 @@ def fill(hub: LocalHub, folder: Path) -> None:
     (push / "weights.safetensors").write_bytes(os.urandom(12 * 2**20))
 
 
-@pytest.mark.parametrize(
-    "row", table("localhub/clients/hub_client.jsonl"), ids=lambda row: f"{row['section']}-{row['key']}"
-)
+@pytest.mark.parametrize("row", table("localhub/clients/hub_client.jsonl"), ids=name_of)
 def test_what_the_client_found(world: World, row: dict[str, Any]) -> None:
-    """Of an error the client notes its class and its text."""
-    found = world.results[row["section"]][row["key"]]
-    if "equals" in row:
-        assert found == row["equals"]
-    elif "contains" in row:
-        name, message = found
-        assert name == row.get("class", name)
-        assert all(text in message for text in row["contains"]), message
-    else:
-        assert found
+    check(world.results, row)
 
 
 def test_lists_follow_pages_in_order(world: World) -> None:

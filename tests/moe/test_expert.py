@@ -36,18 +36,7 @@ def test_what_it_adds_is_what_peft_adds(tiny_model, lora_bank, fresh_base):
             torch.testing.assert_close(b @ a, expected, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("prefix", "middle"),
-    [
-        (MODULE, ""),
-        (MODULE, ".default"),
-        (MODULE.removeprefix("base_model.model."), ""),
-        ("base_model.model." + MODULE, ""),
-        ("module." + MODULE, ""),
-        ("_orig_mod." + MODULE, ""),
-        (MODULE.replace("self_attn", "_fsdp_wrapped_module.self_attn"), ".default"),
-    ],
-)
+@pytest.mark.parametrize(("prefix", "middle"), table("moe/key_variants.jsonl"))
 def test_key_variants(tmp_path, prefix, middle):
     expert = read_expert(write(tmp_path, tensors(prefix, middle)), name="mine")
     assert expert.name == "mine"

@@ -32,13 +32,7 @@ def test_a_row_without_prompt_or_completion_gives_none(case):
     assert to_prompt_completion(case["shape"], case["row"]) is None
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        (), ("text",), ("question",), ("image", "label"), ("chosen", "rejected"), ("original", "disfluent"),
-        ("ID", "Text", "Pronoun", "A", "A-coref", "B", "B-coref", "URL"), ("id", "explanation"), ("source", "target"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("columns", table("rows/unknown_columns.jsonl"))
 def test_unknown_columns_have_no_shape(columns):
     assert shapes_of(columns) == []
     assert detect_shape([dict.fromkeys(columns, "x")]) is None

@@ -7,26 +7,12 @@ import pytest
 from rocket_hub.tasks import ARC_CHALLENGE, ARC_EASY, MBPP, PIQA, get_task, score
 from rocket_hub.tasks.task import Task
 from tests.benchmarks.tasks import measure
+from tests.helping import table
 from tests.tasks.native import SPLITS, rows
 
-EVERY = {
-    "gsm8k": 8,
-    "boolq": 16,
-    "mbpp": 24,
-    "arc_easy": 4,
-    "piqa": 4,
-    "arc_challenge": 2,
-}  # of the larger ones a sample
-FORMS = {
-    "letter": "{letter}",
-    "letter and text": "{letter}. {text}",
-    "lower case": "({small}) {text}",
-    "text": "{text}",
-    "statement": "So the answer is ({letter}).",
-    "statement by text": "The answer is {text}",
-    "boxed": "\\boxed{{\\text{{{letter}}}}}",
-    "a new question": "{letter}\n\nQuestion: Which of these?\nA. x\nB. y\nAnswer: B",
-}
+# Of the larger sets a sample.
+EVERY = {"gsm8k": 8, "boolq": 16, "mbpp": 24, "arc_easy": 4, "piqa": 4, "arc_challenge": 2}
+FORMS = dict(table("tasks/answer_forms.jsonl"))
 AMBIGUOUS = {"text": {"K."}, "statement by text": {"K."}}  # option D; said alone, it is none of the letters A to D
 
 

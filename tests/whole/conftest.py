@@ -82,16 +82,7 @@ class Workplace:
         return ["--hub", str(self.hub), "--task", "gsm8k", "--kshot", str(self.kshot), "--out", "run", *more]
 
     def start(self, command: str, *more: str) -> "subprocess.Popen[str]":
-        """Start a command without waiting for it, in a process group of its own as a shell would."""
-        return subprocess.Popen(
-            [COMMAND, *command.split(), *self.arguments(*more)],
-            cwd=self.folder,
-            env=environment(self.home),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return begin([COMMAND, *command.split(), *self.arguments(*more)], self.folder, self.home)
 
     def call(self, command: str, *more: str, code: int = 0, file_size: int | None = None) -> Done:
         """Run a command with the workplace's options; `file_size` is the longest file the process may write."""
@@ -101,6 +92,12 @@ class Workplace:
     def result(self, stage: str) -> Any:
         """What a stage left."""
         return json.loads((self.run / stage / "result.json").read_text())["result"]
+
+
+def begin(command: list[str], folder: Path, home: Path) -> "subprocess.Popen[str]":
+    """Start a command without waiting for it, in a process group of its own as a shell would."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, env=environment(home), text=True, start_new_session=True, **pipes)
 
 
 def finish(command: list[str], folder: Path, home: Path, code: int = 0, **variables: str) -> Done:

@@ -13,6 +13,7 @@ from .conftest import Demo
 from .test_cli import several
 
 BASE, EXPERT = "rocket-demo/tiny-llama", "rocket-demo/addition"
+REFUSED = table("whole/evaluate_faults.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -32,32 +33,20 @@ def measured(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     (foreign / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
     sheet = "name: mine\nevaluation: {dataset: rocket-demo/word-problems}\nextractor: number\n"
     (folder / "mine.yaml").write_text(sheet + "columns: {question: question, answer: answer}\n")
-    common = ["model", "evaluate", "--hub", str(demo.hub), "--max-rows", "12"]
+    hub, kshot = ["--hub", str(demo.hub)], ["--kshot", str(demo.kshot)]
+    common = ["model", "evaluate", *hub, "--max-rows", "12"]
     gsm8k = [*common, "--task", "gsm8k"]
     report = ["--json", str(folder / "report.json")]
-    shots = ["--few-shot", "2", "--kshot", str(demo.kshot)]
+    shots = ["--few-shot", "2", *kshot]
     commands = {
         "first": [*gsm8k, "--adapter", EXPERT, "--adapter", str(own), *report],
         "again": [*gsm8k, "--adapter", EXPERT, "--adapter", str(own), *report],
         "plain": [*common, "--task", str(folder / "mine.yaml"), BASE],
         "chat": [*gsm8k, str(chat), *shots, "--json", str(folder / "chat.json"), "--max-new-tokens", "4"],
-        "pickled": [*gsm8k, "--adapter", str(pickled)],
-        "reaching": [*gsm8k, "--adapter", str(reaching)],
-        "foreign": [*gsm8k, "--adapter", str(foreign)],
-        "nobody": [*gsm8k, "nobody/nothing"],
-        "split": [*gsm8k, BASE, "--split", "nope"],
-        "likelihood": [*gsm8k, BASE, "--scoring", "likelihood"],
-        "mbpp": [*common, "--task", "mbpp", BASE],
-        "unknown": [*common, "--task", "gsm9k", BASE],
-        "taskless": [*common, BASE],
-        "nothing": gsm8k,
-        "shots": [*gsm8k, BASE, "--few-shot", "2"],
-        "none": [*gsm8k, BASE, "--max-rows", "0"],
-        "key": [*gsm8k, BASE, "-o", "evaluate.batch_sizes=2"],
-        "value": [*gsm8k, BASE, "-o", "evaluate.scoring=guess"],
-        "build": ["build", "--hub", str(demo.hub), "--task", "mbpp", "--recipe", str(folder / "mbpp.yaml"),
-                  "--kshot", str(demo.kshot)],
     }  # fmt: skip
+    named = {"HUB": hub, "KSHOT": kshot, "COMMON": common, "GSM8K": gsm8k, "BASE": [BASE]}
+    for name, command, *_ in REFUSED:
+        commands[name] = [word for said in command for word in named.get(said, [said])]
     (folder / "mbpp.yaml").write_text(f"task: mbpp\nbase: {BASE}\n")
     answers = several(list(commands.values()), folder, folder / "home")
     return folder, dict(zip(commands, answers, strict=True))
@@ -98,7 +87,7 @@ def test_a_task_of_ones_own_and_a_chat_model(measured: tuple[Path, dict]) -> Non
     assert (report["options"]["few_shot"], report["options"]["max_new_tokens"]) == (2, 4)
 
 
-@pytest.mark.parametrize(("name", "code", "message"), table("whole/evaluate_faults.jsonl"))
+@pytest.mark.parametrize(("name", "code", "message"), [(name, *said) for name, _, *said in REFUSED])
 def test_what_cannot_be_measured_is_one_line(name: str, code: int, message: str, measured: tuple[Path, dict]) -> None:
     found = measured[1][name]
     assert (found.code, len(found.error.strip().splitlines())) == (code, 1), found.error

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .conftest import ROOT, Demo, environment, finish, stop_when
+from .conftest import ROOT, Demo, begin, finish, stop_when
 
 SCRIPTS = ROOT / "recipes" / "paper_table"
 
@@ -30,9 +29,7 @@ def test_cells_are_kept_one_by_one_and_not_measured_again(demo: Demo, tmp_path: 
     places = ["--results", str(results), "--work", str(tmp_path / "work")]
     command = [sys.executable, str(SCRIPTS / "run.py"), *what, *small, *places]
     core = results / "core.jsonl"
-    process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, start_new_session=True)  # fmt: skip
-    stopped = stop_when(process, lambda: lines(core), signal.SIGKILL)
+    stopped = stop_when(begin(command, tmp_path, home), lambda: lines(core), signal.SIGKILL)
     before = lines(core)
     assert stopped.code == -signal.SIGKILL and 0 < len(before) < 4, stopped.error[-2000:]
     assert len(lines(results / "settings.jsonl")) == 2, "the points of the grid come before what they decide"
