@@ -11,6 +11,7 @@ import pytest
 import yaml
 from jinja2 import meta
 
+from rocket_hub import records
 from rocket_hub.controls import CONTROLS
 from rocket_hub.errors import NothingLeftError
 from rocket_hub.lora.attach import ADAPTER
@@ -19,24 +20,12 @@ from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.lock import used
 from rocket_hub.pipeline.push import package
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import (
-    AdapterCandidate,
-    AdapterDiscovery,
-    DatasetCandidate,
-    DatasetDiscovery,
-    Evaluation,
-    Example,
-    ExpertScore,
-    ExpertSelection,
-    Pinned,
-    Rejection,
-)
 from rocket_hub.results import CardFacts, Chosen, DataSelection, Discovery, Evaluations, Generation, Recommendation
 from rocket_hub.runs import RunFolder, Silent
 from rocket_hub.tasks import get_task
 
 COMMIT = "a" * 40
-BASE = Pinned("acme/base", COMMIT, "model", "mit")
+BASE = records.Pinned("acme/base", COMMIT, "model", "mit")
 INSIDE = {
     "best_single": {"models/acme/best"},
     "best_single_trained": {"models/acme/best", "datasets/acme/rows"},
@@ -49,26 +38,29 @@ INSIDE = {
 def chosen() -> Chosen:
     """What the first stages left: the best single expert is not in the group, and has a licence of its own."""
     licences = {"one": "mit", "two": "mit", "best": "gpl-3.0", "unused": "mit"}
-    adapters = tuple(AdapterCandidate(f"acme/{name}", COMMIT, licence) for name, licence in licences.items())
+    adapters = tuple(records.AdapterCandidate(f"acme/{name}", COMMIT, licence) for name, licence in licences.items())
     datasets = tuple(
-        DatasetCandidate(f"acme/{name}", COMMIT, licence)
+        records.DatasetCandidate(f"acme/{name}", COMMIT, licence)
         for name, licence in (("rows", "cc-by-sa-4.0"), ("nothing-taken", "mit"))
     )
-    encoder, test = Pinned("acme/encoder", COMMIT, "model", "mit"), Pinned("acme/test", COMMIT, "dataset", "mit")
-    scores = tuple(ExpertScore(each.repo_id, 2.0, 0.5, 1, 1) for each in adapters)
+    encoder, test = (
+        records.Pinned("acme/encoder", COMMIT, "model", "mit"),
+        records.Pinned("acme/test", COMMIT, "dataset", "mit"),
+    )
+    scores = tuple(records.ExpertScore(each.repo_id, 2.0, 0.5, 1, 1) for each in adapters)
     group = ("acme/one", "acme/two")
     return Chosen(
-        Discovery(AdapterDiscovery(BASE, adapters), DatasetDiscovery(datasets), encoder, test),
+        Discovery(records.AdapterDiscovery(BASE, adapters), records.DatasetDiscovery(datasets), encoder, test),
         Generation(),
-        ExpertSelection(group, (), scores, 1.0, "acme/best", group),
-        DataSelection((Example("", ""),), (), (), 9, {"acme/rows": 1, "acme/nothing-taken": 0}),
+        records.ExpertSelection(group, (), scores, 1.0, "acme/best", group),
+        DataSelection((records.Example("", ""),), (), (), 9, {"acme/rows": 1, "acme/nothing-taken": 0}),
     )
 
 
 def measured(method: str, **details: float) -> Evaluations:
     """Measurements of every method, one of which is recommended and has details."""
     evaluations = tuple(
-        Evaluation(name, 0.5, 0.4, 0.6, (0, 1), 1.0, {} if name == "base" else
+        records.Evaluation(name, 0.5, 0.4, 0.6, (0, 1), 1.0, {} if name == "base" else
                    {"adapter": f"made/{name}", **(details if name == method else {})})
         for name in (*CONTROLS, "routed")
     )  # fmt: skip
@@ -84,10 +76,10 @@ def context(tmp_path: Path) -> Context:
         for file in ADAPTER:
             (tmp_path / "made" / name / file).write_text(name)
     recipe = Recipe("gsm8k", "acme/base", push=PushOptions(publish="best"))
-    shots = (Example("1 + 1?", "2", "2"),)
+    shots = (records.Example("1 + 1?", "2", "2"),)
     api: Any = None  # nothing is asked of it
     return Context(recipe, get_task("gsm8k"), shots, shots, RunFolder(tmp_path, Silent()), api, "", Silent(),
-                   Pinned("acme/base", COMMIT))  # fmt: skip
+                   records.Pinned("acme/base", COMMIT))  # fmt: skip
 
 
 @pytest.mark.parametrize("method", INSIDE)
@@ -129,7 +121,7 @@ def test_with_routers_trained_alone_it_is_a_routed_adapter_too(
 
 def test_where_none_helps_the_card_of_a_control_does_not_contradict_itself(context: Context, tmp_path: Path) -> None:
     why = (("one", "verdict"), ("two", "verdict"), ("unused", "shortlist"))
-    rejected = tuple(Rejection(f"acme/{name}", reason) for name, reason in why)
+    rejected = tuple(records.Rejection(f"acme/{name}", reason) for name, reason in why)
     given = replace(chosen(), experts=replace(chosen().experts, selected=(), rejected=rejected))
     card = (package(context, given, measured("stack_trained"), tmp_path / "content") / "README.md").read_text()
     assert "[acme/one]" in card and "[acme/two]" in card and "Adapters not taken: 1 shortlist" in card

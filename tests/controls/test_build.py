@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 
+from rocket_hub import records
 from rocket_hub.controls import CONTROLS, ROUTED
 from rocket_hub.inference import completion_nll
 from rocket_hub.moe.router_init import read_stacks
@@ -17,17 +18,6 @@ from rocket_hub.pipeline.merge import merge, methods, weighed
 from rocket_hub.pipeline.select_data import random_rows
 from rocket_hub.pipeline.train import method_model, training_rows
 from rocket_hub.recipe import TRAINED_CONTROLS, Recipe
-from rocket_hub.records import (
-    AdapterCandidate,
-    AdapterDiscovery,
-    DatasetCandidate,
-    DatasetDiscovery,
-    Example,
-    ExpertScore,
-    ExpertSelection,
-    Pinned,
-    Setting,
-)
 from rocket_hub.results import Chosen, DataSelection, Discovery, Generation
 from rocket_hub.runs import RunFolder, Silent
 from rocket_hub.tasks import get_task
@@ -36,8 +26,8 @@ from tests.helping import lines, push_adapter, push_rows
 
 from .conftest import RATE, says
 
-SHOTS = tuple(Example(f"what is {n} plus 1 ?", f" the answer #### {n + 1}", str(n + 1)) for n in range(4))
-SETTING = Setting(RATE, 0.5)
+SHOTS = tuple(records.Example(f"what is {n} plus 1 ?", f" the answer #### {n + 1}", str(n + 1)) for n in range(4))
+SETTING = records.Setting(RATE, 0.5)
 POOL, REFUSED = 30, 12
 NAMES = tuple(f"local/lora-{number}" for number in range(4))
 
@@ -56,7 +46,9 @@ def context(lasting_api: HfApi, tiny_model: Path, tmp_path_factory: pytest.TempP
                     merge=MergeOptions(gate_start=(0.5,)),
                     train=TrainOptions(learning_rate=(RATE,), max_steps=2, batch_size=4, max_length=48))  # fmt: skip
     run = RunFolder(tmp_path_factory.mktemp("run"), Silent())
-    return Context(recipe, get_task("gsm8k"), SHOTS, SHOTS, run, lasting_api, "", Silent(), Pinned(str(tiny_model), ""))
+    return Context(
+        recipe, get_task("gsm8k"), SHOTS, SHOTS, run, lasting_api, "", Silent(), records.Pinned(str(tiny_model), "")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +59,17 @@ def chosen(context: Context, commits: dict[str, str]) -> Chosen:
     path = context.run.path / "3-select-instructions" / "rejected.jsonl"
     path.parent.mkdir()
     path.write_text(lines([*refused, near]))
-    data = DatasetCandidate("local/rows", commits["local/rows"], "mit", "prompt_completion", ("train.jsonl",))
-    row = Example("what is 20 plus 20 ?", "it is #### 40", source="local/rows", index=20)
-    other = Pinned("local/other", "0" * 40, "model", "mit")
-    adapters = tuple(AdapterCandidate(name, commits[name], "mit") for name in NAMES)
+    data = records.DatasetCandidate("local/rows", commits["local/rows"], "mit", "prompt_completion", ("train.jsonl",))
+    row = records.Example("what is 20 plus 20 ?", "it is #### 40", source="local/rows", index=20)
+    other = records.Pinned("local/other", "0" * 40, "model", "mit")
+    adapters = tuple(records.AdapterCandidate(name, commits[name], "mit") for name in NAMES)
     group = (NAMES[1], NAMES[3])
-    scores = tuple(ExpertScore(name, 2.0, 0.5, 1, 1) for name in NAMES)
+    scores = tuple(records.ExpertScore(name, 2.0, 0.5, 1, 1) for name in NAMES)
     return Chosen(
-        Discovery(AdapterDiscovery(context.pinned, adapters), DatasetDiscovery((data,)), other,
+        Discovery(records.AdapterDiscovery(context.pinned, adapters), records.DatasetDiscovery((data,)), other,
                   replace(other, kind="dataset")),
         Generation(),
-        ExpertSelection(group, (), scores, 1.0, NAMES[0], group),
+        records.ExpertSelection(group, (), scores, 1.0, NAMES[0], group),
         DataSelection((row,) * 5, (), (), 5, rejected_file=context.run.relative(path)),
     )  # fmt: skip
 
@@ -142,7 +134,10 @@ def test_a_grid_of_weights_is_tried_only_where_there_is_one(context: Context, ch
     points = grid((RATE, 2 * RATE), (0.5, 1.0))
     found = {name: [*dict.fromkeys(weighed(methods(context, chosen)[name], point) for point in points)]
              for name in (ROUTED, "fresh_lora")}  # fmt: skip
-    assert found[ROUTED] == [*points] and found["fresh_lora"] == [Setting(RATE, 1.0), Setting(2 * RATE, 1.0)]
+    assert found[ROUTED] == [*points] and found["fresh_lora"] == [
+        records.Setting(RATE, 1.0),
+        records.Setting(2 * RATE, 1.0),
+    ]
     softmax = copy.copy(context)
     softmax.recipe = context.recipe.updated("merge", gate="softmax")
     weighted = {name for name, method in methods(softmax, chosen).items() if method.weighted}

@@ -32,8 +32,8 @@ SMALL = MeteorOptions(stages=("distilled",), guideline=False, epochs=1.0, batch_
 @pytest.fixture
 def api(api: HfApi) -> HfApi:
     """A Hub with rows, of which every other one has an answer."""
-    push_rows(api, "local/rows", [{"prompt": shot.prompt, "completion": text} for shot in SHOTS
-                                  for text in (shot.completion, "no answer")])  # fmt: skip
+    both = [(shot.prompt, text) for shot in SHOTS for text in (shot.completion, "no answer")]
+    push_rows(api, "local/rows", [{"prompt": prompt, "completion": text} for prompt, text in both])
     return api
 
 

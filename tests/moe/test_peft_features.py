@@ -5,17 +5,9 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from routing_world import fresh_config, logits, randomised
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    pipeline,
-)
 
 from rocket_hub.errors import AdapterError
 from rocket_hub.moe.config import RocketMoeConfig
@@ -46,7 +38,9 @@ def test_low_memory_loading_leaves_nothing_on_the_meta_device(fresh_base, routed
 def test_pipeline_loads_the_adapter_folder(published, fresh_base, tokenizer):
     prompt = "what is 1 plus 2 ?"
     options = {"max_new_tokens": 5, "do_sample": False}
-    answer = pipeline("text-generation", model=str(published), device="cpu")(prompt, **options)[0]["generated_text"]
+    answer = transformers.pipeline("text-generation", model=str(published), device="cpu")(prompt, **options)[0][
+        "generated_text"
+    ]
     model = PeftModel.from_pretrained(fresh_base(), published)
     expected = model.generate(**tokenizer(prompt, return_tensors="pt"), **options)
     assert answer == tokenizer.decode(expected[0], skip_special_tokens=True)
@@ -156,7 +150,7 @@ def test_half_precision_leaves_the_gates_alone(fresh_base, routed, ids):
     models = [
         (PeftModel.from_pretrained(fresh_base().to(torch.bfloat16), routed), torch.float32),
         (AutoPeftModelForCausalLM.from_pretrained(routed, dtype=torch.bfloat16), torch.float32),
-        (AutoModelForCausalLM.from_pretrained(routed, dtype=torch.bfloat16), torch.bfloat16),
+        (transformers.AutoModelForCausalLM.from_pretrained(routed, dtype=torch.bfloat16), torch.bfloat16),
     ]
     for model, experts in models:
         assert {p.dtype for name, p in model.named_parameters() if "rocket_moe_A" in name} == {experts}
@@ -174,7 +168,7 @@ def test_a_newer_form_is_refused_by_every_loader(published, fresh_base):
     for load in (
         lambda: PeftModel.from_pretrained(fresh_base(), published),
         lambda: AutoPeftModelForCausalLM.from_pretrained(published),
-        lambda: AutoModelForCausalLM.from_pretrained(published),
+        lambda: transformers.AutoModelForCausalLM.from_pretrained(published),
         lambda: fresh_base().load_adapter(str(published)),
     ):
         with pytest.raises(AdapterError, match=r"format_version.*99.*pip install -U rocket-hub"):
@@ -205,16 +199,18 @@ def test_without_the_import_stock_peft_raises_a_bare_key_error(tiny_model, route
 def test_conv1d_trains_and_comes_back(ids, tmp_path):
     """GPT-2 keeps its weights transposed, in modules that are no `nn.Linear`."""
     torch.manual_seed(0)
-    shape = GPT2Config(vocab_size=28, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
-    GPT2LMHeadModel(shape).save_pretrained(tmp_path / "base")
-    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    shape = transformers.GPT2Config(
+        vocab_size=28, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2
+    )
+    transformers.GPT2LMHeadModel(shape).save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     model = randomised(
         get_peft_model(base, fresh_config(target_modules=["c_attn", "mlp.c_proj"], top_k=1, task_type="CAUSAL_LM"))
     )
     model(input_ids=ids, labels=ids).loss.backward()
     assert all(p.grad.abs().max() > 0 for p in model.parameters() if p.requires_grad)
     model.save_pretrained(tmp_path / "adapter")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
     assert set(routers(again)) == {"transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_proj"}
     assert torch.equal(logits(again, ids), logits(model, ids))
 
@@ -226,12 +222,14 @@ def test_quantised_base(ids, tmp_path, bits):
     from peft import prepare_model_for_kbit_training
 
     sizes = {"hidden_size": 64, "intermediate_size": 128}  # bitsandbytes' CPU kernels want multiples of 32
-    shape = LlamaConfig(vocab_size=28, num_hidden_layers=1, num_attention_heads=2, **sizes)
-    LlamaForCausalLM(shape).save_pretrained(tmp_path / "base")
-    options = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    shape = transformers.LlamaConfig(vocab_size=28, num_hidden_layers=1, num_attention_heads=2, **sizes)
+    transformers.LlamaForCausalLM(shape).save_pretrained(tmp_path / "base")
+    options = transformers.BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
 
     def prepared():
-        base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=options, device_map="cpu")
+        base = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "base", quantization_config=options, device_map="cpu"
+        )
         return prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
 
     torch.manual_seed(0)
@@ -244,7 +242,9 @@ def test_quantised_base(ids, tmp_path, bits):
     expected = logits(model, ids)
     for again in (
         PeftModel.from_pretrained(prepared(), tmp_path / "adapter"),
-        AutoModelForCausalLM.from_pretrained(tmp_path / "adapter", quantization_config=options, device_map="cpu"),
+        transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "adapter", quantization_config=options, device_map="cpu"
+        ),
     ):
         # Plain LoRA drifts as much: the quantised products are not the same after every load.
         torch.testing.assert_close(logits(again, ids), expected, atol=1e-2, rtol=0)
@@ -257,8 +257,8 @@ NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     ("settings", "name"),
     [
         (None, None),
-        (BitsAndBytesConfig(**NF4), "bitsandbytes-4bit-nf4"),
-        (BitsAndBytesConfig(load_in_8bit=True), "bitsandbytes-8bit"),
+        (transformers.BitsAndBytesConfig(**NF4), "bitsandbytes-4bit-nf4"),
+        (transformers.BitsAndBytesConfig(load_in_8bit=True), "bitsandbytes-8bit"),
         ({"quant_method": "gptq", "bits": 4}, "gptq-4bit"),
         ({"quant_method": "fp8"}, "fp8"),
     ],
@@ -271,7 +271,7 @@ def test_names_of_quantisations(fresh_base, settings, name):
 
 
 def in_nf4(model):
-    model.config.quantization_config = BitsAndBytesConfig(**NF4)
+    model.config.quantization_config = transformers.BitsAndBytesConfig(**NF4)
     return model
 
 

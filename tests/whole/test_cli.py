@@ -69,8 +69,8 @@ def answers(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, D
         (folder / name).write_text(text)
     hub, kshot = ["--hub", str(demo.hub)], ["--kshot", str(demo.kshot)]
     at_demo = [*hub, "--task", "gsm8k"]
-    named = {"HUB": hub[1:], "KSHOT": kshot[1:], "DEMO": at_demo, "ALL": [*at_demo, *kshot, "--max-steps", "2"],
-             "RECIPE": [*hub, *kshot, "--recipe"]}  # fmt: skip
+    named = {"HUB": hub[1:], "KSHOT": kshot[1:], "DEMO": at_demo, "RECIPE": [*hub, *kshot, "--recipe"]}
+    named["ALL"] = [*at_demo, *kshot, "--max-steps", "2"]
     commands = [[word for said in command for word in named.get(said, [said])] for command, *_ in WRONG.values()]
     return dict(zip(WRONG, several(commands, folder, folder / "home"), strict=True))
 
