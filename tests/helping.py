@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ from rocket_hub.runs import Silent
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from rocket_hub.localhub import Fault
+    from rocket_hub.localhub import Fault, LocalHub
 
 ROOT = Path(__file__).parents[1]
+Files = Mapping[str, bytes | str]
 
 
 def table(name: str) -> list[Any]:
@@ -111,6 +113,17 @@ class Heard(Silent):
 
     def say(self, text: str) -> None:
         self.heard.append(text)
+
+
+def put(hub: "LocalHub", kind: str, repo_id: str, files: Files, card: str = "", text: str = "", **settings: Any) -> str:
+    """Put files, and the data of a card with some text below, into a repository of a Hub; returns the commit."""
+    files = {**files, "README.md": f"---\n{card}---\n{text}\n"} if card else files
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for path, data in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data if isinstance(data, bytes) else data.encode())
+        return hub.import_folder(kind, repo_id, folder, **settings)
 
 
 def push_adapter(api: "HfApi", repo_id: str, folder: Path) -> str:

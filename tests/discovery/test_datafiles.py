@@ -5,7 +5,7 @@ from rocket_hub.discovery.hub.download import AHEAD, FIRST, RangeFile
 from rocket_hub.errors import DatasetError, HubError
 from rocket_hub.localhub import Fault
 from tests.discovery.test_instructions import QA, jsonl, parquet
-from tests.helping import table
+from tests.helping import put, table
 
 
 @pytest.mark.parametrize("case", table("discovery/train_files.jsonl"), ids=lambda case: str(case)[:80])
@@ -70,9 +70,8 @@ def test_large_files_are_streamed_from_the_same_hub(hub, api, large):
     assert all(large in record.path and record.range for record in asked)
 
 
-def test_a_hub_that_fails_is_not_the_data_sets_fault(hub, api, tmp_path):
-    (tmp_path / "train.jsonl").write_bytes(jsonl(QA))
-    revision = hub.import_folder("dataset", "d/flaky", tmp_path)
+def test_a_hub_that_fails_is_not_the_data_sets_fault(hub, api):
+    revision = put(hub, "dataset", "d/flaky", {"train.jsonl": jsonl(QA)})
     hub.faults.append(Fault("flaky/resolve", "status", times=-1, status=403))
     for size in (10, 10**9):
         with pytest.raises(HubError, match=r"d/flaky: train\.jsonl"):

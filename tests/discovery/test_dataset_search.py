@@ -19,8 +19,8 @@ from rocket_hub.errors import HubError, HubUnreachableError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.tasks.numeric import GSM8K
-from tests.discovery.test_instructions import QA, jsonl, verdicts_of
-from tests.helping import fault, table
+from tests.discovery.test_instructions import QA, verdicts_of
+from tests.helping import fault, lines, put, table
 
 
 class WordEncoder:
@@ -137,14 +137,11 @@ def hub(own_hub):
 
 
 @pytest.fixture
-def two(hub, tmp_path):
+def two(hub):
     """Plant two small data sets under a tag of their own name."""
     for name in ("first", "second"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "README.md").write_text("---\ntask_categories: [text-generation]\nlanguage: en\n---\n")
-        (folder / "train.jsonl").write_bytes(jsonl(QA))
-        hub.import_folder("dataset", f"two/{name}", folder, downloads=10**6)
+        card = "task_categories: [text-generation]\nlanguage: en\n"
+        put(hub, "dataset", f"two/{name}", {"train.jsonl": lines(QA)}, card, downloads=10**6)
     return DiscoverOptions(max_datasets=2)
 
 
@@ -195,12 +192,9 @@ def test_a_hub_that_is_down_is_no_verdict(hub, api, two):
         discover_datasets(api, options=two, task=GSM8K)
 
 
-def test_a_card_that_the_client_cannot_read_is_read(hub, api, tmp_path):
-    (tmp_path / "README.md").write_text(
-        "---\nself: 1\nignore_metadata_errors: x\ntask_categories: [text-generation]\n---\n"
-    )
-    (tmp_path / "train.jsonl").write_bytes(jsonl(QA))
-    hub.import_folder("dataset", "odd/card", tmp_path)
+def test_a_card_that_the_client_cannot_read_is_read(hub, api):
+    card = "self: 1\nignore_metadata_errors: x\ntask_categories: [text-generation]\n"
+    put(hub, "dataset", "odd/card", {"train.jsonl": lines(QA)}, card)
     with pytest.raises(TypeError):
         api.dataset_info("odd/card")
     assert [item.repo_id for item in discover_datasets(

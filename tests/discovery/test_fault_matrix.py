@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from huggingface_hub import HfApi, constants, get_session
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rocket_hub.discovery import crawl as crawling
 from rocket_hub.discovery import discover_adapters, download
@@ -23,7 +23,8 @@ from rocket_hub.discovery.hub.client import reason_of
 from rocket_hub.errors import HubError, RocketError
 from rocket_hub.localhub import Fault, LocalHub, User
 from rocket_hub.options import DiscoverOptions
-from tests.helping import table
+from tests import helping
+from tests.helping import put, table
 
 # A small hub: what is planted, what can go wrong, and each call that can meet it ---------------------------------
 
@@ -31,7 +32,7 @@ BASE, COPY, WIDE = "matrix/base", "matrix/base-again", 160
 WEIGHTS = "adapter_model.safetensors"
 Q_PROJ = "model.layers.{}.self_attn.q_proj"
 PEFT = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4}
-CARD = f"---\nbase_model: {BASE}\nlibrary_name: peft\n---\n"
+CARD = f"base_model: {BASE}\nlibrary_name: peft\n"
 USABLE = {f"zoo/{name}": "usable" for name in ("plain", "large", "twin", "other")}
 DUE = USABLE | {"zoo/wrong": "wrong_base"}
 SECONDS = 0.08
@@ -61,34 +62,30 @@ FAULTS = {name: told for name, told, _ in table("discovery/matrix_faults.jsonl")
 FOR_GOOD = [name for name, _, lasting in table("discovery/matrix_faults.jsonl") if lasting]
 
 
-def plant(folder, rank=2, base=BASE, seed=0):
-    """Write one adapter of both layers."""
-    folder.mkdir(parents=True)
-    (folder / "adapter_config.json").write_text(json.dumps(PEFT | {"r": rank, "base_model_name_or_path": base}))
-    (folder / "README.md").write_text(CARD)
+def adapter(seed, rank=2, base=BASE):
+    """The files of an adapter of both layers."""
     shapes = {"lora_A": (rank, WIDE), "lora_B": (WIDE, rank)}
     tensors = {
         f"base_model.model.{Q_PROJ.format(layer)}.{part}.weight": np.full(shape, seed, "f4")
         for layer in range(2)
         for part, shape in shapes.items()
     }
-    save_file(tensors, folder / "adapter_model.safetensors")
+    return {
+        "adapter_config.json": json.dumps(PEFT | {"r": rank, "base_model_name_or_path": base}),
+        WEIGHTS: save(tensors),
+    }
 
 
-def plant_all(root):
-    """Write a base, a copy of it that was saved again, and five adapters; returns repository id -> folder."""
+def fill(hub):
+    """Put a base, a copy of it that was saved again, and five adapters into a hub."""
+    weights = {f"{Q_PROJ.format(layer)}.weight": np.zeros((WIDE, WIDE), "f4") for layer in range(2)}
     for number, name in enumerate((BASE, COPY)):
-        (root / name).mkdir(parents=True)
-        (root / name / "config.json").write_text(json.dumps({"num_hidden_layers": 2, "transformers_version": number}))
-        (root / name / "tokenizer.json").write_text("{}")
-        weights = {f"{Q_PROJ.format(layer)}.weight": np.zeros((WIDE, WIDE), "f4") for layer in range(2)}
-        save_file(weights, root / name / "model.safetensors", {"number": str(number)})
-    plant(root / "zoo/plain", seed=1)
-    plant(root / "zoo/large", seed=2, rank=64)
-    plant(root / "zoo/twin", seed=3, base=COPY)
-    plant(root / "zoo/other", seed=4)
-    plant(root / "zoo/wrong", seed=5, base="someone/else")
-    return {name: root / name for name in (BASE, COPY, *DUE)}
+        config = json.dumps({"num_hidden_layers": 2, "transformers_version": number})
+        files = {"tokenizer.json": "{}", "model.safetensors": save(weights, {"number": str(number)})}
+        put(hub, "model", name, {"config.json": config, **files})
+    made = {"plain": adapter(1), "large": adapter(2, rank=64), "twin": adapter(3, base=COPY), "other": adapter(4)}
+    for name, files in {**made, "wrong": adapter(5, base="someone/else")}.items():
+        put(hub, "model", f"zoo/{name}", files, CARD)
 
 
 def forget(patch, folder):
@@ -101,11 +98,9 @@ def forget(patch, folder):
 def world(tmp_path_factory):
     """A hub, the same content at another origin, the clean result, and the request of each call."""
     root, tokens = tmp_path_factory.mktemp("matrix"), {"hf_guest": User("guest")}
-    repositories = plant_all(root / "repositories")
     with LocalHub(root / "hub", tokens=tokens, page=3) as hub, LocalHub(root / "other", tokens={}, page=3) as other:
-        for name, folder in repositories.items():
-            for one in (hub, other):
-                one.import_folder("model", name, folder)
+        fill(hub)
+        fill(other)
         api = HfApi(endpoint=hub.url, token="hf_guest")
         revision = api.model_info("zoo/plain").sha
         world = SimpleNamespace(hub=hub, other=other, api=api, weights=("zoo/plain", revision, WEIGHTS))
@@ -155,7 +150,7 @@ def inject(world, call, fault, times):
         pattern = re.escape(line)
     if fault == "refused elsewhere":
         world.other.faults.append(Fault("", "status", times=-1, status=403))
-    world.hub.faults.append(fault(pattern, times=times, **told))
+    world.hub.faults.append(helping.fault(pattern, times=times, **told))
 
 
 def outcome(function, *args, **kwargs):
@@ -295,10 +290,9 @@ def test_a_door_that_closes_after_the_list(anew, setting, value, reason):
     assert crawl(anew) == DUE
 
 
-def test_an_adapter_that_is_deleted_after_the_list(anew, tmp_path):
+def test_an_adapter_that_is_deleted_after_the_list(anew):
     store = anew.hub.store
-    plant(tmp_path / "short-lived", seed=9)
-    anew.hub.import_folder("model", "zoo/short-lived", tmp_path / "short-lived")
+    put(anew.hub, "model", "zoo/short-lived", adapter(9), CARD)
     found = crawl(anew, planned=lambda _: store.delete(store.find("model", "zoo/short-lived")))
     assert found == DUE | {"zoo/short-lived": "not_found"}
     assert crawl(anew) == DUE

@@ -15,7 +15,7 @@ from rocket_hub.records import DatasetCandidate, Example
 from rocket_hub.rows.values import Reading
 from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks.numeric import GSM8K
-from tests.helping import lines
+from tests.helping import lines, put
 
 GENERATION = "task_categories: [text-generation]\n"
 ENGLISH = GENERATION + "language: [en]\n"
@@ -39,17 +39,12 @@ def hub(own_hub):
 
 
 @pytest.fixture(scope="module")
-def planted_data(hub, tmp_path_factory):
+def planted_data(hub):
     """Plant data sets; returns repository id -> the reason that is due, empty for what is understood."""
     due = {}
 
     def plant(name, reason, files, card=ENGLISH, **settings):
-        folder = tmp_path_factory.mktemp("data")
-        for path, data in files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(data)
-        (folder / "README.md").write_text(f"---\n{card}---\n")
-        hub.import_folder("dataset", name, folder, **({"downloads": 1000 - len(due)} | settings))
+        put(hub, "dataset", name, files, card, **({"downloads": 1000 - len(due)} | settings))
         due[name] = reason
 
     both = {"data/train-0.jsonl": jsonl(ALPACA[:4]), "data/train-1.jsonl": jsonl(ALPACA[4:])}

@@ -9,6 +9,7 @@ from huggingface_hub.utils import httpx
 from rocket_hub.discovery.hub.client import LONGEST_WAIT, Pacer, call, collect, watch
 from rocket_hub.discovery.hub.download import fetch
 from rocket_hub.localhub import Fault, LocalHub
+from tests.helping import put
 
 FILE = httpx.URL("https://hub.example/a/b/resolve/main/x.json")
 API = httpx.URL("https://hub.example/api/models")
@@ -124,10 +125,8 @@ def test_a_session_is_watched_once():
 
 
 def test_threads_together_are_never_refused(tmp_path):
-    (tmp_path / "file").mkdir()
-    (tmp_path / "file" / "a.json").write_text("{}")
     with LocalHub(tmp_path / "hub", quota=(30, 1)) as hub:
-        revision = hub.import_folder("model", "a/b", tmp_path / "file")
+        revision = put(hub, "model", "a/b", {"a.json": "{}"})
         hub.faults.append(Fault("resolve", "status", status=429, headers={"Retry-After": "1"}))
         api = HfApi(endpoint=hub.url, token="hf_local")
         started = time.monotonic()

@@ -1,6 +1,5 @@
 """What a stock huggingface_hub sees of the hub; the client runs once, in its own process."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from rocket_hub.localhub import LocalHub, User
-from tests.helping import table
+from tests.helping import lines, put, table
 
 from .conftest import LOCAL, ask, check, name_of, run_client, write_adapter
 
@@ -45,22 +44,10 @@ def fill(hub: LocalHub, folder: Path) -> None:
     hub.import_folder("model", "acme/gated", adapter, gated="auto")
     hub.import_folder("model", "acme/friends", adapter, gated="manual", allowed=["local"])
     hub.import_folder("model", "secret/model", adapter, private=True)
-    nested = folder / "nested"
-    for path in ("README.md", "data/a/b.txt", "data/c.txt"):
-        (nested / path).parent.mkdir(parents=True, exist_ok=True)
-        (nested / path).write_text(path)
-    hub.import_folder("model", "acme/nested", nested)
-    many = folder / "many"
-    many.mkdir()
-    for number in range(1001):
-        (many / f"{number}.txt").touch()
-    hub.import_folder("model", "acme/many", many)
-    data = folder / "data"
-    data.mkdir()
-    card = "---\nlicense: mit\nlanguage: [en]\ntask_categories: [question-answering]\n---\n"
-    (data / "README.md").write_text(card)
-    (data / "train.jsonl").write_text(json.dumps({"question": "1 + 1", "answer": "2"}) + "\n")
-    hub.import_folder("dataset", "acme/questions", data)
+    put(hub, "model", "acme/nested", {path: path for path in ("README.md", "data/a/b.txt", "data/c.txt")})
+    put(hub, "model", "acme/many", {f"{number}.txt": "" for number in range(1001)})
+    card = "license: mit\nlanguage: [en]\ntask_categories: [question-answering]\n"
+    put(hub, "dataset", "acme/questions", {"train.jsonl": lines([{"question": "1 + 1", "answer": "2"}])}, card)
     push = folder / "push"
     push.mkdir()
     (push / "README.md").write_text("---\nlicense: mit\n---\nhello\n")

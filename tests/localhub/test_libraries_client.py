@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rocket_hub.localhub import LocalHub
-from tests.helping import lines, table
+from tests.helping import lines, put, table
 
 from .conftest import LOCAL, check, name_of, run_client
 
@@ -17,13 +17,9 @@ ROWS = [{"question": f"{n} + 1", "answer": str(n + 1)} for n in range(5)]
 @pytest.fixture(scope="module")
 def results(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("libraries-client")
-    data = folder / "data"
-    data.mkdir()
-    (data / "README.md").write_text("---\nlicense: mit\n---\n")
-    (data / "train.jsonl").write_text(lines(ROWS))
     with LocalHub(folder / "store") as hub:
         hub.import_folder("model", "acme/tiny", tiny_model)
-        hub.import_folder("dataset", "acme/questions", data)
+        put(hub, "dataset", "acme/questions", {"train.jsonl": lines(ROWS)}, "license: mit\n")
         yield run_client("libraries_client.py", folder / "home", str(folder / "lora"), HF_ENDPOINT=hub.url, **LOCAL)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rocket_hub.localhub import LocalHub, User
 from rocket_hub.localhub.commits import LARGEST_UPLOAD
-from tests.helping import table
+from tests.helping import put, table
 
 from .conftest import Answer, ask
 
@@ -153,27 +153,21 @@ def test_bad_json_is_the_client_s_fault(hub: LocalHub, body: bytes) -> None:
     assert ask(hub.url, "/api/validate-yaml", "POST", body).status == 400
 
 
-def import_card(hub: LocalHub, tmp_path: Path, front: str) -> None:
-    (tmp_path / "card").mkdir()
-    (tmp_path / "card/README.md").write_text(f"---\n{front}\n---\n")
-    hub.import_folder("model", "acme/card", tmp_path / "card")
-
-
 ALIASES = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
 
 
 @pytest.mark.parametrize(
     "front", [f"a0: &a0 [x, x]\n{ALIASES}", "a: &a [*a]", "a: [", "a: 2024-99-99", "a: 0x" + "f" * 9000, "[1]", "3"]
 )
-def test_no_card_breaks_the_lists(hub: LocalHub, tmp_path: Path, front: str) -> None:
-    import_card(hub, tmp_path, front)
+def test_no_card_breaks_the_lists(hub: LocalHub, front: str) -> None:
+    put(hub, "model", "acme/card", {}, f"{front}\n")
     records = ask(hub.url, "/api/models?full=true&cardData=true").json()
     assert [record["cardData"] for record in records if record["id"] == "acme/card"] == [{}]
     assert ask(hub.url, "/api/validate-yaml", "POST", {"content": f"---\n{front}\n---\n"}).status == 400
 
 
-def test_cards_may_have_dates(hub: LocalHub, tmp_path: Path) -> None:
-    import_card(hub, tmp_path, "a: 2024-05-05\n1: x")
+def test_cards_may_have_dates(hub: LocalHub) -> None:
+    put(hub, "model", "acme/card", {}, "a: 2024-05-05\n1: x\n")
     assert ask(hub.url, "/api/models/acme/card").json()["cardData"] == {"a": "2024-05-05", "1": "x"}
 
 

@@ -8,7 +8,7 @@ from rocket_hub.discovery import discover_datasets, load_instructions
 from rocket_hub.errors import KShotError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.rows.kshot import load_kshot
-from tests.helping import table
+from tests.helping import put, table
 
 TABLE = table("rows/sixty_rows.jsonl")
 PARTS = ("system", "history", "context", "question", "answer", "rationale", "options", "tests")
@@ -25,9 +25,7 @@ def of_the_hub(tmp_path_factory):
     with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
         api = HfApi(endpoint=hub.url, token="hf_local")
         for number, case in enumerate(TABLE):
-            folder = tmp_path_factory.mktemp("row")
-            (folder / "train.jsonl").write_text(json.dumps(case["row"]))
-            hub.import_folder("dataset", f"rows/n{number}", folder)
+            put(hub, "dataset", f"rows/n{number}", {"train.jsonl": json.dumps(case["row"])})
         names = tuple(f"rows/n{number}" for number in range(len(TABLE)))
         options = DiscoverOptions(datasets=names, max_datasets=len(names))
         selected = {item.repo_id: item for item in discover_datasets(api, options=options, task=None).selected}
