@@ -13,49 +13,27 @@ from rocket_hub.tasks import get_task
 from tests.helping import table
 from tests.tasks import native
 
-QUESTION, ANSWER = "What is 2 plus 3?", "2 + 3 = 5. #### 5"
-FORMS = {
-    "prompt": {"prompt": QUESTION, "completion": ANSWER},
-    "question": {"question": QUESTION, "answer": ANSWER},
-    "alpaca": {"instruction": QUESTION, "input": "", "output": ANSWER},
-    "messages": {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]},
-}
-
 
 def write(path: Path, *lines: object) -> Path:
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
     return path
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_json_lines_forms(form: dict, tmp_path: Path) -> None:
-    (example,) = load_kshot(write(tmp_path / "k.jsonl", form))
-    assert (example.prompt, example.completion) == (QUESTION, ANSWER)
-    assert (example.rationale, example.answer) == ("2 + 3 = 5.", "5")
-
-
-def test_the_last_mark_of_an_answer_counts(tmp_path: Path) -> None:
-    row = {"prompt": QUESTION, "completion": "First #### 3, no, I mean #### 5"}
-    assert load_kshot(write(tmp_path / "k.jsonl", row))[0].answer == "5"
+@pytest.mark.parametrize("case", table("rows/kshot_forms.jsonl"), ids=lambda case: case["name"])
+def test_json_lines_forms(case: dict, tmp_path: Path) -> None:
+    (example,) = load_kshot(write(tmp_path / "k.jsonl", case["row"]))
+    assert {name: getattr(example, name) for name in case["example"]} == case["example"]
 
 
 def test_json_list_csv_and_parquet_agree(tmp_path: Path) -> None:
-    rows = [FORMS["question"], {"question": "And 1 plus 1?", "answer": "#### 2"}]
+    rows = [
+        {"question": "What is 2 plus 3?", "answer": "2 + 3 = 5. #### 5"},
+        {"question": "And 1 plus 1?", "answer": "#### 2"},
+    ]
     write(tmp_path / "k.json", rows)
     (tmp_path / "k.csv").write_text('question,answer\n"What is 2 plus 3?",2 + 3 = 5. #### 5\nAnd 1 plus 1?,#### 2\n')
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "k.parquet")
     assert load_kshot(tmp_path / "k.json") == load_kshot(tmp_path / "k.csv") == load_kshot(tmp_path / "k.parquet")
-
-
-def test_a_rationale_in_its_own_field(tmp_path: Path) -> None:
-    row = {"question": QUESTION, "answer": "5", "rationale": "2 + 3 = 5."}
-    (example,) = load_kshot(write(tmp_path / "k.jsonl", row))
-    assert (example.rationale, example.answer) == ("2 + 3 = 5.", "5")
-
-
-def test_an_input_field_joins_the_prompt(tmp_path: Path) -> None:
-    row = {"instruction": "Add.", "input": "2 and 3", "output": "5"}
-    assert load_kshot(write(tmp_path / "k.jsonl", row))[0].prompt == "Add.\n2 and 3"
 
 
 ARC = {"question": "What melts?", "choices": {"text": ["iron bar", "ice"], "label": ["1", "2"]}, "answerKey": "2"}
