@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -294,7 +292,7 @@ def test_options_that_cannot_be_scored_are_refused(tiny_model, tokenizer):
 
 
 @pytest.mark.slow
-def test_a_real_tokenizer_and_model(shared_data: Path):
+def test_a_real_tokenizer_and_model(shared_data):
     folder = shared_data / "models" / "stories260K"
     model, tokenizer = load_base(str(folder), None, "float32")
     pairs = [

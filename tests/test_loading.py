@@ -2,11 +2,9 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.config import KasaConfig
 from safetensors.torch import load_file, save_file
@@ -28,20 +26,18 @@ KINDS = {"pissa": {"init_lora_weights": "pissa"}, "olora": {"init_lora_weights":
 
 
 @pytest.fixture
-def context(lasting_api: HfApi, tiny_model: Path, tmp_path: Path) -> Context:
+def context(lasting_api, tiny_model, tmp_path):
     recipe, base = Recipe("gsm8k", str(tiny_model)), Pinned(str(tiny_model), "")
     return Context(recipe, get_task("gsm8k"), (), (), RunFolder(tmp_path, Silent()), lasting_api, "", Silent(), base)
 
 
-def push(api: HfApi, folder: Path, name: str) -> Pinned:
+def push(api, folder, name):
     """Publish an adapter."""
     return Pinned(f"local/{name}", push_adapter(api, f"local/{name}", folder))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_adapters_that_change_the_base_are_folded(
-    kind: str, context: Context, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_adapters_that_change_the_base_are_folded(kind, context, tiny_model, tmp_path):
     torch.manual_seed(0)
     config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **KINDS[kind])
     model = get_peft_model(load_base(str(tiny_model), None, "float32")[0], config)
@@ -78,9 +74,7 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("name", ["plain", *WRAPPERS])
-def test_peft_is_given_nothing_but_what_is_written_here(
-    name: str, context: Context, lora_bank: list[Path], tmp_path: Path
-) -> None:
+def test_peft_is_given_nothing_but_what_is_written_here(name, context, lora_bank, tmp_path):
     made = tmp_path / "made"
     shutil.copytree(lora_bank[1], made)
     tensors = load_file(made / "adapter_model.safetensors")
@@ -104,7 +98,7 @@ def test_peft_is_given_nothing_but_what_is_written_here(
 
 
 @pytest.mark.parametrize("fault", ["missing", "unexpected"])
-def test_peft_loads_all_or_nothing(fault: str, tiny_model: Path, lora_bank: list[Path], tmp_path: Path) -> None:
+def test_peft_loads_all_or_nothing(fault, tiny_model, lora_bank, tmp_path):
     tensors = load_file(lora_bank[0] / "adapter_model.safetensors")
     first = next(iter(tensors))
     changed = {"missing": {first: None}, "unexpected": {first.replace("proj", "proje"): tensors[first].clone()}}[fault]
@@ -116,7 +110,7 @@ def test_peft_loads_all_or_nothing(fault: str, tiny_model: Path, lora_bank: list
     assert caught.value.reason == "does_not_load"
 
 
-def test_an_adapter_of_another_base(context: Context, tmp_path: Path) -> None:
+def test_an_adapter_of_another_base(context, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=28)
@@ -126,9 +120,7 @@ def test_an_adapter_of_another_base(context: Context, tmp_path: Path) -> None:
     assert caught.value.reason == "shape_mismatch"
 
 
-def test_meteor_goes_on_from_what_is_written_here(
-    lasting_api: HfApi, tiny_model: Path, lora_bank: list[Path], tmp_path: Path
-) -> None:
+def test_meteor_goes_on_from_what_is_written_here(lasting_api, tiny_model, lora_bank, tmp_path):
     from rocket_hub.cli.generate import _adapter
 
     pin, base = push(lasting_api, lora_bank[0], "to-go-on-from"), load_base(str(tiny_model), None, "float32")[0]

@@ -7,15 +7,15 @@ from tests.helping import run
 
 
 @pytest.mark.parametrize("name", rocket_hub.__all__)
-def test_every_public_name_exists_and_is_documented(name: str) -> None:
+def test_every_public_name_exists_and_is_documented(name):
     assert getattr(rocket_hub, name).__doc__
 
 
-def test_dir_lists_the_public_names() -> None:
+def test_dir_lists_the_public_names():
     assert set(rocket_hub.__all__) <= set(dir(rocket_hub))
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = rocket_hub.no_such_name
 
@@ -30,5 +30,5 @@ LIGHT = {
 
 
 @pytest.mark.parametrize("modules", LIGHT)
-def test_light_import(modules: str) -> None:
+def test_light_import(modules):
     assert run("-c", f"import sys, {modules}\nprint({LIGHT[modules]} & set(sys.modules))").strip() == "set()"

@@ -1,7 +1,6 @@
 """Recipes are strict: what is not understood is an error that says what was meant."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,16 +16,16 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_of_the_project_is_one(path: Path) -> None:
+def test_every_recipe_of_the_project_is_one(path):
     assert Recipe.from_file(path).task
 
 
-def test_the_demo_hub_brings_the_demo_recipe() -> None:
+def test_the_demo_hub_brings_the_demo_recipe():
     brought = Path(rocket_hub.__file__).parent / "localhub" / "demo" / "recipes" / "gsm8k.yaml"
     assert brought.read_text() == (RECIPES / "demo" / "gsm8k.yaml").read_text()
 
 
-def test_yaml_there_and_back() -> None:
+def test_yaml_there_and_back():
     recipe = Recipe("gsm8k", "a/b").updated("train", learning_rate=(1e-3, 2e-3), max_steps=7)
     recipe = recipe.updated("evaluate", settings={"fresh_lora": Setting(0.01, 0.5)}, controls=("base",))
     assert Recipe.from_yaml(recipe.to_yaml(), "r.yaml") == recipe
@@ -39,7 +38,7 @@ LONG = [(f"train: {{weight_decay: {10**400}}}", "expected float, found 1000"), (
 
 
 @pytest.mark.parametrize(("text", "message"), [*table("recipe_faults.jsonl"), *LONG])
-def test_wrong_values(text: str, message: str) -> None:
+def test_wrong_values(text, message):
     with pytest.raises(RecipeError, match=message):
         Recipe.from_yaml(f"task: t\nbase: b\n{text}", "r.yaml")
 
@@ -48,12 +47,12 @@ def test_wrong_values(text: str, message: str) -> None:
     ("text", "message"),
     [("task: gsm8k", "missing key 'base'"), ("[1, 2]", "expected a mapping"), ("task: [", "not YAML")],
 )
-def test_no_recipe(text: str, message: str) -> None:
+def test_no_recipe(text, message):
     with pytest.raises(RecipeError, match=message):
         Recipe.from_yaml(text, "r.yaml")
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path):
     with pytest.raises(RecipeError, match="cannot be read"):
         Recipe.from_file(tmp_path / "none.yaml")
 
@@ -68,12 +67,12 @@ def test_a_missing_file(tmp_path: Path) -> None:
         ("experts", ExpertOptions(shortlist=2), r"^experts\.shortlist \(2\) must be at least"),
     ],
 )
-def test_a_recipe_made_in_python_is_checked_when_it_is_made(group: str, options: Any, message: str) -> None:
+def test_a_recipe_made_in_python_is_checked_when_it_is_made(group, options, message):
     with pytest.raises(RecipeError, match=message):
         Recipe("gsm8k", "a/b", **{group: options})
 
 
-def test_options_are_changed_by_key_and_checked_together() -> None:
+def test_options_are_changed_by_key_and_checked_together():
     recipe = Recipe("gsm8k", "a/b", experts=ExpertOptions(budget="all"))
     said = [("experts.shortlist", 2, "x"), ("experts.num_experts", 2, "y"), ("generation.meteor.rounds", 5, "z"),
             ("train.learning_rate", [1, 0.5], "w"), ("push.repo_id", None, "v"), ("seed", 3, "s")]  # fmt: skip

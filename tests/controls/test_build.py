@@ -2,11 +2,9 @@
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi
 
 from rocket_hub import records
 from rocket_hub.controls import CONTROLS, ROUTED
@@ -33,7 +31,7 @@ NAMES = tuple(f"local/lora-{number}" for number in range(4))
 
 
 @pytest.fixture(scope="module")
-def commits(lasting_api: HfApi, lora_bank: list[Path]) -> dict[str, str]:
+def commits(lasting_api, lora_bank):
     """Four adapters and a data set."""
     found = {name: push_adapter(lasting_api, name, folder) for name, folder in zip(NAMES, lora_bank, strict=True)}
     rows = [{"prompt": f"what is {n} plus {n} ?", "completion": f"it is #### {2 * n}"} for n in range(POOL)]
@@ -41,7 +39,7 @@ def commits(lasting_api: HfApi, lora_bank: list[Path]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def context(lasting_api: HfApi, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+def context(lasting_api, tiny_model, tmp_path_factory):
     recipe = Recipe("gsm8k", str(tiny_model), seed=3, experts=ExpertOptions(num_experts=2),
                     merge=MergeOptions(gate_start=(0.5,)),
                     train=TrainOptions(learning_rate=(RATE,), max_steps=2, batch_size=4, max_length=48))  # fmt: skip
@@ -52,7 +50,7 @@ def context(lasting_api: HfApi, tiny_model: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def chosen(context: Context, commits: dict[str, str]) -> Chosen:
+def chosen(context, commits):
     """What the first stages leave: the second and the fourth adapter are chosen, the rest only ranked."""
     refused = [{"item": f"local/rows#{n}", "reason": "contaminated", "detail": ""} for n in range(REFUSED)]
     near = {"item": f"local/rows#{POOL - 1}", "reason": "near_duplicate_of", "detail": ""}
@@ -74,7 +72,7 @@ def chosen(context: Context, commits: dict[str, str]) -> Chosen:
     )  # fmt: skip
 
 
-def test_listing_the_methods_fetches_nothing(context: Context, chosen: Chosen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_the_methods_fetches_nothing(context, chosen, monkeypatch):
     monkeypatch.setattr(context, "api", None)
     known = methods(context, chosen)
     assert tuple(known) == (*CONTROLS, ROUTED)  # the result is measured last
@@ -90,7 +88,7 @@ def test_listing_the_methods_fetches_nothing(context: Context, chosen: Chosen, m
     assert "base" not in vars(context)
 
 
-def test_rows_drawn_from_the_pool(context: Context, chosen: Chosen) -> None:
+def test_rows_drawn_from_the_pool(context, chosen):
     drawn = random_rows(context, chosen, 5)
     assert drawn == random_rows(context, chosen, 5) and len({row.index for row in drawn}) == 5
     assert {row.index for row in random_rows(context, chosen, 99)} == set(range(REFUSED, POOL))
@@ -99,7 +97,7 @@ def test_rows_drawn_from_the_pool(context: Context, chosen: Chosen) -> None:
 
 
 @pytest.mark.parametrize("name", [*CONTROLS, ROUTED])
-def test_every_method_is_made_and_opened(name: str, context: Context, chosen: Chosen) -> None:
+def test_every_method_is_made_and_opened(name, context, chosen):
     base, tokenizer = context.base
     before, said = {n: t.clone() for n, t in base.state_dict().items()}, says(base)
     method, folder = methods(context, chosen)[name], context.run.path / "measured" / name
@@ -120,7 +118,7 @@ def test_every_method_is_made_and_opened(name: str, context: Context, chosen: Ch
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
 
 
-def test_one_expert_alone_starts_at_the_strength_it_came_with(context: Context, chosen: Chosen) -> None:
+def test_one_expert_alone_starts_at_the_strength_it_came_with(context, chosen):
     alone = replace(chosen, experts=replace(chosen.experts, selected=(NAMES[1],)))
     assert not any(method.weighted for method in methods(context, alone).values())
     merged = merge(context, alone)
@@ -130,7 +128,7 @@ def test_one_expert_alone_starts_at_the_strength_it_came_with(context: Context, 
         assert (details["learning_rate"], details["weight"]) == (RATE, 1.0)
 
 
-def test_a_grid_of_weights_is_tried_only_where_there_is_one(context: Context, chosen: Chosen) -> None:
+def test_a_grid_of_weights_is_tried_only_where_there_is_one(context, chosen):
     points = grid((RATE, 2 * RATE), (0.5, 1.0))
     found = {name: [*dict.fromkeys(weighed(methods(context, chosen)[name], point) for point in points)]
              for name in (ROUTED, "fresh_lora")}  # fmt: skip
@@ -144,7 +142,7 @@ def test_a_grid_of_weights_is_tried_only_where_there_is_one(context: Context, ch
     assert weighted == {"stack_trained"}, "softmax gates start where they start"
 
 
-def test_what_is_in_the_routed_ones(context: Context, chosen: Chosen, tmp_path: Path) -> None:
+def test_what_is_in_the_routed_ones(context, chosen, tmp_path):
     known = methods(context, chosen)
     assert (known["router_only"].schedule, known["two_stage"].schedule) == ("router_only", "two_stage")
     assert (known["no_data"].rows, known["random_data"].rows) == ("none", "random")

@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rocket_hub.generation.asking import TRIES, Budget
-from rocket_hub.generation.meteor import Meteor
 from rocket_hub.generation.prompts import read_judgement
 
-from .conftest import Run, Script
 from .meteor_world import DISTILLED, OPTIONS, QUESTIONS, RIGHT, Faults, Replies, answer_in, say
 
 LASTING = ["500"] * TRIES
@@ -26,11 +24,11 @@ ODD = [  # what a teacher may say instead of an answer or a verdict
 ]  # fmt: skip
 
 
-def check(made: Meteor, script: Script, folder: Path, sent: dict[str, str]) -> None:
+def check(made, script, folder, sent):
     """Hold what was made against what the server saw."""
     assert made.bill["calls"] == len(script.seen)
     assert made.bill.get("tokens_in", 0) + made.bill.get("tokens_out", 0) == script.tokens
-    fates: dict[str, Counter[int]] = {name: Counter() for name in made.adapters}
+    fates = {name: Counter() for name in made.adapters}
     rows = {row.prompt for row in made.generated.rows}
     for name in made.adapters:
         plain = json.loads((folder / name / "result.json").read_text())["result"]
@@ -48,17 +46,17 @@ def check(made: Meteor, script: Script, folder: Path, sent: dict[str, str]) -> N
     assert rows <= set(QUESTIONS)
 
 
-def recorded(script: Script, sent: dict[str, str], answer) -> None:  # type: ignore[no-untyped-def]
+def recorded(script, sent, answer):
     """Let the server remember what it said."""
 
-    def reply(prompt: str) -> str:
+    def reply(prompt):
         return sent.setdefault(prompt, answer(prompt))
 
     script.answers = Replies(reply)
 
 
-def test_no_row_is_lost_and_none_invented_whatever_fails(script: Script, tmp_path: Path, run: Run) -> None:
-    sent: dict[str, str] = {}
+def test_no_row_is_lost_and_none_invented_whatever_fails(script, tmp_path, run):
+    sent = {}
     script.faults = Faults(DEAL)
     recorded(script, sent, say)
     made = run()
@@ -73,8 +71,8 @@ def test_no_row_is_lost_and_none_invented_whatever_fails(script: Script, tmp_pat
         assert asked[prompt] == len(dealt) + (not settled)
 
 
-def test_timeouts_cost_calls_and_lose_nothing(script: Script, tmp_path: Path, run: Run) -> None:
-    sent: dict[str, str] = {}
+def test_timeouts_cost_calls_and_lose_nothing(script, tmp_path, run):
+    sent = {}
     script.faults = Faults([["hang"], [], [], []])
     recorded(script, sent, say)
     made = run(".", DISTILLED, timeout=0.5)
@@ -83,8 +81,8 @@ def test_timeouts_cost_calls_and_lose_nothing(script: Script, tmp_path: Path, ru
     assert timeouts == made.bill["unmetered"] >= 4 and len(made.generated.rows) == 16
 
 
-def test_adversarial_answers_are_no_rows(script: Script, tmp_path: Path, run: Run) -> None:
-    sent: dict[str, str] = {}
+def test_adversarial_answers_are_no_rows(script, tmp_path, run):
+    sent = {}
     told = [*ODD, "#### 5", "<unk> #### 5"]
     recorded(script, sent, lambda prompt: told[asked_about(prompt)])
     made = run(".", DISTILLED)
@@ -97,10 +95,10 @@ def test_adversarial_answers_are_no_rows(script: Script, tmp_path: Path, run: Ru
     assert [row.completion for row in made.generated.rows if "</s>" in row.completion] == []
 
 
-def test_adversarial_verdicts_are_none(script: Script, tmp_path: Path, run: Run) -> None:
+def test_adversarial_verdicts_are_none(script, tmp_path, run):
     taught = run("taught", DISTILLED)
     script.seen, script.tokens = [], 0
-    sent: dict[str, str] = {}
+    sent = {}
     recorded(script, sent, lambda prompt: [*ODD, RIGHT, RIGHT][asked_about(prompt)])
     made = run(".", replace(OPTIONS, stages=("refined",)),
                adapter=Path(taught.adapters["distilled"]))  # fmt: skip
@@ -112,11 +110,11 @@ def test_adversarial_verdicts_are_none(script: Script, tmp_path: Path, run: Run)
     assert made.counts["refined"]["judged"] == 3
 
 
-def asked_about(prompt: str) -> int:
+def asked_about(prompt):
     return next(index for index, question in enumerate(QUESTIONS) if f"> {question}\n" in prompt)
 
 
-def test_an_outage_is_asked_again_by_the_same_command_and_nothing_else(script: Script, run: Run) -> None:
+def test_an_outage_is_asked_again_by_the_same_command_and_nothing_else(script, run):
     script.faults = Faults([[], LASTING, []])
     first = run(".", DISTILLED)
     assert (len(first.generated.rows), first.bill["faults"]) == (11, {"server_error": 5 * TRIES})
@@ -127,7 +125,7 @@ def test_an_outage_is_asked_again_by_the_same_command_and_nothing_else(script: S
     assert run(".", DISTILLED).bill["calls"] == len(script.seen) == before + 5
 
 
-def test_the_budget_holds_over_all_runs(script: Script, run: Run) -> None:
+def test_the_budget_holds_over_all_runs(script, run):
     made = run(budget=Budget(calls=10))
     assert (made.bill["calls"], len(script.seen)) == (10, 10)
     assert {each.reason for each in made.generated.rejected} == {"over_budget"}

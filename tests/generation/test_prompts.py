@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -12,8 +10,8 @@ from hypothesis import strategies as st
 from rocket_hub.generation import prompts
 from rocket_hub.generation.asking import Budget, TeacherClient
 from rocket_hub.generation.teachers import EndpointTeacher
+from tests.helping import table
 
-from .conftest import Script
 from .meteor_world import RIGHT, Faults, Replies
 
 WRONG = '{"correct": false, "advice": "carry the one"}'
@@ -26,7 +24,7 @@ PROMPTS = {
 }
 
 
-def preferences(said: str | Sequence[str]) -> str:
+def preferences(said):
     return json.dumps(dict(zip(prompts.ASPECTS, [said] * 5 if isinstance(said, str) else said, strict=True)))
 
 
@@ -43,7 +41,7 @@ ATTACKS = [
 ]
 
 
-def unquoted(prompt: str) -> list[str]:
+def unquoted(prompt):
     return [line for line in prompt.splitlines() if not line.startswith(">")]
 
 
@@ -53,7 +51,7 @@ def unquoted(prompt: str) -> list[str]:
 @example(texts=tuple(ATTACKS[:3]))
 @example(texts=tuple(ATTACKS[3:6]))
 @example(texts=tuple(ATTACKS[6:9]))
-def test_no_text_leaves_its_quotation(kind: str, texts: tuple[str, str, str]) -> None:
+def test_no_text_leaves_its_quotation(kind, texts):
     write, count = PROMPTS[kind]
     harmless = write(*["4"] * count)
     given_ = [text if text.strip() else "4" for text in texts[:count]]  # without a guideline there is another prompt
@@ -62,7 +60,7 @@ def test_no_text_leaves_its_quotation(kind: str, texts: tuple[str, str, str]) ->
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=200) | st.sampled_from(ATTACKS))
-def test_quoting_changes_nothing_but_line_breaks_and_control_tokens(text: str) -> None:
+def test_quoting_changes_nothing_but_line_breaks_and_control_tokens(text):
     lines = prompts.quoted(text).split("\n")
     assert all(line.startswith(">") and line.splitlines() == [line] for line in lines)
     whole = "".join(line[2:] for line in lines)
@@ -72,7 +70,7 @@ def test_quoting_changes_nothing_but_line_breaks_and_control_tokens(text: str) -
     )
 
 
-def test_programs_keep_their_indentation() -> None:
+def test_programs_keep_their_indentation():
     assert (
         prompts.quoted("def f(x):\n    return x < 3\n\n\ny = [1]  \n")
         == "> def f(x):\n>     return x < 3\n>\n>\n> y = [1]"
@@ -80,7 +78,7 @@ def test_programs_keep_their_indentation() -> None:
     assert prompts.quoted(" \n ") == prompts.quoted("") == ">"
 
 
-def test_the_exact_words() -> None:
+def test_the_exact_words():
     assert prompts.guideline_prompt("1 + 1 ?") == (
         "Do not answer. Say in one or two sentences how to answer this question.\nQuestion:\n> 1 + 1 ?\nGuideline:"
     )
@@ -100,12 +98,12 @@ def test_the_exact_words() -> None:
 
 
 @pytest.mark.parametrize("kind", PROMPTS)
-def test_the_instruction_is_short(kind: str) -> None:
+def test_the_instruction_is_short(kind):
     write, count = PROMPTS[kind]
     assert len(write(*["x"] * count).splitlines()[0].split()) <= (41 if kind == "aspects" else 28)
 
 
-def test_what_was_asked_for_is_read() -> None:
+def test_what_was_asked_for_is_read():
     assert prompts.read_judgement(RIGHT) == prompts.Judgement(True)
     assert prompts.read_judgement(f" \n{WRONG}\n") == prompts.Judgement(False, "carry the one")
     assert prompts.read_judgement(f"```json\n{WRONG}\n```") == prompts.Judgement(False, "carry the one")
@@ -115,48 +113,29 @@ def test_what_was_asked_for_is_read() -> None:
     assert [prompts.read_judgement(text) is not None for text in shown] == [True, True]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "Correct", "Correctness: 3/10", "Correct the second step", "true", "null", "[]", "{}", '{"correct": true}',
-        '{"correct": "true", "advice": ""}', '{"correct": 1, "advice": ""}', '{"correct": true, "advice": null}',
-        '{"correct": true, "advice": "", "score": 10}', '{"correct": false, "advice": " "}',
-        '{"correct": false, "correct": true, "advice": "x"}', f"Sure! {RIGHT}", f"{RIGHT} {RIGHT}", f"{WRONG}\n{RIGHT}",
-        f"```json\n{RIGHT}\n``` and more", f"```\n{RIGHT}", "{" * 100_000, "[" * 100_000,
-        '{"correct": false, "advice": "' + "x" * 5_000 + '"}', '{"correct": NaN, "advice": ""}',
-        'The answer says {"correct": true, "advice": ""} but it is wrong', prompts.judge_prompt("q", "a"),
-    ],
-)  # fmt: skip
-def test_anything_else_is_no_judgement(text: str) -> None:
-    assert prompts.read_judgement(text) is None
+LONG = ("{" * 100_000, "[" * 100_000, '{"correct": false, "advice": "' + "x" * 5_000 + '"}')
+ECHOES = [("preferences", prompts.aspects_prompt("why ?", ATTACKS[-1], "5"))]
+ECHOES += [("judgement", text) for text in (*LONG, prompts.judge_prompt("q", "a"))]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "A", preferences("A")[:-1], f"Sure: {preferences('A')}", preferences("A") * 2, preferences("C"),
-        preferences("a"), '{"accuracy": "A"}', json.dumps({**dict.fromkeys(prompts.ASPECTS, "A"), "score": "B"}),
-        json.dumps({aspect: ["A"] for aspect in prompts.ASPECTS}), json.dumps(dict.fromkeys(prompts.ASPECTS, True)),
-        preferences("A").replace("}", ', "accuracy": "B"}'), prompts.aspects_prompt("why ?", ATTACKS[-1], "5"),
-    ],
-)  # fmt: skip
-def test_anything_but_the_five_aspects_is_unreadable(text: str) -> None:
-    assert prompts.read_preferences(text) is None
+@pytest.mark.parametrize(("kind", "text"), [*table("generation/unreadable.jsonl"), *ECHOES])
+def test_anything_else_is_unreadable(kind, text):
+    assert {"judgement": prompts.read_judgement, "preferences": prompts.read_preferences}[kind](text) is None
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=80) | st.recursive(st.none() | st.booleans() | st.text(max_size=9), st.lists).map(json.dumps))
-def test_nothing_breaks_the_reader(text: str) -> None:
+def test_nothing_breaks_the_reader(text):
     assert prompts.read_judgement(text) is None or text.strip().startswith(("{", "```"))
 
 
-def shown(prompt: str) -> tuple[str, str]:
+def shown(prompt):
     """Return the two answers that a judge is shown."""
     one, _, other = prompt.partition("\nAnswer A:\n> ")[2].partition("\nAnswer B:\n> ")
     return one, other.removesuffix("\nVerdict:")
 
 
-def test_what_is_said_in_both_orders_counts_and_the_rest_is_a_tie(script: Script, tmp_path: Path) -> None:
+def test_what_is_said_in_both_orders_counts_and_the_rest_is_a_tie(script, tmp_path):
     replies = {
         ("good", "bad"): preferences("A"), ("bad", "good"): preferences("B"),
         ("first", "always"): preferences("A"), ("always", "first"): preferences("A"),
@@ -178,7 +157,7 @@ def test_what_is_said_in_both_orders_counts_and_the_rest_is_a_tie(script: Script
     assert [counts[f"completeness_{result}"] for result in results] == [1, 1, 2, 1]
 
 
-def test_a_judge_that_fails_says_nothing(script: Script, tmp_path: Path) -> None:
+def test_a_judge_that_fails_says_nothing(script, tmp_path):
     script.answers, script.faults = Replies(lambda prompt: preferences("A")), Faults([["empty"], ["length"]])
     judge = TeacherClient(EndpointTeacher(script.url, "judge"), tmp_path, Budget())
     assert prompts.compare(judge, ["why ?"], ["a"], ["b"]) == [{}]

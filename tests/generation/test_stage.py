@@ -2,11 +2,8 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
 
 from rocket_hub.errors import InputError, LicenceError
 from rocket_hub.generation.prompts import answer_prompt
@@ -21,8 +18,6 @@ from rocket_hub.runs import RunFolder
 from rocket_hub.tasks import get_task
 from tests.helping import Heard, lines, push_rows
 
-from .conftest import Script
-
 TASK = get_task("gsm8k")
 SHOTS = tuple(Example(f"what is {n} plus {n} ?", f"{n} + {n} = {2 * n} #### {2 * n}", "") for n in range(1, 5))
 ENCODER = Pinned("acme/encoder", "e" * 40)
@@ -30,20 +25,20 @@ SMALL = MeteorOptions(stages=("distilled",), guideline=False, epochs=1.0, batch_
 
 
 @pytest.fixture
-def api(api: HfApi) -> HfApi:
+def api(api):
     """A Hub with rows, of which every other one has an answer."""
     both = [(shot.prompt, text) for shot in SHOTS for text in (shot.completion, "no answer")]
     push_rows(api, "local/rows", [{"prompt": prompt, "completion": text} for prompt, text in both])
     return api
 
 
-def found(api: HfApi) -> Discovery:
+def found(api):
     rows = DatasetCandidate("local/rows", str(api.dataset_info("local/rows").sha), shape="prompt_completion",
                              files=("train.jsonl",))  # fmt: skip
     return Discovery(AdapterDiscovery(ENCODER, ()), DatasetDiscovery((rows,)), ENCODER, ENCODER)
 
 
-def place(api: HfApi, tiny_model: Path, folder: Path, **options: Any) -> tuple[Context, Heard]:
+def place(api, tiny_model, folder, **options):
     """A build before its stage 0, with its base loaded."""
     said, recipe = Heard(), Recipe("gsm8k", "acme/base", generation=GenerationOptions(**options))
     context = Context(recipe, TASK, SHOTS, tuple(map(TASK.example, SHOTS)), RunFolder(folder, said), api, "", said,
@@ -52,13 +47,13 @@ def place(api: HfApi, tiny_model: Path, folder: Path, **options: Any) -> tuple[C
     return context, said
 
 
-def test_nothing_is_made_where_it_was_not_asked_for(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
+def test_nothing_is_made_where_it_was_not_asked_for(api, tiny_model, tmp_path):
     context, said = place(api, tiny_model, tmp_path / "run")
     assert generate(context, found(api)) == NOTHING
     assert (said.heard, (tmp_path / "run").exists()) == ([], False)
 
 
-def test_nothing_is_made_where_enough_was_found(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
+def test_nothing_is_made_where_enough_was_found(api, tiny_model, tmp_path):
     context, said = place(api, tiny_model, tmp_path / "run", method="self_specialization", below_rows=4)
     done = generate(context, found(api))
     assert done == replace(NOTHING, found=4)
@@ -73,7 +68,7 @@ def test_nothing_is_made_where_enough_was_found(api: HfApi, tiny_model: Path, tm
     assert said.heard[0].startswith("0-generate again, because of generation.below_rows")
 
 
-def test_meteor_makes_rows_of_a_teachers_answers(api: HfApi, tiny_model: Path, tmp_path: Path, script: Script) -> None:
+def test_meteor_makes_rows_of_a_teachers_answers(api, tiny_model, tmp_path, script):
     questions = [f"what is {n} plus 1 ?" for n in range(4)]
     asked = tmp_path / "asked.jsonl"
     asked.write_text(lines({"question": question} for question in questions))
@@ -91,7 +86,7 @@ def test_meteor_makes_rows_of_a_teachers_answers(api: HfApi, tiny_model: Path, t
     assert generate(context, found(api)) == made and len(script.seen) == 3
 
 
-def test_what_is_refused_before_anything_is_computed(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_refused_before_anything_is_computed(api, tiny_model, tmp_path):
     card = b"---\nlicense: cc-by-nc-4.0\n---\n"
     api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="local/rows", repo_type="dataset")
     context, _ = place(api, tiny_model, tmp_path / "run", method="self_specialization", documents="local/rows")

@@ -1,8 +1,6 @@
 """What a stock huggingface_hub sees of the hub; the client runs once, in its own process."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,7 +17,7 @@ class World(NamedTuple):
     results: dict[str, Any]
     hub: LocalHub
 
-    def requests(self, name: str) -> list[str]:
+    def requests(self, name):
         """The requests between two marks in the hub's log."""
         paths = [record.path for record in self.hub.log]
         lines = [f"{record.method} {record.path}" for record in self.hub.log]
@@ -27,7 +25,7 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub-client")
     tokens = {"hf_local": User("local"), "hf_owner": User("owner", orgs=("secret",))}
     with LocalHub(folder / "store", tokens=tokens, page=10) as hub:
@@ -36,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(results, hub)
 
 
-def fill(hub: LocalHub, folder: Path) -> None:
+def fill(hub, folder):
     """Put everything in the hub that the client looks for."""
     adapter = write_adapter(folder / "adapter")
     for number in range(25):
@@ -57,11 +55,11 @@ def fill(hub: LocalHub, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("row", table("localhub/clients/hub_client.jsonl"), ids=name_of)
-def test_what_the_client_found(world: World, row: dict[str, Any]) -> None:
+def test_what_the_client_found(world, row):
     check(world.results, row)
 
 
-def test_lists_follow_pages_in_order(world: World) -> None:
+def test_lists_follow_pages_in_order(world):
     lists = world.results["lists"]
     expected = [*(f"acme/lora-{n:02}" for n in reversed(range(25))), "acme/friends", "acme/gated"]
     assert lists["ids"][:24] == expected[:24]
@@ -71,7 +69,7 @@ def test_lists_follow_pages_in_order(world: World) -> None:
     assert sorted(lists["gated"]) == ["acme/friends", "acme/gated"]
 
 
-def test_lists_expand_what_was_asked_for(world: World) -> None:
+def test_lists_expand_what_was_asked_for(world):
     downloads, base, files, tags = world.results["lists"]["first"]
     assert (downloads, base) == (24, "acme/base")
     assert files == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
@@ -82,13 +80,13 @@ def test_lists_expand_what_was_asked_for(world: World) -> None:
     assert {"format:json", "task_categories:question-answering", "language:en"} <= set(tags)
 
 
-def test_info(world: World) -> None:
+def test_info(world):
     info = world.results["info"]
     size, lfs_size, digits = info["weights"]
     assert (info["sha"], size, digits) == (info["pinned"], lfs_size, 64)
 
 
-def test_a_pinned_download_asks_once_and_a_header_is_one_part_of_the_file(world: World) -> None:
+def test_a_pinned_download_asks_once_and_a_header_is_one_part_of_the_file(world):
     assert world.results["downloads"]["config"]["peft_type"] == "LORA"
     assert world.results["downloads"]["missing"] in ("EntryNotFoundError", "RemoteEntryNotFoundError")
     assert world.requests("pinned") == world.requests("snapshot") == []
@@ -98,17 +96,17 @@ def test_a_pinned_download_asks_once_and_a_header_is_one_part_of_the_file(world:
     assert record.status == 206 or record.range == "bytes=0-100000"
 
 
-def test_large_files_travel_as_lfs(world: World) -> None:
+def test_large_files_travel_as_lfs(world):
     lines = [(record.method, record.path.split("/")[1], record.auth) for record in world.hub.log]
     assert ("PUT", "_lfs", False) in lines
 
 
-def test_a_repository_that_is_there_has_its_address(world: World) -> None:
+def test_a_repository_that_is_there_has_its_address(world):
     writes = world.results["writes"]
     assert writes["url"] == writes["exists"] == f"{world.hub.url}/local/push"
 
 
-def test_xet_is_refused_and_never_offered(world: World) -> None:
+def test_xet_is_refused_and_never_offered(world):
     answer = ask(world.hub.url, "/api/models/local/xet/xet-write-token/main")
     assert answer.status == 404
     assert "HF_HUB_DISABLE_XET=1" in answer.json()["error"]

@@ -1,9 +1,5 @@
 """What stock datasets, transformers and peft can do with the hub; the client runs once, in its own process."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from rocket_hub.localhub import LocalHub
@@ -15,7 +11,7 @@ ROWS = [{"question": f"{n} + 1", "answer": str(n + 1)} for n in range(5)]
 
 
 @pytest.fixture(scope="module")
-def results(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def results(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("libraries-client")
     with LocalHub(folder / "store") as hub:
         hub.import_folder("model", "acme/tiny", tiny_model)
@@ -24,5 +20,5 @@ def results(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.mark.parametrize("row", table("localhub/clients/libraries_client.jsonl"), ids=name_of)
-def test_what_the_client_found(results: dict[str, Any], row: dict[str, Any]) -> None:
+def test_what_the_client_found(results, row):
     check(results, row)

@@ -15,7 +15,7 @@ CONFIG = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
-def tensors(prefix: str = MODULE, middle: str = "") -> dict[str, torch.Tensor]:
+def tensors(prefix=MODULE, middle=""):
     return {f"{prefix}.lora_A{middle}.weight": torch.ones(2, 8), f"{prefix}.lora_B{middle}.weight": torch.ones(6, 2)}
 
 

@@ -10,14 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 from rocket_hub.errors import RecipeError
 from rocket_hub.moe.callback import AuxiliaryLossCallback, auxiliary_losses
-from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.losses import AuxiliaryLosses, entropy, load_balance, z_loss
 from rocket_hub.moe.router import Gate, router_parameters
 
 COEFFICIENTS = {"load_balance_coef": 0.3, "entropy_coef": 0.2, "z_coef": 0.1}
 
 
-def small(**options) -> RocketMoeConfig:
+def small(**options):
     return fresh_config(expert_ranks=[2, 3, 1], **options)
 
 
@@ -49,7 +48,7 @@ def test_values_are_the_definitions(options):
     assert float(found["z"]) == pytest.approx(float(kept.exp().sum(1).log().square().mean()))
 
 
-def gradients(model, backward) -> list[torch.Tensor]:
+def gradients(model, backward):
     model.zero_grad()
     backward()
     return [parameter.grad.clone() for _, parameter in router_parameters(model)]

@@ -146,7 +146,7 @@ def shared_model(base, **options):
     return randomised(get_peft_model(base, fresh_config(target_modules=TARGETS, router="shared", **options)), seed=4)
 
 
-def is_shared(model, adapter_name=None) -> bool:
+def is_shared(model, adapter_name=None):
     found = routers(model, adapter_name).values()
     return len({id(router) for router in found}) == len({id(router.weight) for router in found}) == 2 < len(found)
 

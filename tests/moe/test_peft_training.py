@@ -42,11 +42,11 @@ class StartAlike(TrainerCallback):
             nn.init.normal_(parameter, std=0.3)
 
 
-def losses(trainer) -> list[float]:
+def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def trained(trainer) -> dict[str, torch.Tensor]:
+def trained(trainer):
     return {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import textwrap
-from pathlib import Path
 
 import torch
 from peft import PeftModel, PeftType
@@ -18,7 +17,7 @@ from rocket_hub.moe.model import RocketMoeModel
 from tests.helping import ROOT, run
 
 
-def run_script(script: str, *arguments: object, path: Path | None = None) -> str:
+def run_script(script, *arguments, path=None):
     """Run a script in a fresh interpreter with warnings as errors of the script's own making only."""
     search = os.pathsep.join(str(entry) for entry in (path, ROOT) if entry)
     return run("-c", textwrap.dedent(script), *arguments, env=os.environ | {"PYTHONPATH": search})

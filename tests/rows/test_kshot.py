@@ -1,7 +1,6 @@
 """Every common form of a K-shot file is read; every broken one is refused with file and line."""
 
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,18 +13,18 @@ from tests.helping import table
 from tests.tasks import native
 
 
-def write(path: Path, *lines: object) -> Path:
+def write(path, *lines):
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
     return path
 
 
 @pytest.mark.parametrize("case", table("rows/kshot_forms.jsonl"), ids=lambda case: case["name"])
-def test_json_lines_forms(case: dict, tmp_path: Path) -> None:
+def test_json_lines_forms(case, tmp_path):
     (example,) = load_kshot(write(tmp_path / "k.jsonl", case["row"]))
     assert {name: getattr(example, name) for name in case["example"]} == case["example"]
 
 
-def test_json_list_csv_and_parquet_agree(tmp_path: Path) -> None:
+def test_json_list_csv_and_parquet_agree(tmp_path):
     rows = [
         {"question": "What is 2 plus 3?", "answer": "2 + 3 = 5. #### 5"},
         {"question": "And 1 plus 1?", "answer": "#### 2"},
@@ -50,7 +49,7 @@ NATIVE = {
 
 
 @pytest.mark.parametrize("name", NATIVE)
-def test_native_columns_give_what_the_evaluation_set_gives(name: str, tmp_path: Path) -> None:
+def test_native_columns_give_what_the_evaluation_set_gives(name, tmp_path):
     row, answer, choices, tests = NATIVE[name]
     task = get_task(name)
     (raw,) = load_kshot(write(tmp_path / "k.jsonl", row))
@@ -62,7 +61,7 @@ def test_native_columns_give_what_the_evaluation_set_gives(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["arc_easy", "piqa", "boolq"])
-def test_a_rationale_joins_native_columns(name: str, tmp_path: Path) -> None:
+def test_a_rationale_joins_native_columns(name, tmp_path):
     row, answer, _, _ = NATIVE[name]
     (raw,) = load_kshot(write(tmp_path / "k.jsonl", {**row, "rationale": "Because it does."}))
     example = get_task(name).example(raw)
@@ -70,14 +69,14 @@ def test_a_rationale_joins_native_columns(name: str, tmp_path: Path) -> None:
     assert example.completion.strip() == f"Because it does.\nThe answer is {answer}."
 
 
-def test_native_columns_in_csv(tmp_path: Path) -> None:
+def test_native_columns_in_csv(tmp_path):
     (tmp_path / "p.csv").write_text("goal,sol1,sol2,label\nOpen a jar.,Twist the lid.,Shout at it.,0\n")
     (tmp_path / "b.csv").write_text("passage,question,answer\nIce is frozen water.,is ice water,False\n")
     assert load_kshot(tmp_path / "p.csv")[0].answer == "A"
     assert load_kshot(tmp_path / "b.csv")[0].answer == "no"
 
 
-def test_the_benchmarks_own_rows(shared_data: Path, tmp_path: Path) -> None:
+def test_the_benchmarks_own_rows(shared_data, tmp_path):
     for name, split in (("arc_easy", "test"), ("piqa", "validation"), ("boolq", "train"), ("mbpp", "prompt")):
         rows = pq.read_table(shared_data / "benchmarks" / name / f"{split}.parquet").slice(0, 40).to_pylist()
         theirs = [native.NATIVE[name](row) for row in rows if name != "boolq" or row["context"]]
@@ -87,12 +86,12 @@ def test_the_benchmarks_own_rows(shared_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", table("rows/kshot_faults.jsonl"), ids=str)
-def test_broken_files_and_strange_values_are_named(fault: dict, tmp_path: Path) -> None:
+def test_broken_files_and_strange_values_are_named(fault, tmp_path):
     (tmp_path / fault["name"]).write_bytes(fault["text"].encode("latin-1"))
     with pytest.raises(KShotError, match=fault["message"]):
         load_kshot(tmp_path / fault["name"])
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path):
     with pytest.raises(KShotError, match="no such file"):
         load_kshot(tmp_path / "nowhere.jsonl")

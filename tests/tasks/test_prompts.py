@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ from rocket_hub.inference import encode
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example
 from rocket_hub.rows.kshot import load_kshot
-from rocket_hub.tasks import ARC_CHALLENGE, ARC_EASY, BOOLQ, GSM8K, MBPP, PIQA, Task, get_task
+from rocket_hub.tasks import ARC_CHALLENGE, ARC_EASY, BOOLQ, GSM8K, MBPP, PIQA, get_task
 from tests.helping import lines, table
 
 FORMS = table("tasks/forms.jsonl")
@@ -19,12 +18,12 @@ COMPARED = [case for case in FORMS if "compared" in case]
 ROWS = {case["task"]: case["row"] for case in FORMS}
 
 
-def name_of(case: Any) -> str:
+def name_of(case):
     return str(case["task"])
 
 
 @pytest.mark.parametrize("case", FORMS, ids=name_of)
-def test_a_problem_in_the_tasks_form(case: dict[str, Any]) -> None:
+def test_a_problem_in_the_tasks_form(case):
     task = get_task(case["task"])
     (problem,) = task.examples([case["row"]], "acme/set")
     assert (problem.prompt, problem.completion, problem.answer) == (case["prompt"], case["completion"], case["answer"])
@@ -32,7 +31,7 @@ def test_a_problem_in_the_tasks_form(case: dict[str, Any]) -> None:
     assert problem.rationale == ("1 + 1 = 2" if task is GSM8K else "")
 
 
-def test_tests_of_a_program() -> None:
+def test_tests_of_a_program():
     (problem,) = MBPP.examples([{**ROWS["mbpp"], "test_setup_code": "x = 1\r\ny = 2"}], "acme/set")
     assert problem.tests == ("x = 1\ny = 2", *ROWS["mbpp"]["test_list"])
     (found,) = [MBPP.example(Example(problem.prompt.partition("task: ")[2], ROWS["mbpp"]["code"], ""))]
@@ -40,20 +39,20 @@ def test_tests_of_a_program() -> None:
 
 
 @pytest.mark.parametrize("case", COMPARED, ids=name_of)
-def test_options_as_the_harness_compares_them(case: dict[str, Any]) -> None:
+def test_options_as_the_harness_compares_them(case):
     task, (prompt, options, right) = get_task(case["task"]), case["compared"]
     (problem,) = task.examples([case["row"]], "acme/set")
     assert task.options(problem) == (prompt, tuple(options))
     assert task.choice_index(problem) == right
 
 
-def test_a_problem_without_options() -> None:
+def test_a_problem_without_options():
     (problem,) = GSM8K.examples([ROWS["gsm8k"]], "acme/set")
     with pytest.raises(TaskError, match="'gsm8k': a problem without options has no option likelihood"):
         GSM8K.options(problem)
 
 
-def test_examples_before_the_question() -> None:
+def test_examples_before_the_question():
     (shot,) = GSM8K.examples([ROWS["gsm8k"]], "acme/set")
     task = GSM8K.with_shots([shot, shot])
     solved = "Question: 1 + 1?\nAnswer: 1 + 1 = 2\n#### 2\n\n"
@@ -65,7 +64,7 @@ def test_examples_before_the_question() -> None:
         GSM8K.with_shots([Example("1 + 1?", " 2", "2")])
 
 
-def test_examples_before_options_show_the_options_text() -> None:
+def test_examples_before_options_show_the_options_text():
     (shot,) = ARC_EASY.examples([ROWS["arc_easy"]], "acme/set")
     shown = ARC_EASY.with_shots([shot])
     prompt, options = shown.options(shown.examples([ROWS["arc_easy"]], "acme/set")[0])
@@ -75,7 +74,7 @@ def test_examples_before_options_show_the_options_text() -> None:
     assert shown.options(shown.examples([ROWS["boolq"]], "x")[0])[0].count("Answer: yes\n\n") == 1
 
 
-def test_examples_before_a_program() -> None:
+def test_examples_before_a_program():
     (shot,) = MBPP.examples([ROWS["mbpp"]], "acme/set")
     prompt = MBPP.with_shots([shot]).prompt("Add.")
     assert prompt.startswith(f"{shot.prompt}def add(a, b):\n    return a + b\n[DONE]\n\nYou are")
@@ -87,13 +86,13 @@ TEMPLATE = (
 )
 
 
-def test_a_base_model_has_no_template(tokenizer: Any) -> None:
+def test_a_base_model_has_no_template(tokenizer):
     assert GSM8K.for_model(tokenizer) is GSM8K
     assert GSM8K.prompt_for("1 + 1?", tokenizer) == GSM8K.prompt("1 + 1?")
 
 
 @pytest.mark.parametrize("task", [GSM8K, ARC_EASY, PIQA, BOOLQ, MBPP], ids=lambda task: task.name)
-def test_a_chat_model_is_asked_in_its_template(task: Task, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_model_is_asked_in_its_template(task, tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
     chat = task.for_model(tokenizer)
     assert chat.prompt("X") == f"<s>user : {task.prompt('X')} assistant :" == task.prompt_for("X", tokenizer)
@@ -110,14 +109,14 @@ def test_a_chat_model_is_asked_in_its_template(task: Task, tokenizer: Any, monke
     assert chat.prompt("\0").count("\0") == 1  # the pipeline takes the question out of its frame so
 
 
-def test_the_beginning_of_a_text_is_not_written_twice(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_beginning_of_a_text_is_not_written_twice(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
 
     class Beginning:  # a tokenizer that begins every text, as Llama's does
         chat_template, bos_token, bos_token_id = TEMPLATE, tokenizer.bos_token, tokenizer.bos_token_id
         apply_chat_template, eos_token = tokenizer.apply_chat_template, tokenizer.eos_token
 
-        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        def __call__(self, text, **_):
             return {"input_ids": [self.bos_token_id, *tokenizer(text)["input_ids"]]}
 
     beginning = Beginning()
@@ -127,13 +126,13 @@ def test_the_beginning_of_a_text_is_not_written_twice(tokenizer: Any, monkeypatc
 
 
 @pytest.mark.parametrize(("name", "row", "message"), table("tasks/row_faults.jsonl"))
-def test_rows_in_another_form(name: str, row: dict[str, Any], message: str) -> None:
+def test_rows_in_another_form(name, row, message):
     with pytest.raises(TaskError, match=message):
         get_task(name).examples([row], "set")
 
 
 @pytest.mark.parametrize(("question", "answer", "rationale"), [shot for _, *shot in table("tasks/shots.jsonl")])
-def test_a_shot_with_options(question: str, answer: str, rationale: str, tmp_path: Path) -> None:
+def test_a_shot_with_options(question, answer, rationale, tmp_path):
     (tmp_path / "k.jsonl").write_text(lines([{"question": question, "answer": answer}]))
     example = ARC_EASY.example(load_kshot(tmp_path / "k.jsonl")[0])
     assert example.prompt == "Question: Which is red?\nA. the sky\nB. a rose\nAnswer:"
@@ -143,14 +142,14 @@ def test_a_shot_with_options(question: str, answer: str, rationale: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "mbpp", "arc_challenge", "arc_easy", "piqa", "boolq"])
-def test_every_task_has_a_recipe(name: str) -> None:
+def test_every_task_has_a_recipe(name):
     recipe = Recipe.from_file(Path(__file__).parents[2] / "recipes" / f"{name}.yaml")
     task = get_task(recipe.task)
     assert task.name == name and recipe.evaluate.split in (None, task.split)
     assert recipe.evaluate.dataset is None
 
 
-def test_tasks_by_name() -> None:
+def test_tasks_by_name():
     for task in (GSM8K, MBPP, ARC_CHALLENGE, ARC_EASY, PIQA, BOOLQ):
         assert get_task(task.name) is task
     with pytest.raises(TaskError, match=r"unknown task 'gsm8', did you mean 'gsm8k'\? Known tasks: gsm8k, mbpp, arc_"):

@@ -4,8 +4,6 @@ import json
 import resource
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +13,12 @@ from rocket_hub.cli.app import BUILD, COMMANDS, DATA, GENERATE, HUB, METEOR, MOD
 from tests import helping
 from tests.helping import table
 
-from .conftest import COMMAND, STAGES, Demo, Done, Workplace, environment, finish, python, serving
+from .conftest import COMMAND, STAGES, Done, environment, finish, python, serving
 
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "numpy", "huggingface_hub")
 
 
-def test_help_lists_the_commands_in_order_of_the_pipeline(tmp_path: Path) -> None:
+def test_help_lists_the_commands_in_order_of_the_pipeline(tmp_path):
     done = finish([COMMAND, "--help"], tmp_path, tmp_path)
     listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ") and line.split()]
     assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
@@ -29,7 +27,7 @@ def test_help_lists_the_commands_in_order_of_the_pipeline(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
-def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_help_is_quick_and_imports_nothing_heavy(tmp_path):
     seconds = []  # of the processor, which other work on the machine does not add to
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -42,11 +40,11 @@ def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     assert finish([sys.executable, "-c", script], tmp_path, tmp_path).out.splitlines()[-1] == "[]"
 
 
-def several(commands: list[list[str]], folder: Path, home: Path) -> list[Done]:
+def several(commands, folder, home):
     return [Done(*answer) for answer in helping.several(commands, folder, environment(home))]
 
 
-def test_every_command_explains_itself(tmp_path: Path) -> None:
+def test_every_command_explains_itself(tmp_path):
     groups = {"generate": GENERATE, "select": SELECT, "model": MODEL, "data": DATA, "hub": HUB}
     commands = [[name, *sub] for name in COMMANDS for sub in ([], *([word] for word in groups.get(name, ())))]
     answers = several([[*command, "--help"] for command in commands], tmp_path, tmp_path)
@@ -62,7 +60,7 @@ WRONG = {name: case for name, *case in table("whole/command_faults.jsonl")}
 
 
 @pytest.fixture(scope="module")
-def answers(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+def answers(demo, tmp_path_factory):
     """What the command line says to everything that is wrong."""
     folder = tmp_path_factory.mktemp("wrong")
     for name, text in table("whole/fault_files.jsonl"):
@@ -76,7 +74,7 @@ def answers(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, D
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_said_in_one_line(name: str, answers: dict[str, Done]) -> None:
+def test_what_is_wrong_is_said_in_one_line(name, answers):
     done, (_, code, line, not_begun) = answers[name], WRONG[name]
     assert "Traceback" not in done.error, done.error[-1500:]
     assert line in done.last
@@ -102,7 +100,7 @@ OLD += [
 
 
 @pytest.mark.parametrize(("command", "line"), OLD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_an_old_spelling_is_told_the_new_one(command: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_spelling_is_told_the_new_one(command, line, capsys):
     with pytest.raises(SystemExit) as left:
         main(command)
     told = capsys.readouterr()
@@ -110,7 +108,7 @@ def test_an_old_spelling_is_told_the_new_one(command: list[str], line: str, caps
     assert told.err.startswith("error: ") and line in told.err
 
 
-def test_a_dead_hub_is_a_process_that_ends_with_3(demo: Demo, tmp_path: Path) -> None:
+def test_a_dead_hub_is_a_process_that_ends_with_3(demo, tmp_path):
     command = [COMMAND, "build", "--hub", "http://127.0.0.1:1", "--task", "gsm8k", "--kshot", str(demo.kshot)]
     done = finish(command, tmp_path, tmp_path / "home", code=3)
     assert done.out == ""
@@ -118,7 +116,7 @@ def test_a_dead_hub_is_a_process_that_ends_with_3(demo: Demo, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_discover_prints_a_verdict_for_everything(place: Workplace) -> None:
+def test_discover_prints_a_verdict_for_everything(place):
     done = place.call("discover", "--allow-licence", "cc-by-nc-4.0")
     assert done.note("1-discover") == "again, because of discover.allow_licences"
     assert done.note("2-select-experts") is None
@@ -134,7 +132,7 @@ def test_discover_prints_a_verdict_for_everything(place: Workplace) -> None:
     assert sorted(verdicts) == sorted(everything)
 
 
-def test_build_ends_with_its_tables(built: tuple[Workplace, Done]) -> None:
+def test_build_ends_with_its_tables(built):
     place, done = built
     out = done.out
     assert "5 trainings of 4 steps x 32 rows" in out
@@ -148,7 +146,7 @@ def test_build_ends_with_its_tables(built: tuple[Workplace, Done]) -> None:
     assert len(STAGES) == sum(line.startswith(STAGES) for line in out.splitlines())
 
 
-def test_collapse(place: Workplace) -> None:
+def test_collapse(place):
     more = ["--hub", str(place.hub), "--task", "gsm8k", "--kshot", str(place.kshot), "--out"]
     adapter = str(place.run / "5-train" / "adapter")
     commands = [
@@ -179,7 +177,7 @@ print(json.dumps({
 """
 
 
-def test_import_says_what_the_store_holds(demo: Demo, tmp_path: Path) -> None:
+def test_import_says_what_the_store_holds(demo, tmp_path):
     command = [COMMAND, "hub", "import", str(demo.hub), "--store", "store"]
     repositories = sum(1 for kind in ("models", "datasets") for _ in (demo.hub / kind).glob("*/*"))
     for _ in range(2):
@@ -187,13 +185,13 @@ def test_import_says_what_the_store_holds(demo: Demo, tmp_path: Path) -> None:
         assert told == f"store: holds the {repositories} repositories of {demo.hub}\n"
 
 
-def test_a_hub_for_stock_clients(demo: Demo, tmp_path: Path) -> None:
+def test_a_hub_for_stock_clients(demo, tmp_path):
     store, home = tmp_path / "store", tmp_path / "home"
     command = [COMMAND, "hub", "import", str(demo.hub), "--store", str(store)]
     finish(command, tmp_path, home)
     with serving(store, home) as variables:
         done = python(CLIENT, tmp_path, variables)
-    seen: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+    seen = json.loads(done.out.splitlines()[-1])
     assert len(seen["adapters"]) > 12
     assert seen | {"adapters": []} == {
         "adapters": [], "layers": 2, "rows": 20, "columns": ["question", "answer"], "recipe": "---\nlicense: apa",
@@ -215,7 +213,7 @@ print(json.dumps([*found, (model(ids).logits - bare).flatten().tolist()]))
 """
 
 
-def test_the_result_loads_in_a_fresh_process(served: dict[str, str], tmp_path: Path) -> None:
+def test_the_result_loads_in_a_fresh_process(served, tmp_path):
     loading = {
         "routed": LOADING.format(first="import rocket_hub", more=""),
         "stock": LOADING.format(first="", more=', subfolder="static-lora"'),

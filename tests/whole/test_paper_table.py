@@ -3,8 +3,6 @@
 import json
 import signal
 import sys
-from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,17 +10,17 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .conftest import ROOT, Demo, begin, finish, stop_when
+from .conftest import ROOT, begin, finish, stop_when
 
 SCRIPTS = ROOT / "recipes" / "paper_table"
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
+def lines(path):
     """The finished cells of a file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def test_cells_are_kept_one_by_one_and_not_measured_again(demo: Demo, tmp_path: Path) -> None:
+def test_cells_are_kept_one_by_one_and_not_measured_again(demo, tmp_path):
     results, home = tmp_path / "results", tmp_path / "home"
     what = ["--tasks", "gsm8k", "--draws", "1,2", "--methods", "base,fresh_lora", "--workers", "1"]
     small = ["--problems", "8", "--steps", "2", "--hub", str(demo.hub)]
@@ -60,7 +58,7 @@ def test_cells_are_kept_one_by_one_and_not_measured_again(demo: Demo, tmp_path: 
     assert len({result["loss"] for result in found.values()}) == 3
 
 
-def naive_losses(hub: Path, count: int) -> list[float]:
+def naive_losses(hub, count):
     """Nats per token of the first solutions of the test split under the base, one forward pass each."""
     recipe = yaml.safe_load((hub / "recipes" / "gsm8k.yaml").read_text())
     base = hub / "models" / recipe["base"]
