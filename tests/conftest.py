@@ -32,6 +32,11 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 WORDS = "<pad> <s> </s> <unk> what is plus ? the answer #### 0 1 2 3 4 5 6 7 8 9 = + - user assistant : .".split()  # noqa: SIM905
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real data beside the repository, or a clean skip."""
@@ -57,6 +62,17 @@ def api(hub: "LocalHub") -> "HfApi":
     return HfApi(endpoint=hub.url, token="hf_local")
 
 
+@pytest.fixture(scope="module")
+def lasting_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator["HfApi"]:
+    """A client of a Hub that a whole module fills."""
+    from huggingface_hub import HfApi
+
+    from rocket_hub.localhub import LocalHub
+
+    with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
+        yield HfApi(endpoint=hub.url, token="hf_local")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama (hidden 16) with a word-level tokenizer of 28 words."""
@@ -79,6 +95,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tokenizer(tiny_model: Path) -> Any:
+    """The tiny model's tokenizer; whoever changes it changes it back."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
 def save_lora(base: Any, folder: Path, seed: int = 0, **options: Any) -> Path:
     """Write a LoRA adapter of a base, which PEFT changes in place, with random weights unless told otherwise.
 
@@ -94,7 +118,9 @@ def save_lora(base: Any, folder: Path, seed: int = 0, **options: Any) -> Path:
 
     torch.manual_seed(seed)
     model = LlamaForCausalLM.from_pretrained(base) if isinstance(base, Path) else base
-    get_peft_model(model, LoraConfig(**{"init_lora_weights": False, **options})).save_pretrained(folder)
+    get_peft_model(model, LoraConfig(**{"init_lora_weights": False, **options})).save_pretrained(
+        folder, save_embedding_layers=False
+    )
     return folder
 
 

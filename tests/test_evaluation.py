@@ -1,8 +1,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +18,9 @@ from rocket_hub.records import Evaluation, Example
 from rocket_hub.selection.statistics import accuracy_interval
 from rocket_hub.tasks import ARC_EASY, BOOLQ, GSM8K, MBPP
 
-Loaded = tuple[Any, Any]
-
 
 @pytest.fixture
-def loaded(tiny_model: Path) -> Loaded:
+def loaded(tiny_model):
     """A model and its tokenizer."""
     return load_base(str(tiny_model), None, "float32")
 
@@ -34,12 +30,13 @@ KNOWN = [(0, 10, 0.0, 0.2775328), (1, 10, 0.0178762, 0.4041500), (5, 10, 0.23659
 
 
 @pytest.mark.parametrize(("correct", "total", "low", "high"), KNOWN)
-def test_wilson_interval_of_known_counts(correct: int, total: int, low: float, high: float) -> None:
+def test_wilson_interval_of_known_counts(correct, total, low, high):
     assert accuracy_interval(correct, total) == pytest.approx((low, high), abs=1e-6)
+    assert (accuracy_interval(0, 50)[0], accuracy_interval(50, 50)[1]) == accuracy_interval(0, 0) == (0, 1)
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_is_where_its_definition_says(counts: tuple[int, int]) -> None:
+def test_wilson_interval_is_where_its_definition_says(counts):
     correct, total = counts
     share, (low, high) = correct / total, accuracy_interval(correct, total)
     assert 0.0 <= low <= share + 1e-12
@@ -55,7 +52,7 @@ PROMPTS = [f"question what is {a} plus {b} ? the answer ####" for a, b in ((1, 2
 FIRST_WORD = replace(GSM8K, name="first-word", extract=lambda text: (text.split() or [""])[0], guess=None, stop=())
 
 
-def test_exact_match_is_what_the_model_says(loaded: Loaded) -> None:
+def test_exact_match_is_what_the_model_says(loaded):
     model, tokenizer = loaded
     said = []
     for prompt in PROMPTS:
@@ -65,7 +62,7 @@ def test_exact_match_is_what_the_model_says(loaded: Loaded) -> None:
     assert all(said)
     gold = [*said[:2], "wrong", said[3], "wrong"]
     examples = [Example(prompt, f" {answer}", answer) for prompt, answer in zip(PROMPTS, gold, strict=True)]
-    told: list[tuple[int, int]] = []
+    told = []
     options = EvaluateOptions(batch_size=2, max_new_tokens=4)
     found = evaluate(model, tokenizer, FIRST_WORD, examples, options, method="mine", progress=lambda *n: told.append(n))
     assert (found.method, found.correct, found.accuracy) == ("mine", (1, 1, 0, 1, 0), 0.6)
@@ -75,18 +72,18 @@ def test_exact_match_is_what_the_model_says(loaded: Loaded) -> None:
     assert found.details == {}
 
 
-def forwards(model: Any) -> list[Any]:
+def forwards(model):
     """Count the calls of a model from now on."""
     forward, calls = model.forward, []
     model.forward = lambda *a, **k: (calls.append(k["input_ids"].shape), forward(*a, **k))[1]
     return calls
 
 
-def problems(count: int) -> list[Example]:
+def problems(count):
     return [Example(f"question what is {i % 10} plus {i // 10} ? the answer ####", " 1", "1") for i in range(count)]
 
 
-def test_a_killed_run_goes_on_and_ends_equal(loaded: Loaded, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_equal(loaded, tmp_path):
     model, tokenizer = loaded
     options, kept = EvaluateOptions(batch_size=4, max_new_tokens=6), tmp_path / "deep" / "answers.jsonl"
     asked = problems(22)
@@ -95,7 +92,7 @@ def test_a_killed_run_goes_on_and_ends_equal(loaded: Loaded, tmp_path: Path) -> 
     assert len(lines) == 22
     assert all(set(json.loads(line)) == {"problem", "result"} for line in lines)
 
-    def kill(done: int, total: int) -> None:
+    def kill(done, total):
         if done == 12:
             raise KeyboardInterrupt
 
@@ -117,7 +114,7 @@ def test_a_killed_run_goes_on_and_ends_equal(loaded: Loaded, tmp_path: Path) -> 
     assert calls
 
 
-def test_what_a_stop_text_cuts_is_what_would_have_been_cut(loaded: Loaded) -> None:
+def test_what_a_stop_text_cuts_is_what_would_have_been_cut(loaded):
     prompts = [example.prompt for example in problems(9)]
     free = generate(*loaded, prompts, max_new_tokens=40, batch_size=4)
     for marks in (("plus",), ("= 3", "what"), (free[0][len(free[0]) // 2 :][:9], ""), ("never said",)):
@@ -126,7 +123,7 @@ def test_what_a_stop_text_cuts_is_what_would_have_been_cut(loaded: Loaded) -> No
         assert not any(mark in text for mark in marks if mark for text in found)
 
 
-def test_a_batch_ends_when_all_its_rows_have_stopped(loaded: Loaded) -> None:
+def test_a_batch_ends_when_all_its_rows_have_stopped(loaded):
     model, tokenizer = loaded
     prompts = [example.prompt for example in problems(4)]
     first = {text.split()[2] for text in generate(model, tokenizer, prompts, max_new_tokens=3)}
@@ -135,12 +132,12 @@ def test_a_batch_ends_when_all_its_rows_have_stopped(loaded: Loaded) -> None:
     assert len(calls) == 4  # the third token ends all; it is looked for every fourth
 
 
-def choice(number: int, answer: str) -> Example:
+def choice(number, answer):
     raw = Example(f"what is {number} plus 1 ?", "", answer, choices=("1", "2 + 3", "5 = 5"))
     return ARC_EASY.example(raw)
 
 
-def test_likelihood_is_that_of_the_options(loaded: Loaded) -> None:
+def test_likelihood_is_that_of_the_options(loaded):
     asked = [choice(number, "ABC"[number % 3]) for number in range(9)]
     scores = option_nll(*loaded, [ARC_EASY.options(each) for each in asked])
     right = [ARC_EASY.choice_index(each) for each in asked]
@@ -159,13 +156,13 @@ def test_likelihood_is_that_of_the_options(loaded: Loaded) -> None:
     assert written.details == {}
 
 
-def test_yes_and_no_are_not_divided_by_their_length(loaded: Loaded) -> None:
+def test_yes_and_no_are_not_divided_by_their_length(loaded):
     asked = [BOOLQ.example(Example(f"{i} is {i} .\nQuestion: is {i} 3 ?", "", "yes")) for i in range(10)]
     found = evaluate(*loaded, BOOLQ, asked, EvaluateOptions(scoring="likelihood"))
     assert found.correct == found.details["acc"]["correct"]
 
 
-def test_what_cannot_be_measured_is_said_before_anything_is_computed(loaded: Loaded) -> None:
+def test_what_cannot_be_measured_is_said_before_anything_is_computed(loaded):
     with pytest.raises(TaskError, match="no option likelihood; generate instead"):
         evaluate(*loaded, GSM8K, problems(2), EvaluateOptions(scoring="both"))
     with pytest.raises(TaskError, match="no problems to measure on"):
@@ -175,7 +172,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_computed(loaded: Loa
     check_measurable(GSM8K, EvaluateOptions())
 
 
-def test_programs_are_run_where_it_is_allowed(loaded: Loaded) -> None:
+def test_programs_are_run_where_it_is_allowed(loaded):
     raw = Example("plus", "x = 1", "x = 1", tests=("assert x == 1",))
     options = EvaluateOptions(allow_code_execution=True, max_new_tokens=2)
     try:
@@ -186,7 +183,7 @@ def test_programs_are_run_where_it_is_allowed(loaded: Loaded) -> None:
     assert sum(found.details["reasons"].values()) == 1
 
 
-def measured(method: str, *correct: int) -> Evaluation:
+def measured(method, *correct):
     return Evaluation(method, sum(correct) / max(len(correct), 1), 0.0, 1.0, correct)
 
 
@@ -199,13 +196,11 @@ KNOWN_GAPS = [
 
 
 @pytest.mark.parametrize(("one", "other", "gap", "error"), KNOWN_GAPS)
-def test_paired_difference_of_known_numbers(
-    one: tuple[int, ...], other: tuple[int, ...], gap: float, error: float
-) -> None:
+def test_paired_difference_of_known_numbers(one, other, gap, error):
     assert paired_difference(measured("one", *one), measured("other", *other)) == pytest.approx((gap, error))
 
 
-def test_pairing_removes_what_both_find_hard() -> None:
+def test_pairing_removes_what_both_find_hard():
     hard = [1, 0] * 50
     better = [1, *hard[1:-1], 1]
     gap, error = paired_difference(measured("better", *better), measured("hard", *hard))
@@ -214,7 +209,7 @@ def test_pairing_removes_what_both_find_hard() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), [((1, 0), (1,)), ((), ())])
-def test_other_problems_cannot_be_paired(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+def test_other_problems_cannot_be_paired(one, other):
     for difference in (paired_difference, bootstrap_difference):
         with pytest.raises(ValueError, match="'a' and 'b' were not measured on the same problems"):
             difference(measured("a", *one), measured("b", *other))
@@ -222,7 +217,7 @@ def test_other_problems_cannot_be_paired(one: tuple[int, ...], other: tuple[int,
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=60))
 @settings(max_examples=25, deadline=None)
-def test_the_bootstrap_interval_holds_the_difference_and_turns_with_it(pairs: list[tuple[int, int]]) -> None:
+def test_the_bootstrap_interval_holds_the_difference_and_turns_with_it(pairs):
     one, other = (measured(name, *values) for name, values in zip("ab", zip(*pairs, strict=True), strict=True))
     low, high = bootstrap_difference(one, other)
     gap, _ = paired_difference(one, other)
@@ -232,7 +227,7 @@ def test_the_bootstrap_interval_holds_the_difference_and_turns_with_it(pairs: li
     assert (-turned[1], -turned[0]) == pytest.approx((low, high), abs=2.1 / len(pairs))  # within a step of its own
 
 
-def test_the_bootstrap_is_the_one_that_draws_problems() -> None:
+def test_the_bootstrap_is_the_one_that_draws_problems():
     one = measured("one", *[1, 1, 0, 1, 0, 1, 1, 0, 1, 0] * 12)
     other = measured("other", *[0, 1, 0, 1, 1, 0, 1, 0, 0, 0] * 12)
     gaps = np.array(one.correct) - np.array(other.correct)

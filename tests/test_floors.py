@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.house import ROOT, crowded_names, files, functions, header_share, lines, rooms
 
-MOST_FILES, MOST_LINES, MOST_HEADERS = 150, 26_200, 0.095
+MOST_FILES, MOST_LINES, MOST_HEADERS = 150, 25_500, 0.09
 FLOORS = [  # ground floor first; rooms on one floor do not know each other
     {"errors", "autoload", "records"},
     {"options", "results", "serialization"},

@@ -2,23 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import HfApi
 
 from rocket_hub.discovery.licences import named
 from rocket_hub.errors import DatasetError, HubError, InputError, LockError
 from rocket_hub.generation.retrieval import documents_of, questions_of
 from rocket_hub.generation.teachers import find_teacher
-from rocket_hub.localhub import Fault, LocalHub
+from rocket_hub.localhub import Fault
 from rocket_hub.pipeline.generated import find_generated, push_generated, read_generated, write_generated
 from rocket_hub.pipeline.lock import check_generated
 from rocket_hub.records import Example, Generated, Pinned, Rejection
 from rocket_hub.results import Generation
 from rocket_hub.runs import write_json
 from rocket_hub.serialization import to_dict
+from tests.helping import lines, push_rows
 
 BASE = Pinned("acme/base", "b" * 40, "model", "apache-2.0")
 ROWS = tuple(
@@ -29,19 +28,19 @@ COUNTS = {"prompts": 10, "questions": 8, "duplicate": 2, "not_novel": 1, "kept":
 REPO = "local/made"
 
 
-def write(folder: Path, *more: Pinned, rows: tuple[Example, ...] = ROWS, **bill: Any) -> Generation:
+def write(folder, *more, rows=ROWS, **bill):
     made = Generated("meteor", "acme/base at bbbb", rows, (Rejection("meteor#4", "unfinished"),), COUNTS, bill)
     facts = write_generated(folder, made, [BASE, *more], seeds=50, task="gsm8k")
     write_json(folder / "result.json", {"seconds": 1.0, "result": to_dict(facts)})
     return facts
 
 
-def card_of(api: HfApi) -> tuple[dict[str, Any], str]:
+def card_of(api):
     _, header, text = Path(api.hf_hub_download(REPO, "README.md", repo_type="dataset")).read_text().split("---\n", 2)
     return yaml.safe_load(header), text
 
 
-def test_rows_there_and_back(tmp_path: Path) -> None:
+def test_rows_there_and_back(tmp_path):
     facts = write(tmp_path)
     assert tuple(read_generated(tmp_path, facts)) == ROWS
     assert (facts.rows, facts.reasons) == (3, {"unfinished": 1})
@@ -51,7 +50,7 @@ def test_rows_there_and_back(tmp_path: Path) -> None:
         read_generated(tmp_path, facts)
 
 
-def test_a_data_set_is_one_commit_with_a_card(api: HfApi, hub: LocalHub, tmp_path: Path) -> None:
+def test_a_data_set_is_one_commit_with_a_card(api, hub, tmp_path):
     write(tmp_path / "made", calls=7, tokens_in=900, faults={"timeout": 2})
     api.create_repo(REPO, repo_type="dataset")
     before = [commit.commit_id for commit in api.list_repo_commits(REPO, repo_type="dataset")]
@@ -74,7 +73,7 @@ def test_a_data_set_is_one_commit_with_a_card(api: HfApi, hub: LocalHub, tmp_pat
     assert "\n\n\n" not in text and str(tmp_path) not in text
 
 
-def test_a_teachers_terms_are_part_of_the_licence(api: HfApi, tmp_path: Path) -> None:
+def test_a_teachers_terms_are_part_of_the_licence(api, tmp_path):
     teacher = Pinned("big at api.example.com", "", "teacher", "other")
     write(tmp_path / "made", teacher)
     push_generated(api, tmp_path / "made", REPO, tmp_path / "content", private=True)
@@ -87,7 +86,7 @@ def test_a_teachers_terms_are_part_of_the_licence(api: HfApi, tmp_path: Path) ->
     assert info.card_data is not None and info.card_data["license"] == "llama3.1"
 
 
-def test_a_folder_is_published_by_its_name_alone(api: HfApi, tmp_path: Path) -> None:
+def test_a_folder_is_published_by_its_name_alone(api, tmp_path):
     (tmp_path / "mine").mkdir()
     made = Generated("self_specialization", "mine", ROWS, (), COUNTS)
     facts = write_generated(tmp_path, made, [Pinned(str(tmp_path / "mine"), "")])
@@ -98,7 +97,7 @@ def test_a_folder_is_published_by_its_name_alone(api: HfApi, tmp_path: Path) -> 
     assert "| mine | model |  | none declared |" in text and "[Self-Specialization](https" in text
 
 
-def test_what_cannot_be_published(api: HfApi, tmp_path: Path) -> None:
+def test_what_cannot_be_published(api, tmp_path):
     with pytest.raises(InputError, match=r"no rows\.jsonl there"):
         find_generated(tmp_path)
     write(tmp_path / "none", rows=())
@@ -112,7 +111,7 @@ def test_what_cannot_be_published(api: HfApi, tmp_path: Path) -> None:
     assert not api.repo_exists(REPO, repo_type="dataset")
 
 
-def test_a_lock_names_rows_by_what_is_in_them(tmp_path: Path) -> None:
+def test_a_lock_names_rows_by_what_is_in_them(tmp_path):
     facts = write(tmp_path)
     lock = tmp_path / "lock.json"
     write_json(lock, {"generated": to_dict(facts)})
@@ -125,21 +124,20 @@ def test_a_lock_names_rows_by_what_is_in_them(tmp_path: Path) -> None:
         check_generated(lock, facts)
 
 
-def test_questions_and_documents_from_files_and_data_sets(api: HfApi, tmp_path: Path) -> None:
-    lines = [{"Question": " One? ", "answer": "1"}, {"question": ""}, {"question": "Two?"}, {"other": "x"}]
+def test_questions_and_documents_from_files_and_data_sets(api, tmp_path):
+    rows = [{"Question": " One? ", "answer": "1"}, {"question": ""}, {"question": "Two?"}, {"other": "x"}]
     path = tmp_path / "asked.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text(lines(rows))
     found = questions_of(api, str(path))
     assert (found.texts, found.origin.kind, found.origin.repo_id) == (("One?", "Two?"), "file", "asked.jsonl")
-    api.create_repo("local/asked", repo_type="dataset")
-    for name, text in {"README.md": "---\nlicense: cc-by-nc-4.0\n---\n", "train.jsonl": path.read_text()}.items():
-        api.upload_file(path_or_fileobj=text.encode(), path_in_repo=name, repo_id="local/asked", repo_type="dataset")
+    push_rows(api, "local/asked", rows)
+    card = {"path_or_fileobj": b"---\nlicense: cc-by-nc-4.0\n---\n", "path_in_repo": "README.md"}
+    api.upload_file(**card, repo_id="local/asked", repo_type="dataset")
     there = questions_of(api, "local/asked")
     assert there.texts == found.texts
     assert (there.origin.kind, there.origin.licence) == ("dataset", "cc-by-nc-4.0")
-    assert (
-        there.origin.revision == api.dataset_info("local/asked").sha == documents_of(api, "local/asked").origin.revision
-    )
+    sha = api.dataset_info("local/asked").sha
+    assert there.origin.revision == sha == documents_of(api, "local/asked").origin.revision
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "one.md").write_text("Apples.\n")
     assert documents_of(api, str(tmp_path / "docs")).texts == ("Apples.\n",)
@@ -150,7 +148,7 @@ def test_questions_and_documents_from_files_and_data_sets(api: HfApi, tmp_path: 
         questions_of(api, "local/nowhere")
 
 
-def test_teachers_by_name(api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teachers_by_name(api, tmp_path, monkeypatch):
     monkeypatch.setenv("ROCKET_HUB_TEACHER_KEY", "secret")
     teacher = find_teacher(api, "endpoint:http://127.0.0.1:9/v1#org/big", "float32")
     assert (teacher.origin.repo_id, teacher.origin.licence) == ("org/big at 127.0.0.1", "other")
@@ -160,7 +158,7 @@ def test_teachers_by_name(api: HfApi, tmp_path: Path, monkeypatch: pytest.Monkey
     api.create_repo("local/big")
     for text in ("local/big", "inference:local/big"):
         origin = find_teacher(api, text, "float32").origin
-        assert named(origin) == f"local/big at {api.model_info('local/big').sha[:12]}"  # type: ignore[index]
+        assert named(origin) == f"local/big at {api.model_info('local/big').sha[:12]}"
     assert named(find_teacher(api, str(tmp_path), "float32").origin) == tmp_path.name
     with pytest.raises(HubError, match="local/nowhere: not found"):
         find_teacher(api, "local/nowhere", "float32")

@@ -1,23 +1,11 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
 from trl import SFTConfig, SFTTrainer
 
 from rocket_hub.errors import InputError
@@ -35,11 +23,6 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
-
-
-@pytest.fixture(scope="module")
 def bpe():
     """Byte-level BPE with a beginning-of-sequence token, whose tokens span the end of 'fix' + 'ed'."""
     backend = Tokenizer(models.BPE())
@@ -50,7 +33,9 @@ def bpe():
     trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet)
     backend.train_from_iterator(["fixed fixed fixed a question an answer fixed"] * 9, trainer)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 @pytest.fixture(scope="module", params=["plain", "lora", "lora_head", "gemma2", "gpt2", "no_head"])
@@ -60,12 +45,12 @@ def model(request, tiny_model, lora_bank):
     if request.param == "gemma2":  # caps the logits after the head, and ties it to the embeddings
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
         heads = {"num_key_value_heads": 2, "head_dim": 8}
-        return Gemma2ForCausalLM(
-            Gemma2Config(final_logit_softcapping=0.5, initializer_range=1.0, **sizes, **heads, **small)
+        return transformers.Gemma2ForCausalLM(
+            transformers.Gemma2Config(final_logit_softcapping=0.5, initializer_range=1.0, **sizes, **heads, **small)
         )
     if request.param == "gpt2":  # learned positions
         sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
-        return GPT2LMHeadModel(GPT2Config(initializer_range=0.5, **sizes, **small))
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(initializer_range=0.5, **sizes, **small))
     base = lively(tiny_model)
     if request.param == "lora":
         return PeftModel.from_pretrained(base, lora_bank[1])
@@ -116,7 +101,7 @@ def test_nll_is_that_of_each_row_alone(model, tokenizer):
 
 
 def test_nll_computes_the_head_at_completion_tokens_only(tiny_model, tokenizer):
-    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    model = transformers.LlamaForCausalLM.from_pretrained(tiny_model)
     seen = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
     _, counts = completion_nll(model, tokenizer, PAIRS)
@@ -124,7 +109,7 @@ def test_nll_computes_the_head_at_completion_tokens_only(tiny_model, tokenizer):
 
 
 def test_nll_of_nothing_and_without_a_prompt(tiny_model, tokenizer):
-    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    model = transformers.LlamaForCausalLM.from_pretrained(tiny_model)
     assert [a.shape for a in completion_nll(model, tokenizer, [])] == [(0,), (0,)]
     sums, counts = completion_nll(model, tokenizer, [("", "1 2")])
     assert counts.tolist() == [2] and np.isfinite(sums).all()  # the first token has nothing that predicts it
@@ -170,7 +155,7 @@ def test_generate_says_nothing_and_leaves_no_trace(tiny_model, tokenizer, capfd)
 
 def test_generate_refuses_a_prompt_without_tokens(tiny_model, tokenizer):
     with pytest.raises(InputError, match="has no tokens"):
-        generate(LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, [""], max_new_tokens=1)
+        generate(transformers.LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, [""], max_new_tokens=1)
 
 
 def test_samples_follow_the_seed_and_leave_the_global_random_numbers(tiny_model, tokenizer):
@@ -187,7 +172,7 @@ def test_samples_follow_the_seed_and_leave_the_global_random_numbers(tiny_model,
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), state)
     assert set(sampled(7, top_p=1e-6)) == set(generate(model, tokenizer, prompts[:1], max_new_tokens=1))
-    flat = LlamaForCausalLM.from_pretrained(tiny_model)  # knows nothing, so that any of the 28 words comes
+    flat = transformers.LlamaForCausalLM.from_pretrained(tiny_model)  # knows nothing, so that any of the 28 words comes
     many = generate(flat, tokenizer, prompts * 10, max_new_tokens=1, search=Search(temperature=1.0))
     assert len(set(many)) > 20
 
@@ -224,7 +209,7 @@ def test_an_answer_ended_or_was_cut_off(tiny_model, tokenizer, search):
 def test_beams_without_an_end_token_are_read(tiny_model, tokenizer):
     model = lively(tiny_model)
     model.generation_config.eos_token_id = None
-    endless = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, unk_token="<unk>")
+    endless = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, unk_token="<unk>")
     prompts = [prompt for prompt, _ in PAIRS]
     marks = generate(model, endless, prompts, max_new_tokens=3)[0].split()[-1:]
     found = continuations(model, endless, prompts, max_new_tokens=9, stop=marks, search=Search(beams=2))
@@ -266,7 +251,7 @@ def test_options_are_scored_as_each_alone(model, tokenizer, questions):
 
 
 def test_a_prompt_is_computed_once_for_all_its_options(tiny_model, tokenizer):
-    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    model = transformers.LlamaForCausalLM.from_pretrained(tiny_model)
     seen, heads = [], []
     model.model.layers[0].register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape[:2])))
     model.lm_head.register_forward_hook(lambda _, __, output: heads.append(output.shape[1]))
@@ -277,7 +262,7 @@ def test_a_prompt_is_computed_once_for_all_its_options(tiny_model, tokenizer):
 
 def test_a_token_that_spans_the_boundary_belongs_to_the_option(bpe):
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=320, **sizes))
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=320, **sizes))
     question = ("a question a fix", ("ed answer", " an answer"))
     scores = option_nll(model, bpe, [question])[0]
     alone = [option_alone(model, bpe, question[0], option) for option in question[1]]
@@ -291,13 +276,15 @@ def test_the_likeliest_option_by_length():
 
 
 def test_lengths_are_counted_as_lm_evaluation_harness_does(tiny_model, tokenizer):
-    scores = option_nll(LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, [("7", (" zwölf ?", " 3"))])[0]
+    scores = option_nll(
+        transformers.LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, [("7", (" zwölf ?", " 3"))]
+    )[0]
     assert scores.characters.tolist() == [7, 1] and scores.bytes.tolist() == [8, 1]
-    assert option_nll(LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, []) == []
+    assert option_nll(transformers.LlamaForCausalLM.from_pretrained(tiny_model), tokenizer, []) == []
 
 
 def test_options_that_cannot_be_scored_are_refused(tiny_model, tokenizer):
-    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    model = transformers.LlamaForCausalLM.from_pretrained(tiny_model)
     with pytest.raises(InputError, match="has no options"):
         option_nll(model, tokenizer, [("7", ())])
     with pytest.raises(InputError, match=r"the option '' .* has no tokens"):
@@ -305,7 +292,7 @@ def test_options_that_cannot_be_scored_are_refused(tiny_model, tokenizer):
 
 
 @pytest.mark.slow
-def test_a_real_tokenizer_and_model(shared_data: Path):
+def test_a_real_tokenizer_and_model(shared_data):
     folder = shared_data / "models" / "stories260K"
     model, tokenizer = load_base(str(folder), None, "float32")
     pairs = [
@@ -319,4 +306,4 @@ def test_a_real_tokenizer_and_model(shared_data: Path):
     prompts = [prompt for prompt, _ in pairs]
     together = generate(model, tokenizer, prompts, max_new_tokens=20)
     assert together == [generate(model, tokenizer, [prompt], max_new_tokens=20)[0] for prompt in prompts]
-    assert isinstance(AutoModelForCausalLM.from_pretrained(folder), type(model))
+    assert isinstance(transformers.AutoModelForCausalLM.from_pretrained(folder), type(model))

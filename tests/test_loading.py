@@ -2,19 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.config import KasaConfig
 from safetensors.torch import load_file, save_file
 
 from rocket_hub.errors import AdapterError
 from rocket_hub.inference.models import load_base
-from rocket_hub.localhub import LocalHub
 from rocket_hub.lora.attach import adapted, load_adapter
 from rocket_hub.pipeline.adapters import read_adapter, stock_folder
 from rocket_hub.pipeline.context import Context
@@ -22,42 +18,29 @@ from rocket_hub.recipe import Recipe
 from rocket_hub.records import Pinned
 from rocket_hub.runs import RunFolder, Silent
 from rocket_hub.tasks import get_task
-
-# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+from tests.conftest import save_lora
+from tests.helping import push_adapter
 
 KINDS = {"pissa": {"init_lora_weights": "pissa"}, "olora": {"init_lora_weights": "olora"},
          "kasa": {"kasa_config": KasaConfig()}}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HfApi]:
-    with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
-        yield HfApi(endpoint=hub.url, token="hf_local")
-
-
 @pytest.fixture
-def context(api: HfApi, tiny_model: Path, tmp_path: Path) -> Context:
+def context(lasting_api, tiny_model, tmp_path):
     recipe, base = Recipe("gsm8k", str(tiny_model)), Pinned(str(tiny_model), "")
-    return Context(recipe, get_task("gsm8k"), (), (), RunFolder(tmp_path, Silent()), api, "", Silent(), base)
+    return Context(recipe, get_task("gsm8k"), (), (), RunFolder(tmp_path, Silent()), lasting_api, "", Silent(), base)
 
 
-def push(api: HfApi, folder: Path, name: str) -> Pinned:
+def push(api, folder, name):
     """Publish an adapter."""
-    repo = api.create_repo(f"local/{name}", exist_ok=True).repo_id
-    commit = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=["adapter_*"])
-    return Pinned(repo, commit.oid)
+    return Pinned(f"local/{name}", push_adapter(api, f"local/{name}", folder))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_adapters_that_change_the_base_are_folded(
-    kind: str, context: Context, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_adapters_that_change_the_base_are_folded(kind, context, tiny_model, tmp_path):
     torch.manual_seed(0)
-    model = get_peft_model(
-        load_base(str(tiny_model), None, "float32")[0],
-        LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **KINDS[kind]),
-    )
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **KINDS[kind])
+    model = get_peft_model(load_base(str(tiny_model), None, "float32")[0], config)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -91,9 +74,7 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("name", ["plain", *WRAPPERS])
-def test_peft_is_given_nothing_but_what_is_written_here(
-    name: str, context: Context, lora_bank: list[Path], tmp_path: Path
-) -> None:
+def test_peft_is_given_nothing_but_what_is_written_here(name, context, lora_bank, tmp_path):
     made = tmp_path / "made"
     shutil.copytree(lora_bank[1], made)
     tensors = load_file(made / "adapter_model.safetensors")
@@ -117,7 +98,7 @@ def test_peft_is_given_nothing_but_what_is_written_here(
 
 
 @pytest.mark.parametrize("fault", ["missing", "unexpected"])
-def test_peft_loads_all_or_nothing(fault: str, tiny_model: Path, lora_bank: list[Path], tmp_path: Path) -> None:
+def test_peft_loads_all_or_nothing(fault, tiny_model, lora_bank, tmp_path):
     tensors = load_file(lora_bank[0] / "adapter_model.safetensors")
     first = next(iter(tensors))
     changed = {"missing": {first: None}, "unexpected": {first.replace("proj", "proje"): tensors[first].clone()}}[fault]
@@ -129,24 +110,24 @@ def test_peft_loads_all_or_nothing(fault: str, tiny_model: Path, lora_bank: list
     assert caught.value.reason == "does_not_load"
 
 
-def test_an_adapter_of_another_base(context: Context, tmp_path: Path) -> None:
+def test_an_adapter_of_another_base(context, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=28)
-    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    get_peft_model(LlamaForCausalLM(config), lora).save_pretrained(tmp_path / "other")
+    save_lora(LlamaForCausalLM(config), tmp_path / "other", r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     with pytest.raises(AdapterError, match="made for another base") as caught:
         read_adapter(context, push(context.api, tmp_path / "other", "other"))
     assert caught.value.reason == "shape_mismatch"
 
 
-def test_meteor_goes_on_from_what_is_written_here(
-    api: HfApi, tiny_model: Path, lora_bank: list[Path], tmp_path: Path
-) -> None:
+def test_meteor_goes_on_from_what_is_written_here(lasting_api, tiny_model, lora_bank, tmp_path):
     from rocket_hub.cli.generate import _adapter
 
-    pin, base = push(api, lora_bank[0], "to-go-on-from"), load_base(str(tiny_model), None, "float32")[0]
-    assert _adapter(api, None, base, tmp_path) is None and _adapter(api, str(tmp_path), base, tmp_path) == tmp_path
-    folder = _adapter(api, pin.repo_id, base, tmp_path)
+    pin, base = push(lasting_api, lora_bank[0], "to-go-on-from"), load_base(str(tiny_model), None, "float32")[0]
+    assert (
+        _adapter(lasting_api, None, base, tmp_path) is None
+        and _adapter(lasting_api, str(tmp_path), base, tmp_path) == tmp_path
+    )
+    folder = _adapter(lasting_api, pin.repo_id, base, tmp_path)
     assert folder is not None and folder.is_relative_to(tmp_path)
     load_adapter(base, folder, trained=True)

@@ -1,5 +1,3 @@
-from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,22 +17,22 @@ BASE = ExpertScore("u/base", 9.0, 0.1, 0, 0, (2.0, 2.2, 2.4), (0, 0, 1), 3, 0.0,
 SELECTION = ExpertSelection(("u/good",), (), SCORES, 1.0, "u/good", base=BASE)
 
 
-def texts(path: Path) -> list[str]:
+def texts(path):
     return ["".join(element.itertext()).strip() for element in ElementTree.parse(path).iter(f"{SVG}text")]
 
 
-def count(path: Path, tag: str) -> int:
+def count(path, tag):
     return sum(1 for _ in ElementTree.parse(path).iter(f"{SVG}{tag}"))
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, Any]:
+def rows():
     rng = np.random.default_rng(0)
     sizes = {"pool": 200, "shots": 5, "chosen": 40}
     return {name: rng.normal(size=(size, 16)).astype(np.float32) for name, size in sizes.items()}
 
 
-def test_experts_names_every_adapter_and_the_base(tmp_path: Path) -> None:
+def test_experts_names_every_adapter_and_the_base(tmp_path):
     path, again = tmp_path / "experts.svg", tmp_path / "again.svg"
     draw_experts(SELECTION, path)
     draw_experts(SELECTION, again)
@@ -44,7 +42,7 @@ def test_experts_names_every_adapter_and_the_base(tmp_path: Path) -> None:
     assert any("1 of 3 adapters chosen" in text for text in said)
 
 
-def test_experts_dots_and_intervals_are_the_numbers() -> None:
+def test_experts_dots_and_intervals_are_the_numbers():
     accuracy, perplexity = experts_figure(SELECTION).axes
     assert [line.get_xdata()[0] for line in accuracy.lines] == [50, 0, 10]  # u/out was never asked
     assert [line.get_xdata()[0] for line in perplexity.lines] == [2, 5, 9]
@@ -53,7 +51,7 @@ def test_experts_dots_and_intervals_are_the_numbers() -> None:
     assert [line.get_markerfacecolor() for line in accuracy.lines][1:] == ["white", "white"]
 
 
-def test_rows_are_named_and_counted(rows: dict[str, Any], tmp_path: Path) -> None:
+def test_rows_are_named_and_counted(rows, tmp_path):
     sources = ["u/sums"] * 25 + ["u/a$b$<c>"] * 10 + ["u/small"] * 5
     draw_rows(path := tmp_path / "rows.svg", **rows, sources=sources, title="40 of 200 rows, $x$ & y")
     assert {"25 chosen of u/sums", "10 chosen of u/a$b$<c>", "5 chosen of u/small", "5 examples",
@@ -62,13 +60,13 @@ def test_rows_are_named_and_counted(rows: dict[str, Any], tmp_path: Path) -> Non
     assert count(path, "use") >= 200 + 5 + 40
 
 
-def test_rows_of_more_than_six_data_sets_are_put_together(rows: dict[str, Any], tmp_path: Path) -> None:
+def test_rows_of_more_than_six_data_sets_are_put_together(rows, tmp_path):
     draw_rows(path := tmp_path / "rows.svg", **rows, sources=[f"u/{number % 9}" for number in range(40)])
     said = texts(path)
     assert sum(" chosen of u/" in line for line in said) == 6 and "12 chosen of other data sets" in said
 
 
-def test_the_same_rows_give_the_same_file_and_many_are_thinned(rows: dict[str, Any], tmp_path: Path) -> None:
+def test_the_same_rows_give_the_same_file_and_many_are_thinned(rows, tmp_path):
     many = np.random.default_rng(1).normal(size=(5000, 16)).astype(np.float32)
     one, two = tmp_path / "one.svg", tmp_path / "two.svg"
     for path in (one, two):
@@ -78,7 +76,7 @@ def test_the_same_rows_give_the_same_file_and_many_are_thinned(rows: dict[str, A
     assert "3,000 chosen of u/a" in texts(one)
 
 
-def test_the_plane_is_the_one_of_the_largest_spread() -> None:
+def test_the_plane_is_the_one_of_the_largest_spread():
     rng = np.random.default_rng(0)
     turn, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     flat = rng.normal(size=(300, 6)) * [9, 4, 0.1, 0.1, 0.1, 0.1]
@@ -92,7 +90,7 @@ def test_the_plane_is_the_one_of_the_largest_spread() -> None:
     assert not same.any() and not nothing.any()
 
 
-def test_what_cannot_be_drawn_or_written_is_said(rows: dict[str, Any], tmp_path: Path) -> None:
+def test_what_cannot_be_drawn_or_written_is_said(rows, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"experts\.svg: cannot be written"):
         draw_experts(SELECTION, tmp_path / "file" / "experts.svg")

@@ -4,24 +4,21 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from huggingface_hub import HfApi
 
 from rocket_hub.errors import HubError, InputError
-from rocket_hub.localhub import Fault, LocalHub
+from rocket_hub.localhub import Fault
 from rocket_hub.publishing import create_model_card, push_to_hub
-
-# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+from tests.helping import table
 
 FACTS, MADE = json.loads((Path(__file__).parent / "card_facts.json").read_text(encoding="utf-8")).values()
 METADATA = {"base_model": "acme/base", "license": "", "datasets": [], "tags": ["lora"], "library_name": "peft"}
 
 
-def card(**changes: Any) -> str:
+def card(**changes):
     """The text of a card without its header; what holds for every card is checked here."""
     text = create_model_card({**FACTS, **changes}, METADATA).split("---\n", 2)[2]
     assert "\n\n\n" not in text
@@ -32,12 +29,12 @@ def card(**changes: Any) -> str:
     return text
 
 
-def test_the_header_leaves_out_what_is_not_known() -> None:
+def test_the_header_leaves_out_what_is_not_known():
     header = create_model_card(FACTS, METADATA).split("---\n", 2)[1]
     assert yaml.safe_load(header) == {"base_model": "acme/base", "tags": ["lora"], "library_name": "peft"}
 
 
-def test_the_card_says_what_is_in_the_result_and_how_to_load_it() -> None:
+def test_the_card_says_what_is_in_the_result_and_how_to_load_it():
     text = card()
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert sum("38.7% to 78.1%" in line for line in tables) == 2
@@ -48,12 +45,12 @@ def test_the_card_says_what_is_in_the_result_and_how_to_load_it() -> None:
     assert "cut to rank" not in text and "made for this build" not in text
 
 
-def test_a_form_that_was_cut_says_what_it_keeps() -> None:
+def test_a_form_that_was_cut_says_what_it_keeps():
     text = card(collapse={**FACTS["collapse"], "energy": 0.97654})
     assert "It is cut to rank 64 and keeps 97.65% of the energy" in text
 
 
-def test_what_was_not_trained_has_no_data() -> None:
+def test_what_was_not_trained_has_no_data():
     text = card(routed=False, trained=False, collapse=None, experts=FACTS["experts"][:1])
     assert "1 expert, chosen by 40 verified examples" in text
     assert "It was not trained: no data is in it." in text
@@ -62,7 +59,7 @@ def test_what_was_not_trained_has_no_data() -> None:
     assert head.count("|") == 6
 
 
-def test_generated_rows_are_named_with_their_share_and_their_maker() -> None:
+def test_generated_rows_are_named_with_their_share_and_their_maker():
     text = card(generated=MADE)
     for told in ("50% of them (63 rows) were found nowhere but made for this build, by METEOR: 90 rows",
                  "acme/teacher at abc", "from 40 of the verified", "2 of them held evaluation questions",
@@ -72,21 +69,21 @@ def test_generated_rows_are_named_with_their_share_and_their_maker() -> None:
     assert "| data set |" not in card(generated=MADE, datasets=[])
 
 
-def test_a_plain_lora_needs_no_rocket_hub() -> None:
+def test_a_plain_lora_needs_no_rocket_hub():
     text = card(routed=False, collapse=None)
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert "rocket_hub" not in code and "static-lora" not in text
 
 
 @pytest.mark.parametrize("fact", ["summary", "experts", "collapse", "recommendation"])
-def test_a_missing_fact_is_named(fact: str) -> None:
+def test_a_missing_fact_is_named(fact):
     facts = {key: value for key, value in FACTS.items() if key != fact}
     with pytest.raises(InputError, match=rf"model card: .*'{fact}'"):
         create_model_card(facts, METADATA)
 
 
 @pytest.fixture
-def content(tmp_path: Path) -> Path:
+def content(tmp_path):
     """A folder like that of a result: weights, text, a folder below."""
     folder = tmp_path / "content"
     (folder / "static-lora").mkdir(parents=True)
@@ -101,19 +98,19 @@ def content(tmp_path: Path) -> Path:
 REPO = "local/sums"
 
 
-def commits(api: HfApi) -> list[str]:
+def commits(api):
     return [commit.commit_id for commit in api.list_repo_commits(REPO)]
 
 
-def files(api: HfApi, revision: str) -> set[str]:
+def files(api, revision):
     return set(api.list_repo_files(REPO, revision=revision)) - {".gitattributes"}
 
 
-def paths(folder: Path) -> set[str]:
+def paths(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_everything_is_in_one_commit(api: HfApi, content: Path) -> None:
+def test_everything_is_in_one_commit(api, content):
     oid = push_to_hub(api, content, REPO, message="Publish sums")
     newest, *older = api.list_repo_commits(REPO)
     assert (newest.commit_id, newest.title) == (oid, "Publish sums")
@@ -124,27 +121,15 @@ def test_everything_is_in_one_commit(api: HfApi, content: Path) -> None:
     assert api.model_info(REPO).private is False
 
 
-def test_a_private_repository(api: HfApi, content: Path, hub: LocalHub) -> None:
+def test_a_private_repository(api, content, hub):
     push_to_hub(api, content, REPO, private=True)
     assert api.model_info(REPO).private is True
     assert not HfApi(endpoint=hub.url, token=False).repo_exists(REPO)
 
 
-@pytest.mark.parametrize(
-    ("match", "kind"),
-    [
-        (r"^POST .*/commit/", "lost_reply"),
-        (r"^POST .*/commit/", "status"),
-        (r"^POST .*/commit/", "reset"),
-        (r"^POST .*/preupload/", "status"),
-        (r"^POST .*/repos/create", "lost_reply"),
-        (r"^PUT ", "status"),
-    ],
-)
+@pytest.mark.parametrize(("match", "kind"), table("publishing_faults.jsonl"))
 @pytest.mark.parametrize("first", [True, False], ids=["first push", "second push"])
-def test_a_passing_failure_is_survived_with_one_commit(
-    first: bool, match: str, kind: str, api: HfApi, content: Path, hub: LocalHub
-) -> None:
+def test_a_passing_failure_is_survived_with_one_commit(first, match, kind, api, content, hub):
     if first:
         api.create_repo(REPO)
     else:
@@ -159,14 +144,14 @@ def test_a_passing_failure_is_survived_with_one_commit(
     assert files(api, oid) == paths(content)
 
 
-def test_the_same_content_again_is_no_new_commit(api: HfApi, content: Path) -> None:
+def test_the_same_content_again_is_no_new_commit(api, content):
     oid = push_to_hub(api, content, REPO)
     before = commits(api)
     assert push_to_hub(api, content, REPO) == oid
     assert commits(api) == before
 
 
-def test_the_stock_form_of_an_earlier_adapter_goes_in_the_same_commit(api: HfApi, content: Path) -> None:
+def test_the_stock_form_of_an_earlier_adapter_goes_in_the_same_commit(api, content):
     push_to_hub(api, content, REPO)
     api.upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id=REPO)
     before = commits(api)
@@ -177,7 +162,7 @@ def test_the_stock_form_of_an_earlier_adapter_goes_in_the_same_commit(api: HfApi
 
 
 @pytest.mark.parametrize("match", [r"^POST .*/commit/", r"^POST .*/preupload/", r"^PUT "])
-def test_a_refused_push_publishes_nothing(match: str, api: HfApi, content: Path, hub: LocalHub) -> None:
+def test_a_refused_push_publishes_nothing(match, api, content, hub):
     oid = push_to_hub(api, content, REPO)
     (content / "adapter_model.safetensors").write_bytes(b"changed" * 3000)
     hub.faults.append(Fault(match=match, kind="status", status=403, times=-1))
@@ -186,6 +171,6 @@ def test_a_refused_push_publishes_nothing(match: str, api: HfApi, content: Path,
     assert commits(api)[0] == oid
 
 
-def test_a_namespace_of_somebody_else(api: HfApi, content: Path) -> None:
+def test_a_namespace_of_somebody_else(api, content):
     with pytest.raises(HubError, match=r"somebody/sums: .*403"):
         push_to_hub(api, content, "somebody/sums")

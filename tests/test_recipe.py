@@ -1,7 +1,6 @@
 """Recipes are strict: what is not understood is an error that says what was meant."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,21 +10,22 @@ from rocket_hub.options import ExpertOptions, TrainOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Setting
 from rocket_hub.serialization import to_dict
+from tests.helping import table
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_of_the_project_is_one(path: Path) -> None:
+def test_every_recipe_of_the_project_is_one(path):
     assert Recipe.from_file(path).task
 
 
-def test_the_demo_hub_brings_the_demo_recipe() -> None:
+def test_the_demo_hub_brings_the_demo_recipe():
     brought = Path(rocket_hub.__file__).parent / "localhub" / "demo" / "recipes" / "gsm8k.yaml"
     assert brought.read_text() == (RECIPES / "demo" / "gsm8k.yaml").read_text()
 
 
-def test_yaml_there_and_back() -> None:
+def test_yaml_there_and_back():
     recipe = Recipe("gsm8k", "a/b").updated("train", learning_rate=(1e-3, 2e-3), max_steps=7)
     recipe = recipe.updated("evaluate", settings={"fresh_lora": Setting(0.01, 0.5)}, controls=("base",))
     assert Recipe.from_yaml(recipe.to_yaml(), "r.yaml") == recipe
@@ -34,50 +34,11 @@ def test_yaml_there_and_back() -> None:
     assert Recipe.from_yaml(made.to_yaml(), "r.yaml") == made
 
 
-WRONG = [
-    ("experts: {num_expert: 3}", r"r\.yaml: experts: unknown key 'num_expert', did you mean 'num_experts'"),
-    ("sedd: 1", "did you mean 'seed'"),
-    ("seed: -1", r"r\.yaml: seed: expected at least 0"),
-    ("train: {learning_rate: [2e-4]}", r"learning_rate\[0\]: expected float.*write 2.0e-4"),
-    ("train: {learning_rate: 0.1}", "expected a list"),
-    ("train: {learning_rate: []}", r"r\.yaml: train\.learning_rate: expected positive numbers, found \[\]"),
-    ("train: {learning_rate: [.inf]}", "expected positive numbers"),
-    ("train: {max_steps: 0}", "max_steps: expected at least 1, found 0"),
-    ("train: {max_steps: true}", "expected int, found True"),
-    ("train: {warmup_ratio: 1.5}", r"train\.warmup_ratio: expected at least 0 and at most 1, found 1\.5"),
-    ("train: {weight_decay: true}", "expected float, found True"),
-    ("train: {weight_decay: .nan}", r"train\.weight_decay: expected at least 0, found nan"),
-    ("train: {weight_decay: .inf}", r"train\.weight_decay: expected a finite number, found inf"),
-    (f"train: {{weight_decay: {10**400}}}", "expected float, found 1000"),
-    (f"seed: {'9' * 5000}", "not YAML"),
-    ("merge: {gate: tanh}", r"r\.yaml: merge\.gate: expected one of sigmoid, softmax, found 'tanh'"),
-    ("merge: {gate: softmx}", r"found 'softmx', did you mean 'softmax'\?"),
-    ("merge: {gate_scale: 1}", "merge.gate_scale: expected one of unit, renormalised, found 1"),
-    ("merge: {gate_start: [0.0]}", "expected positive numbers"),
-    ("merge: {top_k: 0}", r"merge\.top_k: expected at least 1"),
-    ("experts: {shortlist: 2, num_experts: 4}", r"r\.yaml: experts\.shortlist \(2\) must be at least"),
-    ("experts: {signal: accuracy, perplexity: arithmetic}", "leave one of them out"),
-    ("experts: {budget: much}", r"r\.yaml: experts\.budget: expected '40%'"),
-    ("evaluate: {controls: [base, bse]}", "unknown control 'bse'"),
-    ("evaluate: {settings: {fresh: {learning_rate: 0.1}}}", r"evaluate\.settings: unknown control 'fresh'"),
-    ("evaluate: {settings: {fresh_lora: {learning_rate: 0.0}}}", r"settings\.fresh_lora: expected positive numbers"),
-    ("generation: {method: magic}", "expected one of none, self_specialization, meteor, found 'magic'"),
-    ("generation: {method: meteor}", r"generation\.teacher: 'meteor' asks a stronger model; name it"),
-    ("generation: {below_rows: 0}", r"generation\.below_rows: expected at least 1, found 0"),
-    ("generation: {calls: -3}", r"generation\.calls: expected at least 1, found -3"),
-    ("generation: {meteor: {round: 2}}", "generation: meteor: unknown key 'round', did you mean 'rounds'"),
-    ("generation: {meteor: {beams: 1}}", r"meteor\.beams: expected at least 2.*one beam is the greedy answer"),
-    ("generation: {meteor: {stages: [distil]}}", r"stages: expected some of distilled, refined, evolved, found distil"),
-    ("generation: {meteor: {stages: []}}", "found none"),
-    ("generation: {self_specialization: {target_row: 3}}", "unknown key 'target_row', did you mean 'target_rows'"),
-    ("generation: {self_specialization: {top_p: 0}}", "expected more than 0 and at most 1, found 0"),
-    ("generation: {self_specialization: {temperature: 0}}", "more than 0, found 0.0: the likeliest text is always"),
-    ("generation: {document: notes}", "unknown key 'document', did you mean 'documents'"),
-]
+LONG = [(f"train: {{weight_decay: {10**400}}}", "expected float, found 1000"), (f"seed: {'9' * 5000}", "not YAML")]
 
 
-@pytest.mark.parametrize(("text", "message"), WRONG)
-def test_wrong_values(text: str, message: str) -> None:
+@pytest.mark.parametrize(("text", "message"), [*table("recipe_faults.jsonl"), *LONG])
+def test_wrong_values(text, message):
     with pytest.raises(RecipeError, match=message):
         Recipe.from_yaml(f"task: t\nbase: b\n{text}", "r.yaml")
 
@@ -86,12 +47,12 @@ def test_wrong_values(text: str, message: str) -> None:
     ("text", "message"),
     [("task: gsm8k", "missing key 'base'"), ("[1, 2]", "expected a mapping"), ("task: [", "not YAML")],
 )
-def test_no_recipe(text: str, message: str) -> None:
+def test_no_recipe(text, message):
     with pytest.raises(RecipeError, match=message):
         Recipe.from_yaml(text, "r.yaml")
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path):
     with pytest.raises(RecipeError, match="cannot be read"):
         Recipe.from_file(tmp_path / "none.yaml")
 
@@ -106,12 +67,12 @@ def test_a_missing_file(tmp_path: Path) -> None:
         ("experts", ExpertOptions(shortlist=2), r"^experts\.shortlist \(2\) must be at least"),
     ],
 )
-def test_a_recipe_made_in_python_is_checked_when_it_is_made(group: str, options: Any, message: str) -> None:
+def test_a_recipe_made_in_python_is_checked_when_it_is_made(group, options, message):
     with pytest.raises(RecipeError, match=message):
         Recipe("gsm8k", "a/b", **{group: options})
 
 
-def test_options_are_changed_by_key_and_checked_together() -> None:
+def test_options_are_changed_by_key_and_checked_together():
     recipe = Recipe("gsm8k", "a/b", experts=ExpertOptions(budget="all"))
     said = [("experts.shortlist", 2, "x"), ("experts.num_experts", 2, "y"), ("generation.meteor.rounds", 5, "z"),
             ("train.learning_rate", [1, 0.5], "w"), ("push.repo_id", None, "v"), ("seed", 3, "s")]  # fmt: skip

@@ -18,12 +18,12 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 WAYS = ("self_specialization", "self_moe", "meteor")
 
 
-def commands(page: str) -> list[list[str]]:
+def commands(page):
     blocks = re.findall(r"```bash\n(.*?)```", (RECIPES / f"{page}.md").read_text(), re.DOTALL)
     return [shlex.split(line) for block in blocks for line in block.splitlines() if line]
 
 
-def parsed(words: list[str]) -> tuple[str, dict[str, object]]:
+def parsed(words):
     """The command and its options, as click reads them; nothing is run."""
     context = cli.make_context("rocket-hub", list(words))
     while isinstance(context.command, click.Group):
@@ -34,7 +34,7 @@ def parsed(words: list[str]) -> tuple[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize("page", WAYS)
-def test_every_command_of_a_page_is_one(page: str) -> None:
+def test_every_command_of_a_page_is_one(page):
     found = commands(page)
     assert len(found) >= 3
     for program, *words in found:
@@ -42,14 +42,12 @@ def test_every_command_of_a_page_is_one(page: str) -> None:
         path, given = parsed(words)
         if path not in ("rocket-hub build", "rocket-hub model train"):
             continue
-        recipe = adjusted(find_recipe(given["task"], given["recipe"], {}), given)  # type: ignore[arg-type]
+        recipe = adjusted(find_recipe(given["task"], given["recipe"], {}), given)
         assert recipe.task == given["task"]
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_a_way_of_building_is_found_by_name_for_any_task(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_way_of_building_is_found_by_name_for_any_task(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = find_recipe("boolq", Path(name), {})
     assert recipe.task == "boolq"
@@ -59,7 +57,7 @@ def test_a_way_of_building_is_found_by_name_for_any_task(
         find_recipe(name, None, {})
 
 
-def test_only_tasks_are_listed_as_such() -> None:
+def test_only_tasks_are_listed_as_such():
     with pytest.raises(TaskError, match="unknown task 'gsm8', did you mean 'gsm8k'") as caught:
         find_recipe("gsm8", None, {})
     listed = str(caught.value).partition("Recipes: ")[2]
@@ -68,7 +66,7 @@ def test_only_tasks_are_listed_as_such() -> None:
         find_recipe("gsm8k", Path("no_such_recipe"), {})
 
 
-def test_self_moe_is_one_frozen_router_for_all_layers() -> None:
+def test_self_moe_is_one_frozen_router_for_all_layers():
     recipe = Recipe.from_file(RECIPES / "self_moe.yaml")
     merge = recipe.merge
     config = RocketMoeConfig(gate=merge.gate, gate_scale=merge.gate_scale, top_k=merge.top_k, router=merge.router)

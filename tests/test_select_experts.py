@@ -3,37 +3,22 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
-from huggingface_hub import HfApi
 from rich.console import Console
 
 from rocket_hub.cli.screen import experts as table_of
 from rocket_hub.errors import NothingLeftError
-from rocket_hub.localhub import LocalHub
 from rocket_hub.options import DiscoverOptions, EvaluateOptions, ExpertOptions, MergeOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.select_experts import check_chosen, reasoned_shots, select_experts
 from rocket_hub.recipe import Recipe
-from rocket_hub.records import (
-    AdapterCandidate,
-    AdapterDiscovery,
-    DatasetDiscovery,
-    Example,
-    ExpertSelection,
-    Pinned,
-    Rejection,
-)
+from rocket_hub.records import AdapterCandidate, AdapterDiscovery, DatasetDiscovery, Example, Pinned, Rejection
 from rocket_hub.results import Discovery
 from rocket_hub.runs import RunFolder, plain
 from rocket_hub.tasks import get_task
-
-# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+from tests.helping import Heard, push_adapter
 
 STAGE = "2-select-experts"
 SHOTS = tuple(
@@ -42,71 +27,45 @@ SHOTS = tuple(
 )  # fmt: skip
 
 
-@dataclass
-class Listening:
-    """A reporter that keeps what it was told."""
-
-    heard: list[str] = field(default_factory=list)
-
-    def stage(self, name: str, note: str) -> None:
-        self.heard.append(f"{name} {note}".strip())
-
-    def advance(self, what: str, done: int, total: int) -> None:
-        if what not in self.heard:
-            self.heard.append(what)
-
-    def say(self, text: str) -> None:
-        self.heard.append(text)
-
-
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HfApi]:
-    with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
-        yield HfApi(endpoint=hub.url, token="hf_local")
-
-
-@pytest.fixture(scope="module")
-def found(api: HfApi, tiny_model: Path, lora_bank: list[Path]) -> AdapterDiscovery:
+def found(lasting_api, tiny_model, lora_bank):
     """Four adapters; one was made from the task's own data, one has gone from the Hub."""
     candidates = []
     for number, folder in enumerate(lora_bank):
-        repo = api.create_repo(f"local/lora-{number}", exist_ok=True).repo_id
-        commit = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=["adapter_*"]).oid
+        commit = push_adapter(lasting_api, repo := f"local/lora-{number}", folder)
         datasets = ("OpenAI/GSM8K",) if number == 2 else ("local/other",)
         candidates.append(AdapterCandidate(repo, commit, "mit", datasets=datasets, flags=("base_unverified",)))
     gone = AdapterCandidate("local/gone", "0" * 40)
     return AdapterDiscovery(Pinned(str(tiny_model), ""), (*candidates, gone))
 
 
-def context(api: HfApi, base: Path, folder: Path, **groups: Any) -> Context:
+def context(api, base, folder, **groups):
     recipe = Recipe("gsm8k", str(base), experts=ExpertOptions(shortlist=3, num_experts=2, follow_verdict=False),
                     evaluate=EvaluateOptions(max_new_tokens=4))  # fmt: skip
     recipe = replace(recipe, **groups)
-    return Context(recipe, get_task("gsm8k"), SHOTS, SHOTS, RunFolder(folder, Listening()), api, "", Listening(),
+    return Context(recipe, get_task("gsm8k"), SHOTS, SHOTS, RunFolder(folder, Heard()), api, "", Heard(),
                    Pinned(str(base), ""))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def left(
-    api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, ExpertSelection]:
+def left(lasting_api, tiny_model, found, tmp_path_factory):
     """A run folder and what the stage left in it."""
     folder = tmp_path_factory.mktemp("left")
-    return folder, run(context(api, tiny_model, folder), found)
+    return folder, run(context(lasting_api, tiny_model, folder), found)
 
 
-def run(place: Context, found: AdapterDiscovery) -> ExpertSelection:
+def run(place, found):
     return select_experts(place, Discovery(found, DatasetDiscovery(()), found.base, found.base))
 
 
-def shown(result: ExpertSelection) -> str:
+def shown(result):
     console = Console(width=200)
     with console.capture() as capture:
         console.print(table_of(result))
     return capture.get()
 
 
-def test_the_stage_leaves_scores_a_picture_and_a_table(left: tuple[Path, ExpertSelection]) -> None:
+def test_the_stage_leaves_scores_a_picture_and_a_table(left):
     folder, selection = left
     assert len(selection.selected) == 2
     assert {score.repo_id for score in selection.scores} == {f"local/lora-{i}" for i in range(4)}
@@ -127,46 +86,38 @@ def test_the_stage_leaves_scores_a_picture_and_a_table(left: tuple[Path, ExpertS
     assert "task_data" in text and "base model" in text and selection.reason[:40] in text
 
 
-def test_another_choice_does_not_score_again(
-    left: tuple[Path, ExpertSelection], api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
-) -> None:
+def test_another_choice_does_not_score_again(left, lasting_api, tiny_model, found, tmp_path):
     _, before = left
     shutil.copytree(left[0], tmp_path / "run")
-    again = context(api, tiny_model, tmp_path / "run", experts=ExpertOptions(3, 1, follow_verdict=False))
+    again = context(lasting_api, tiny_model, tmp_path / "run", experts=ExpertOptions(3, 1, follow_verdict=False))
     after = run(again, found)
-    assert "scoring adapters" not in again.reporter.heard  # type: ignore[attr-defined]
+    assert "scoring adapters" not in again.reporter.heard
     assert len(after.selected) == 1
     assert [s.nll for s in after.scores] == [s.nll for s in before.scores]
     assert after.cost == before.cost
 
 
-def test_adapters_made_from_the_tasks_own_data_can_be_left_out(
-    api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
-) -> None:
-    result = run(context(api, tiny_model, tmp_path, discover=DiscoverOptions(leave_task_out=True)), found)
+def test_adapters_made_from_the_tasks_own_data_can_be_left_out(lasting_api, tiny_model, found, tmp_path):
+    result = run(context(lasting_api, tiny_model, tmp_path, discover=DiscoverOptions(leave_task_out=True)), found)
     assert {score.repo_id for score in result.scores} == {"local/lora-0", "local/lora-1", "local/lora-3"}
     left_out = [each for each in result.rejected if each.reason == "task_data"]
     assert left_out == [Rejection("local/lora-2", "task_data", "trained on OpenAI/GSM8K, the task's own training data")]
 
 
 @pytest.mark.parametrize("selector", ["coverage", "arrow", "lorahub", "all"])
-def test_the_others_choose_among_all(
-    selector: str, api: HfApi, tiny_model: Path, found: AdapterDiscovery, tmp_path: Path
-) -> None:
-    result = run(context(api, tiny_model, tmp_path, experts=ExpertOptions(2, 2, selector=selector)), found)
+def test_the_others_choose_among_all(selector, lasting_api, tiny_model, found, tmp_path):
+    result = run(context(lasting_api, tiny_model, tmp_path, experts=ExpertOptions(2, 2, selector=selector)), found)
     assert len(result.selected) == 4 if selector == "all" else 1 <= len(result.selected) <= 2
     assert all(len(score.correct) == len(SHOTS) for score in result.scores)
     assert {each.reason for each in result.rejected} <= {"not_selected", "not_found"}
 
 
-def test_the_verdict_is_acted_on(
-    left: tuple[Path, ExpertSelection], api: HfApi, tiny_model: Path, tmp_path: Path
-) -> None:
-    place, result = context(api, tiny_model, tmp_path, merge=MergeOptions(top_k=2)), left[1]
+def test_the_verdict_is_acted_on(left, lasting_api, tiny_model, tmp_path):
+    place, result = context(lasting_api, tiny_model, tmp_path, merge=MergeOptions(top_k=2)), left[1]
     check_chosen(place, result)
     none = replace(result, selected=(), verdict="none_helps", reason="no adapter beats the bare base")
     check_chosen(place, none)
-    heard = " ".join(place.reporter.heard)  # type: ignore[attr-defined]
+    heard = " ".join(place.reporter.heard)
     assert re.search(r"no adapter beats.*goes on with a fresh LoRA \(-o experts\.follow_verdict=false", heard)
     with pytest.raises(NothingLeftError, match=r"merge\.top_k is 2, and 1 expert is left.*-o experts\.follow_verdict"):
         check_chosen(place, replace(result, selected=result.selected[:1]))
@@ -174,21 +125,21 @@ def test_the_verdict_is_acted_on(
     assert "not followed" not in shown(none)
 
 
-def test_what_an_author_wrote_is_no_markup(left: tuple[Path, ExpertSelection]) -> None:
+def test_what_an_author_wrote_is_no_markup(left):
     result = replace(left[1], scores=(replace(left[1].scores[0], licence="[red]mine[/red] [bold"),))
     assert "[red]mine[/red] [bold" in shown(result)
 
 
-def test_the_base_may_write_the_reasoning_once(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
-    place = context(api, tiny_model, tmp_path, experts=ExpertOptions(rationales="base"))
+def test_the_base_may_write_the_reasoning_once(lasting_api, tiny_model, tmp_path):
+    place = context(lasting_api, tiny_model, tmp_path, experts=ExpertOptions(rationales="base"))
     place.examples = tuple(replace(shot, rationale="") for shot in SHOTS)
     made = reasoned_shots(place)
     assert set(made.sources) <= {"generated", "none"} and len(made.examples) == len(SHOTS)
     assert [shot.answer for shot in made.examples] == [shot.answer for shot in SHOTS]
     assert len(made.rejected) == made.sources.count("none")
-    heard = list(place.reporter.heard)  # type: ignore[attr-defined]
+    heard = list(place.reporter.heard)
     assert any("writes the reasoning" in each for each in heard)
     assert reasoned_shots(place) == made
-    assert place.reporter.heard == heard  # type: ignore[attr-defined]
-    given = context(api, tiny_model, tmp_path)
+    assert place.reporter.heard == heard
+    given = context(lasting_api, tiny_model, tmp_path)
     assert reasoned_shots(given).sources == ("none",) * len(SHOTS)

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
 from rocket_hub.errors import RecipeError, StorageError
 from rocket_hub.inference import completion_nll
@@ -34,25 +32,20 @@ RATE = 1e-2
 OPTIONS = TrainOptions(learning_rate=(RATE,), max_steps=8, batch_size=8, max_length=32)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> Any:
-    return load_base(str(tiny_model), None, "float32")[1]
-
-
 @pytest.fixture
-def base(tiny_model: Path) -> PreTrainedModel:
+def base(tiny_model):
     return load_base(str(tiny_model), None, "float32")[0]
 
 
 @pytest.fixture(scope="module")
-def plain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(tiny_model, tmp_path_factory):
     """A new LoRA: it changes nothing yet."""
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
     return write_fresh(load_base(str(tiny_model), None, "float32")[0], config, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
-def routed(tiny_model: Path, lora_bank: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def routed(tiny_model, lora_bank, tmp_path_factory):
     return merge_experts(lora_bank[:2], tmp_path_factory.mktemp("routed"), base_model=str(tiny_model))
 
 
@@ -60,10 +53,10 @@ Train = Callable[..., Training]
 
 
 @pytest.fixture
-def train(base: Any, tokenizer: Any, tmp_path: Path) -> Train:
+def train(base, tokenizer, tmp_path):
     """Train in a folder below `tmp_path`; options by name go over `OPTIONS`."""
 
-    def train(start: Path, folder: str = "out", rows: Any = ROWS, *, given: Any = None, **options: Any) -> Training:
+    def train(start, folder="out", rows=ROWS, *, given=None, **options):
         return train_expert(
             base, tokenizer, start, rows, replace(OPTIONS, **options), tmp_path / folder, **(given or {})
         )
@@ -71,23 +64,23 @@ def train(base: Any, tokenizer: Any, tmp_path: Path) -> Train:
     return train
 
 
-def weights(adapter: Path | str) -> dict[str, torch.Tensor]:
+def weights(adapter):
     return load_file(Path(adapter) / "adapter_model.safetensors")
 
 
-def moved(before: Path | str, after: Path | str, part: str) -> float:
+def moved(before, after, part):
     """How far the weights of one kind moved at most."""
     one, other = weights(before), weights(after)
     assert one.keys() == other.keys()
     return max(float((other[key] - one[key]).abs().max()) for key in one if part in key)
 
 
-def what_moved(before: Path, after: Path | str) -> dict[str, bool]:
+def what_moved(before, after):
     """Tell for routers and experts whether any of them moved."""
     return {part: moved(before, after, f"rocket_moe_{part}") > 0 for part in ("router", "A", "B")}
 
 
-def nll(base: PreTrainedModel, tokenizer: Any, adapter: Path | str) -> float:
+def nll(base, tokenizer, adapter):
     """Loss per completion token on the rows, as training defines it."""
     model = PeftModel.from_pretrained(base, str(adapter))
     sums, tokens = completion_nll(model, tokenizer, [(row.prompt, row.completion) for row in ROWS])
@@ -95,7 +88,7 @@ def nll(base: PreTrainedModel, tokenizer: Any, adapter: Path | str) -> float:
     return float(sums.sum() / tokens.sum())
 
 
-def picture(model: PreTrainedModel) -> dict[str, Any]:
+def picture(model):
     """Everything about a model that a training could leave changed."""
     return {
         "modules": {name: (type(module), module.training) for name, module in model.named_modules()},
@@ -106,7 +99,7 @@ def picture(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+def assert_same(one, other):
     assert one["weights"].keys() == other["weights"].keys()
     assert all(torch.equal(tensor, other["weights"][name]) for name, tensor in one["weights"].items())
     changed = {
@@ -119,10 +112,10 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "routed"])
-def test_the_loss_falls(kind: str, base: Any, tokenizer: Any, train: Train, request: pytest.FixtureRequest) -> None:
+def test_the_loss_falls(kind, base, tokenizer, train, request):
     start = request.getfixturevalue(kind)
     at_first = nll(base, tokenizer, start)
-    steps: list[tuple[int, int]] = []
+    steps = []
     given = {"progress": lambda step, of, _: steps.append((step, of))}
     done = train(start, given=given, learning_rate=(5 * RATE,), max_steps=30)
     assert nll(base, tokenizer, done.adapter) < at_first - 0.1  # the head is frozen, so there is not far to fall
@@ -133,7 +126,7 @@ def test_the_loss_falls(kind: str, base: Any, tokenizer: Any, train: Train, requ
     assert not list(Path(done.adapter).glob("checkpoint-*"))
 
 
-def test_only_the_completion_is_learned(base: Any, tokenizer: Any, plain: Path, train: Train) -> None:
+def test_only_the_completion_is_learned(base, tokenizer, plain, train):
     # One step over all rows: the loss is the mean over completion and end-of-sequence tokens, none of the prompt's.
     expected = nll(base, tokenizer, plain)
     assert train(plain, max_steps=1, batch_size=len(ROWS)).loss == pytest.approx(expected, rel=1e-4)
@@ -141,27 +134,25 @@ def test_only_the_completion_is_learned(base: Any, tokenizer: Any, plain: Path, 
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 1.0])
-def test_routers_learn_at_their_own_rate(ratio: float, routed: Path, train: Train) -> None:
+def test_routers_learn_at_their_own_rate(ratio, routed, train):
     # Two steps of a cosine, at 1 and at 1/2 of the rate: a weight whose gradient keeps its sign moves by 1.5 of it.
     done = train(routed, router_learning_rate_ratio=ratio, max_steps=2)
     assert moved(routed, done.adapter, "rocket_moe_router") == pytest.approx(1.5 * RATE * ratio, rel=0.2)
     assert moved(routed, done.adapter, "rocket_moe_B") == pytest.approx(1.5 * RATE, rel=0.2)
 
 
-def test_the_given_rate_is_used(plain: Path, train: Train) -> None:
+def test_the_given_rate_is_used(plain, train):
     done = train(plain, given={"learning_rate": 0.02}, learning_rate=(1e-5,), max_steps=2)
     assert done.learning_rate == 0.02
     assert moved(plain, done.adapter, "lora_B") == pytest.approx(1.5 * 0.02, rel=0.2)
 
 
-def test_frozen_experts_stay_and_their_routers_learn(
-    lora_bank: list[Path], tiny_model: Path, train: Train, tmp_path: Path
-) -> None:
+def test_frozen_experts_stay_and_their_routers_learn(lora_bank, tiny_model, train, tmp_path):
     start = merge_experts(lora_bank[:2], tmp_path / "start", base_model=str(tiny_model), train_experts=False)
     assert what_moved(start, train(start).adapter) == {"router": True, "A": False, "B": False}
 
 
-def test_the_seed_decides(plain: Path, train: Train) -> None:
+def test_the_seed_decides(plain, train):
     runs = [train(plain, f"{number}", given={"seed": seed}) for number, seed in enumerate((0, 0, 1))]
     one, same, other = (weights(run.adapter) for run in runs)
     assert all(torch.equal(one[key], same[key]) for key in one)
@@ -169,7 +160,7 @@ def test_the_seed_decides(plain: Path, train: Train) -> None:
 
 
 @pytest.mark.parametrize(("schedule", "experts"), [("joint", True), ("router_only", False), ("two_stage", True)])
-def test_schedules_train_what_they_say(schedule: str, experts: bool, routed: Path, train: Train) -> None:
+def test_schedules_train_what_they_say(schedule, experts, routed, train):
     done = train(routed, schedule=schedule, max_steps=4)
     assert what_moved(routed, done.adapter) == {"router": True, "A": experts, "B": experts}
     assert done.steps == 4 and done.loss > 0
@@ -177,10 +168,10 @@ def test_schedules_train_what_they_say(schedule: str, experts: bool, routed: Pat
     assert config["base_quantization"] is None and config["train_experts"] is True
 
 
-def stopped_at(last: int | None, steps: list[int]) -> dict[str, Any]:
+def stopped_at(last, steps):
     """Note the steps, and stop in one of them as Ctrl-C does."""
 
-    def progress(step: int, of: int, loss: float) -> None:
+    def progress(step, of, loss):
         steps.append(step)
         if step == last:
             raise KeyboardInterrupt
@@ -193,11 +184,9 @@ def stopped_at(last: int | None, steps: list[int]) -> dict[str, Any]:
     [("joint", 7, False), ("joint", 7, True), ("router_only", 3, False), ("two_stage", 3, False),
      ("two_stage", 7, False)],
 )  # fmt: skip
-def test_a_stopped_training_goes_on_and_ends_like_a_straight_one(
-    schedule: str, stop: int, torn: bool, routed: Path, train: Train, tmp_path: Path
-) -> None:
+def test_a_stopped_training_goes_on_and_ends_like_a_straight_one(schedule, stop, torn, routed, train, tmp_path):
     """Stopped at the first checkpoint, where the routers' stage ends, or at the last one."""
-    steps: list[int] = []
+    steps = []
     straight = train(routed, "straight", schedule=schedule)
     with pytest.raises(KeyboardInterrupt):
         train(routed, given=stopped_at(stop, steps), schedule=schedule)
@@ -213,14 +202,14 @@ def test_a_stopped_training_goes_on_and_ends_like_a_straight_one(
 
 
 @pytest.mark.parametrize("stop", [None, 3], ids=["finished", "stopped"])
-def test_the_base_comes_back_unchanged(stop: int | None, base: Any, routed: Path, train: Train) -> None:
+def test_the_base_comes_back_unchanged(stop, base, routed, train):
     before = picture(base)
     with suppress(KeyboardInterrupt):
         train(routed, given=stopped_at(stop, []))
     assert_same(picture(base), before)
 
 
-def test_an_unwritable_output(base: Any, plain: Path, train: Train, tmp_path: Path) -> None:
+def test_an_unwritable_output(base, plain, train, tmp_path):
     before = picture(base)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file.*cannot save.*free some space"):
@@ -228,21 +217,19 @@ def test_an_unwritable_output(base: Any, plain: Path, train: Train, tmp_path: Pa
     assert_same(picture(base), before)
 
 
-def test_an_unknown_schedule_is_refused_before_anything_is_written(
-    base: Any, routed: Path, train: Train, tmp_path: Path
-) -> None:
+def test_an_unknown_schedule_is_refused_before_anything_is_written(base, routed, train, tmp_path):
     with pytest.raises(RecipeError, match=r"train\.schedule: expected one of joint, router_only, two_stage"):
         train(routed, schedule="routers")
     assert not (tmp_path / "out").exists() and quantization_of(base) is None
 
 
-def test_other_adapters_ignore_the_schedule(lora_bank: list[Path], train: Train) -> None:
+def test_other_adapters_ignore_the_schedule(lora_bank, train):
     done = train(lora_bank[0], schedule="router_only", max_steps=2)
     before, after = weights(lora_bank[0]), weights(done.adapter)
     assert all(not torch.equal(before[key], after[key]) for key in before)
 
 
-def test_experts_wait_for_the_routers(base: Any, tokenizer: Any, routed: Path, tmp_path: Path) -> None:
+def test_experts_wait_for_the_routers(base, tokenizer, routed, tmp_path):
     """One step of eight is in the first quarter: until it is over, only the routers move."""
     model = PeftModel.from_pretrained(base, routed, is_trainable=True)
     settings = replace(OPTIONS, schedule="two_stage")
@@ -253,7 +240,7 @@ def test_experts_wait_for_the_routers(base: Any, tokenizer: Any, routed: Path, t
     assert what_moved(routed, tmp_path / "early") == {"router": True, "A": False, "B": False}
 
 
-def test_each_stage_warms_up_and_falls() -> None:
+def test_each_stage_warms_up_and_falls():
     layer, settings = torch.nn.Linear(2, 2), replace(OPTIONS, schedule="two_stage", max_steps=40)
     parts = ((layer.weight, 1.0, False), (layer.bias, 0.1, True))
     groups = [{"params": [part], "lr": rate, "routers": routers} for part, rate, routers in parts]
@@ -270,7 +257,7 @@ def test_each_stage_warms_up_and_falls() -> None:
     assert list(experts[13:]) == sorted(experts[13:], reverse=True)
 
 
-def test_routers_have_their_own_rate(base: Any, routed: Path) -> None:
+def test_routers_have_their_own_rate(base, routed):
     model = PeftModel.from_pretrained(base, routed, is_trainable=True)
     groups = _optimizer(model, replace(OPTIONS, router_learning_rate_ratio=0.25), 0.01).param_groups
     assert [(group["lr"], group["routers"]) for group in groups] == [(0.01, False), (0.0025, True)]
@@ -282,9 +269,7 @@ def test_routers_have_their_own_rate(base: Any, routed: Path) -> None:
     assert not any(p.requires_grad for n, p in model.named_parameters() if "rocket_moe_A" in n)
 
 
-def test_auxiliary_losses_are_in_the_log(
-    base: Any, tokenizer: Any, tiny_model: Path, lora_bank: list[Path], tmp_path: Path
-) -> None:
+def test_auxiliary_losses_are_in_the_log(base, tokenizer, tiny_model, lora_bank, tmp_path):
     merged = merge_experts(lora_bank[:2], tmp_path / "merged", base_model=str(tiny_model))
     path = merged / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "load_balance_coef": 0.1}))

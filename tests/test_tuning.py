@@ -1,7 +1,6 @@
 """No shot judges what it trained, and the likeliest setting wins."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,26 +12,24 @@ POINTS = (Setting(1e-3, 0.5), Setting(1e-2, 0.5), Setting(1e-2, 1.0))
 ROWS = [Example(f"row {n}", "", "") for n in range(3)]
 
 
-def shots(count: int) -> list[Example]:
+def shots(count):
     return [Example(f"shot {n}", "", str(n)) for n in range(count)]
 
 
 class Fits:
     """A fit that notes its calls; shot number n scores n / 100 more than the value of its point."""
 
-    def __init__(self, *values: float) -> None:
+    def __init__(self, *values):
         self.values = dict(zip(POINTS, values, strict=True))
-        self.calls: list[tuple[Setting, list[Example], list[Example], str]] = []
+        self.calls = []
 
-    def __call__(
-        self, setting: Setting, training: Sequence[Example], judges: Sequence[Example], label: str
-    ) -> np.ndarray:
+    def __call__(self, setting, training, judges, label):
         self.calls.append((setting, list(training), list(judges), label))
         return np.array([self.values[setting] + int(shot.answer) / 100 for shot in judges])
 
 
 @pytest.mark.parametrize("count", [MIN_SHOTS, 11, 50])
-def test_no_shot_judges_what_it_trained(count: int) -> None:
+def test_no_shot_judges_what_it_trained(count):
     fit = Fits(1.0, 1.0, 1.0)
     choose(POINTS, shots(count), ROWS, fit)
     for _, training, judges, _ in fit.calls:
@@ -45,7 +42,7 @@ def test_no_shot_judges_what_it_trained(count: int) -> None:
     assert len({label for *_, label in fit.calls}) == len(fit.calls)
 
 
-def test_the_likeliest_point_wins() -> None:
+def test_the_likeliest_point_wins():
     found = choose(POINTS, shots(12), ROWS, Fits(2.0, 1.5, 1.75))
     assert found.setting == POINTS[1]
     spread = np.arange(12) / 100
@@ -55,17 +52,17 @@ def test_the_likeliest_point_wins() -> None:
 
 @pytest.mark.parametrize(("values", "best"), [((1.0, 1.0, 1.0), 0), ((math.nan, 2.0, 3.0), 1), ((-math.inf, 3, 2), 2)])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_the_earlier_point_wins_a_tie_and_one_that_diverged_never(values: tuple[float, ...], best: int) -> None:
+def test_the_earlier_point_wins_a_tie_and_one_that_diverged_never(values, best):
     assert choose(POINTS, shots(12), ROWS, Fits(*values)).setting == POINTS[best]
 
 
 @pytest.mark.parametrize(("points", "count"), [(POINTS, MIN_SHOTS - 1), (POINTS[1:2], 50), (POINTS, 0)])
-def test_without_a_choice_nothing_is_fitted(points: tuple[Setting, ...], count: int) -> None:
+def test_without_a_choice_nothing_is_fitted(points, count):
     fit = Fits(1.0, 1.0, 1.0)
     assert choose(points, shots(count), ROWS, fit) == Choice(points[0])
     assert fit.calls == []
 
 
-def test_the_grid() -> None:
+def test_the_grid():
     pairs = [(1e-3, 0.5), (1e-3, 1.0), (1e-2, 0.5), (1e-2, 1.0)]
     assert grid((1e-3, 1e-2), (0.5, 1.0)) == tuple(Setting(*pair) for pair in pairs)

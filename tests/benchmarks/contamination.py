@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from rocket_hub.records import Example
 from rocket_hub.selection.decontamination import EvaluationIndex, Hit, normalise
-from tests.benchmarks.measuring import SHARED, Bars, print_bars
+from tests.benchmarks.measuring import SHARED, Bars, benchmark, print_bars
 
 # BoolQ's validation split is not there, so as many of its last training questions stand in for it.
 EVALUATED = {"gsm8k": "test", "mbpp": "test", "arc_challenge": "test", "arc_easy": "test", "piqa": "validation"}
@@ -88,7 +88,7 @@ BARRED = ("verbatim", "lower case", "punctuation", "embedded")
 
 
 def read(folder: Path, task: str, split: str) -> list[Problem]:
-    rows = pq.read_table(folder / "benchmarks" / task / f"{split}.parquet").to_pylist()
+    rows = benchmark(task, split, folder)
     golds = (f"{row['rationale']}\n#### {row['answer']}" if row["rationale"] else row["answer"] for row in rows)
     return [Problem(row["question"], gold, tuple(row["choices"])) for row, gold in zip(rows, golds, strict=True)]
 

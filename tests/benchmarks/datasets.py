@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import tests.conftest  # noqa: F401  (a cache of its own, before the Hub's library reads where it is)
+from tests.helping import put
 
 # isort: split
 from huggingface_hub import HfApi
@@ -25,7 +26,7 @@ from tests.benchmarks.measuring import SHARED
 from tests.benchmarks.native import BENCHMARKS, benchmark_files, instruction_files
 
 
-def plant(hub: LocalHub, shared: Path, folder: Path, most: int | None = None) -> list[str]:
+def plant(hub: LocalHub, shared: Path, most: int | None = None) -> list[str]:
     """Put all sets into a Hub, in the columns of their sources; returns their ids."""
     manifest = json.loads((shared / "manifest.json").read_text())
     sets = {f"real/{entry['name']}": entry for entry in manifest["instructions"]}
@@ -34,11 +35,7 @@ def plant(hub: LocalHub, shared: Path, folder: Path, most: int | None = None) ->
         files = instruction_files(shared, entry["name"], most) if entry else benchmark_files(shared, repo_id, most)
         card = f"---\nlicense: {(entry or {}).get('license', 'other').lower()}\nlanguage: en\n"
         files["README.md"] = f"{card}task_categories: [text-generation]\n---\n".encode()
-        target = folder / repo_id
-        for path, data in files.items():
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            (target / path).write_bytes(data)
-        hub.import_folder("dataset", repo_id, target)
+        put(hub, "dataset", repo_id, files)
     return [*sets, *BENCHMARKS]
 
 
@@ -59,7 +56,7 @@ def main() -> None:
     shared = Path(sys.argv[1]) if len(sys.argv) > 1 else SHARED
     with tempfile.TemporaryDirectory() as folder, LocalHub(Path(folder) / "store") as hub:
         start = time.perf_counter()
-        ids = plant(hub, shared, Path(folder) / "files")
+        ids = plant(hub, shared)
         print(f"{len(ids)} repositories in {time.perf_counter() - start:.1f} s")
         api = HfApi(endpoint=hub.url, token="hf_local")
         start = time.perf_counter()

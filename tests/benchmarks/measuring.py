@@ -3,13 +3,25 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 
 Bars = list[tuple[bool | None, str]]  # (reached, what was measured); None = it has no bar
+
+
+def benchmark(task: str, split: str, folder: Path = SHARED) -> list[dict[str, Any]]:
+    """Read a split of one of the shared benchmarks."""
+    return pq.read_table(folder / "benchmarks" / task / f"{split}.parquet").to_pylist()
+
+
+def lettered(choices: Iterable[str]) -> list[str]:
+    """Write options below a question as everybody does."""
+    return [f"{letter}. {text}" for letter, text in zip("ABCDEFGH", choices, strict=False)]
 
 
 def print_bars(bars: Iterable[tuple[bool | None, str]]) -> int:

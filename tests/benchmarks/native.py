@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.tasks.native import NATIVE
+
 Example = dict[str, Any]
 Files = dict[str, bytes]
 
@@ -266,28 +268,5 @@ def benchmark_files(shared: Path, repo_id: str, most: int | None = None) -> File
     for task in BENCHMARKS[repo_id]:
         for path in sorted((shared / "benchmarks" / task).glob("*.parquet")):
             rows = pq.read_table(path).slice(0, most).to_pylist()
-            files[f"{task}/{path.stem}-00000-of-00001.parquet"] = parquet([_as_benchmark(task, row) for row in rows])
+            files[f"{task}/{path.stem}-00000-of-00001.parquet"] = parquet([NATIVE[task](row) for row in rows])
     return files
-
-
-def _as_benchmark(task: str, row: Example) -> Example:
-    """Put one row into the columns that the benchmark has on the Hub."""
-    meta = json.loads(row["meta"])
-    if task == "gsm8k":
-        return {"question": row["question"], "answer": f"{row['rationale']}\n#### {row['answer']}"}
-    if task == "mbpp":
-        return {"task_id": meta["task_id"], "text": row["question"], "code": row["answer"],
-                "test_list": row["test_list"], "test_setup_code": "", "challenge_test_list": []}  # fmt: skip
-    if task == "piqa":
-        return {
-            "goal": row["question"],
-            "sol1": row["choices"][0],
-            "sol2": row["choices"][1],
-            "label": row["answer_index"],
-        }
-    if task == "boolq":
-        return {"question": row["question"], "answer": row["answer"] == "yes", "passage": row["context"]}
-    labels = list("ABCDE"[: len(row["choices"])])
-    key = labels[row["answer_index"]] if row["answer_index"] >= 0 else ""
-    return {"id": row["id"], "question": row["question"], "choices": {"text": row["choices"], "label": labels},
-            "answerKey": key}  # fmt: skip

@@ -9,14 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from rocket_hub.inference.models import DeferredEncoder, encoder_key
 from rocket_hub.options import InstructionOptions
 from rocket_hub.records import Example
 from rocket_hub.selection.instructions import select_instructions
 from tests.benchmarks.contamination import instruction_rows
-from tests.benchmarks.measuring import SHARED
+from tests.benchmarks.measuring import SHARED, benchmark, lettered
 
 ENCODER = SHARED / "models" / "potion-base-4m"
 SHOTS, CHOSEN = 50, 1000
@@ -32,12 +31,11 @@ EXPECTED = {"gsm8k": MATHS, "mbpp": CODE, "arc_challenge": SCIENCE, "arc_easy": 
 
 
 def question(row: dict) -> str:
-    lines = [f"{letter}. {text}" for letter, text in zip("ABCDEFGH", row["choices"] or (), strict=False)]
-    return "\n".join([row["question"], *lines])
+    return "\n".join([row["question"], *lettered(row["choices"] or ())])
 
 
 def shots(task: str) -> list[Example]:
-    table = pq.read_table(SHARED / "benchmarks" / task / "train.parquet").to_pylist()
+    table = benchmark(task, "train")
     drawn = [table[i] for i in np.random.default_rng(0).choice(len(table), SHOTS, replace=False)]
     return [Example(question(row), answer(row, task), row["answer"]) for row in drawn]
 
@@ -50,8 +48,7 @@ def answer(row: dict, task: str) -> str:
 
 
 def evaluation_questions(task: str) -> list[str]:
-    table = pq.read_table(SHARED / "benchmarks" / task / "test.parquet")
-    return [question(row) for row in table.to_pylist()]
+    return [question(row) for row in benchmark(task, "test")]
 
 
 def end_to_end(task: str, cache: Path) -> dict:

@@ -19,7 +19,7 @@ from rocket_hub.records import Example
 from rocket_hub.selection.scoring import ShotScores, score_adapters
 from rocket_hub.tasks import GSM8K
 from tests.benchmarks.bank import BASE
-from tests.benchmarks.measuring import SHARED
+from tests.benchmarks.measuring import benchmark, lettered
 
 LONGEST = 256  # tokens
 DEMO_KINDS = ("its own K-shot", "questions of one step")
@@ -46,7 +46,7 @@ def real_pool(task: str, folders: Mapping[str, Path], rows: int) -> Pool:
     """Score the real bank on rows of a benchmark's train split."""
     model, tokenizer = load_base(str(BASE), None, "float32")
     factors = {name: read_expert(folder).modules for name, folder in folders.items()}
-    table = pyarrow.parquet.read_table(SHARED / "benchmarks" / task / "train.parquet").to_pylist()
+    table = benchmark(task, "train")
     random.Random(0).shuffle(table)
     shots = []
     for row in table:
@@ -58,7 +58,7 @@ def real_pool(task: str, folders: Mapping[str, Path], rows: int) -> Pool:
 
 def _example(row: Mapping[str, Any]) -> Example:
     """Write a row of a benchmark as question, rationale and answer."""
-    letters = [f"{letter}. {choice}" for letter, choice in zip("ABCDEFGH", row["choices"], strict=False)]
+    letters = lettered(row["choices"])
     question = "\n".join([row["question"], *letters])
     answer = letters[row["answer_index"]] if letters else f"{row['rationale']}\n#### {row['answer']}"
     return Example(f"Question: {question}\nAnswer:", f" {answer}", row["answer"])

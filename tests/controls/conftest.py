@@ -22,11 +22,6 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="package")
-def tokenizer(tiny_model: Path) -> Any:
-    return load_base(str(tiny_model), None, "float32")[1]
-
-
 @pytest.fixture
 def base(tiny_model: Path) -> Iterator[Any]:
     """The base, which every test has to give back as it was, to the bit."""

@@ -1,8 +1,5 @@
 """Arrow by PEFT over experts of any rank and any modules."""
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from peft.tuners.lora.arrow import ArrowLoraLinearLayer
 
@@ -16,7 +13,7 @@ from .conftest import ROWS, delta, listening, says
 MODULE = "model.layers.0.self_attn.q_proj"
 
 
-def test_padding_changes_no_expert(base: Any, experts: list[Expert], pin: dict[str, Any], tmp_path: Path) -> None:
+def test_padding_changes_no_expert(base, experts, pin, tmp_path):
     some = [*experts[:2], Expert("one layer", {MODULE: experts[0].modules[MODULE]}, {})]
     folder = padded_experts(base, some, tmp_path / "arrow", **pin)
     padded = [read_expert(folder / f"expert-{number}") for number in range(3)]
@@ -28,9 +25,7 @@ def test_padding_changes_no_expert(base: Any, experts: list[Expert], pin: dict[s
             assert torch.equal(delta(wide, name), expected), name
 
 
-def test_every_token_goes_to_its_nearest_experts(
-    base: Any, tokenizer: Any, experts: list[Expert], pin: dict[str, Any], tmp_path: Path
-) -> None:
+def test_every_token_goes_to_its_nearest_experts(base, tokenizer, experts, pin, tmp_path):
     folder, before = padded_experts(base, experts, tmp_path / "arrow", **pin), says(base)
     with arrow_model(base, folder) as model:
         routers = [module for module in model.modules() if isinstance(module, ArrowLoraLinearLayer)]
@@ -56,7 +51,7 @@ def test_every_token_goes_to_its_nearest_experts(
     assert torch.equal(says(base), before)
 
 
-def test_fewer_experts_than_arrow_asks_for(base: Any, experts: list[Expert], pin: Any, tmp_path: Path) -> None:
+def test_fewer_experts_than_arrow_asks_for(base, experts, pin, tmp_path):
     folder = padded_experts(base, experts[:1], tmp_path / "arrow", **pin)
     before = says(base)
     with arrow_model(base, folder) as model:

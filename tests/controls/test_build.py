@@ -1,18 +1,14 @@
 """Every method of a build: made from what the stages left, opened, and the base given back."""
 
 import copy
-import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi
 
+from rocket_hub import records
 from rocket_hub.controls.methods import ROUTED
 from rocket_hub.inference import completion_nll
-from rocket_hub.localhub import LocalHub
 from rocket_hub.moe.router_init import read_stacks
 from rocket_hub.options import ExpertOptions, MergeOptions, TrainOptions
 from rocket_hub.pipeline.context import Context
@@ -20,88 +16,63 @@ from rocket_hub.pipeline.merge import merge, methods, weighed
 from rocket_hub.pipeline.select_data import random_rows
 from rocket_hub.pipeline.train import method_model, training_rows
 from rocket_hub.recipe import CONTROLS, TRAINED_CONTROLS, Recipe
-from rocket_hub.records import (
-    AdapterCandidate,
-    AdapterDiscovery,
-    DatasetCandidate,
-    DatasetDiscovery,
-    Example,
-    ExpertScore,
-    ExpertSelection,
-    Pinned,
-    Setting,
-)
 from rocket_hub.results import Chosen, DataSelection, Discovery, Generation
 from rocket_hub.runs import RunFolder, Silent
 from rocket_hub.tasks import get_task
 from rocket_hub.tuning import grid
+from tests.helping import lines, push_adapter, push_rows
 
 from .conftest import RATE, says
 
-# huggingface_hub 2.4.0 gives httpx the parts of a large file in a form that httpx is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-
-SHOTS = tuple(Example(f"what is {n} plus 1 ?", f" the answer #### {n + 1}", str(n + 1)) for n in range(4))
-SETTING = Setting(RATE, 0.5)
+SHOTS = tuple(records.Example(f"what is {n} plus 1 ?", f" the answer #### {n + 1}", str(n + 1)) for n in range(4))
+SETTING = records.Setting(RATE, 0.5)
 POOL, REFUSED = 30, 12
 NAMES = tuple(f"local/lora-{number}" for number in range(4))
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HfApi]:
-    with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
-        yield HfApi(endpoint=hub.url, token="hf_local")
-
-
-@pytest.fixture(scope="module")
-def commits(api: HfApi, lora_bank: list[Path]) -> dict[str, str]:
+def commits(lasting_api, lora_bank):
     """Four adapters and a data set."""
-    found = {}
-    for name, folder in zip(NAMES, lora_bank, strict=True):
-        api.create_repo(name)
-        found[name] = api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=["adapter_*"]).oid
+    found = {name: push_adapter(lasting_api, name, folder) for name, folder in zip(NAMES, lora_bank, strict=True)}
     rows = [{"prompt": f"what is {n} plus {n} ?", "completion": f"it is #### {2 * n}"} for n in range(POOL)]
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    api.create_repo("local/rows", repo_type="dataset")
-    found["local/rows"] = api.upload_file(
-        path_or_fileobj=data, path_in_repo="train.jsonl", repo_id="local/rows", repo_type="dataset"
-    ).oid
-    return found
+    return found | {"local/rows": push_rows(lasting_api, "local/rows", rows)}
 
 
 @pytest.fixture(scope="module")
-def context(api: HfApi, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+def context(lasting_api, tiny_model, tmp_path_factory):
     recipe = Recipe("gsm8k", str(tiny_model), seed=3, experts=ExpertOptions(num_experts=2),
                     merge=MergeOptions(gate_start=(0.5,)),
                     train=TrainOptions(learning_rate=(RATE,), max_steps=2, batch_size=4, max_length=48))  # fmt: skip
     run = RunFolder(tmp_path_factory.mktemp("run"), Silent())
-    return Context(recipe, get_task("gsm8k"), SHOTS, SHOTS, run, api, "", Silent(), Pinned(str(tiny_model), ""))
+    return Context(
+        recipe, get_task("gsm8k"), SHOTS, SHOTS, run, lasting_api, "", Silent(), records.Pinned(str(tiny_model), "")
+    )
 
 
 @pytest.fixture(scope="module")
-def chosen(context: Context, commits: dict[str, str]) -> Chosen:
+def chosen(context, commits):
     """What the first stages leave: the second and the fourth adapter are chosen, the rest only ranked."""
     refused = [{"item": f"local/rows#{n}", "reason": "contaminated", "detail": ""} for n in range(REFUSED)]
     near = {"item": f"local/rows#{POOL - 1}", "reason": "near_duplicate_of", "detail": ""}
     path = context.run.path / "3-select-instructions" / "rejected.jsonl"
     path.parent.mkdir()
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in [*refused, near]))
-    data = DatasetCandidate("local/rows", commits["local/rows"], "mit", "prompt_completion", ("train.jsonl",))
-    row = Example("what is 20 plus 20 ?", "it is #### 40", source="local/rows", index=20)
-    other = Pinned("local/other", "0" * 40, "model", "mit")
-    adapters = tuple(AdapterCandidate(name, commits[name], "mit") for name in NAMES)
+    path.write_text(lines([*refused, near]))
+    data = records.DatasetCandidate("local/rows", commits["local/rows"], "mit", "prompt_completion", ("train.jsonl",))
+    row = records.Example("what is 20 plus 20 ?", "it is #### 40", source="local/rows", index=20)
+    other = records.Pinned("local/other", "0" * 40, "model", "mit")
+    adapters = tuple(records.AdapterCandidate(name, commits[name], "mit") for name in NAMES)
     group = (NAMES[1], NAMES[3])
-    scores = tuple(ExpertScore(name, 2.0, 0.5, 1, 1) for name in NAMES)
+    scores = tuple(records.ExpertScore(name, 2.0, 0.5, 1, 1) for name in NAMES)
     return Chosen(
-        Discovery(AdapterDiscovery(context.pinned, adapters), DatasetDiscovery((data,)), other,
+        Discovery(records.AdapterDiscovery(context.pinned, adapters), records.DatasetDiscovery((data,)), other,
                   replace(other, kind="dataset")),
         Generation(),
-        ExpertSelection(group, (), scores, 1.0, NAMES[0], group),
+        records.ExpertSelection(group, (), scores, 1.0, NAMES[0], group),
         DataSelection((row,) * 5, (), (), 5, rejected_file=context.run.relative(path)),
     )  # fmt: skip
 
 
-def test_listing_the_methods_fetches_nothing(context: Context, chosen: Chosen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_the_methods_fetches_nothing(context, chosen, monkeypatch):
     monkeypatch.setattr(context, "api", None)
     known = methods(context, chosen)
     assert tuple(known) == (*CONTROLS, ROUTED)  # the result is measured last
@@ -117,7 +88,7 @@ def test_listing_the_methods_fetches_nothing(context: Context, chosen: Chosen, m
     assert "base" not in vars(context)
 
 
-def test_rows_drawn_from_the_pool(context: Context, chosen: Chosen) -> None:
+def test_rows_drawn_from_the_pool(context, chosen):
     drawn = random_rows(context, chosen, 5)
     assert drawn == random_rows(context, chosen, 5) and len({row.index for row in drawn}) == 5
     assert {row.index for row in random_rows(context, chosen, 99)} == set(range(REFUSED, POOL))
@@ -126,7 +97,7 @@ def test_rows_drawn_from_the_pool(context: Context, chosen: Chosen) -> None:
 
 
 @pytest.mark.parametrize("name", [*CONTROLS, ROUTED])
-def test_every_method_is_made_and_opened(name: str, context: Context, chosen: Chosen) -> None:
+def test_every_method_is_made_and_opened(name, context, chosen):
     base, tokenizer = context.base
     before, said = {n: t.clone() for n, t in base.state_dict().items()}, says(base)
     method, folder = methods(context, chosen)[name], context.run.path / "measured" / name
@@ -147,7 +118,7 @@ def test_every_method_is_made_and_opened(name: str, context: Context, chosen: Ch
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
 
 
-def test_one_expert_alone_starts_at_the_strength_it_came_with(context: Context, chosen: Chosen) -> None:
+def test_one_expert_alone_starts_at_the_strength_it_came_with(context, chosen):
     alone = replace(chosen, experts=replace(chosen.experts, selected=(NAMES[1],)))
     assert not any(method.weighted for method in methods(context, alone).values())
     merged = merge(context, alone)
@@ -157,18 +128,21 @@ def test_one_expert_alone_starts_at_the_strength_it_came_with(context: Context, 
         assert (details["learning_rate"], details["weight"]) == (RATE, 1.0)
 
 
-def test_a_grid_of_weights_is_tried_only_where_there_is_one(context: Context, chosen: Chosen) -> None:
+def test_a_grid_of_weights_is_tried_only_where_there_is_one(context, chosen):
     points = grid((RATE, 2 * RATE), (0.5, 1.0))
     found = {name: [*dict.fromkeys(weighed(methods(context, chosen)[name], point) for point in points)]
              for name in (ROUTED, "fresh_lora")}  # fmt: skip
-    assert found[ROUTED] == [*points] and found["fresh_lora"] == [Setting(RATE, 1.0), Setting(2 * RATE, 1.0)]
+    assert found[ROUTED] == [*points] and found["fresh_lora"] == [
+        records.Setting(RATE, 1.0),
+        records.Setting(2 * RATE, 1.0),
+    ]
     softmax = copy.copy(context)
     softmax.recipe = context.recipe.updated("merge", gate="softmax")
     weighted = {name for name, method in methods(softmax, chosen).items() if method.weighted}
     assert weighted == {"stack_trained"}, "softmax gates start where they start"
 
 
-def test_what_is_in_the_routed_ones(context: Context, chosen: Chosen, tmp_path: Path) -> None:
+def test_what_is_in_the_routed_ones(context, chosen, tmp_path):
     known = methods(context, chosen)
     assert (known["router_only"].schedule, known["two_stage"].schedule) == ("router_only", "two_stage")
     assert (known["no_data"].rows, known["random_data"].rows) == ("none", "random")

@@ -1,46 +1,39 @@
 """What is trained on a copy of the base: X-LoRA's classifier, and all parameters."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from peft.tuners.xlora.model import XLoraModel
 from safetensors.torch import load_file
 from trl.trainer.utils import add_fused_lm_head
 
 from rocket_hub.controls.peft_models import copied, full_model, new_classifier, xlora_model
 from rocket_hub.inference import completion_nll, generate, option_nll
-from rocket_hub.lora.expert import Expert
 from rocket_hub.training import train_expert
 
 from .conftest import IDS, OPTIONS, ROWS, says
 
 PROMPTS = ["question what is 1 plus 2 ?", "what is 3 plus", "the answer"]
-Opened = Callable[[Any, Path, bool], AbstractContextManager[Any]]
 
 
 @pytest.fixture
-def xlora(base: Any, experts: list[Expert], pin: dict[str, Any], tmp_path: Path) -> tuple[Path, Opened]:
+def xlora(base, experts, pin, tmp_path):
     """A new classifier, and what opens it."""
     torch.manual_seed(0)
     return new_classifier(base, experts, tmp_path / "new", **pin), partial(xlora_model, experts=experts, pin=pin)
 
 
-def of_peft(model: PeftModel, tokenizer: Any, prompt: str) -> str:
+def of_peft(model, tokenizer, prompt):
     """What PEFT itself generates, without a cache."""
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     new = model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
     return str(tokenizer.decode(new, skip_special_tokens=True))
 
 
-def test_xlora_is_pefts_and_its_classifier_alone_is_trained(
-    base: Any, tokenizer: Any, xlora: tuple[Path, Opened], tmp_path: Path
-) -> None:
+def test_xlora_is_pefts_and_its_classifier_alone_is_trained(base, tokenizer, xlora, tmp_path):
     start, opened = xlora
     before = says(base)
     training = train_expert(base, tokenizer, start, ROWS, OPTIONS, tmp_path / "trained", opened=opened)
@@ -63,7 +56,7 @@ def test_xlora_is_pefts_and_its_classifier_alone_is_trained(
     assert torch.equal(says(base), before)
 
 
-def test_xlora_reads_options_from_a_cache(base: Any, tokenizer: Any, xlora: tuple[Path, Opened]) -> None:
+def test_xlora_reads_options_from_a_cache(base, tokenizer, xlora):
     start, opened = xlora
     questions = [(prompt, [" 3", " the answer #### 4", " the answer"]) for prompt in PROMPTS]
     with opened(base, start, False) as model:
@@ -75,18 +68,18 @@ def test_xlora_reads_options_from_a_cache(base: Any, tokenizer: Any, xlora: tupl
     torch.testing.assert_close(torch.tensor(found), expected, atol=1e-4, rtol=1e-4, check_dtype=False)
 
 
-def _end_nll(model: Any, tokenizer: Any, text: str) -> float:
+def _end_nll(model, tokenizer, text):
     """How unlikely the end of a text is, without a cache."""
     with torch.no_grad():
         logits = model(input_ids=tokenizer(text, return_tensors="pt")["input_ids"], use_cache=False).logits[0, -1]
     return float(-torch.log_softmax(logits, dim=-1)[tokenizer.eos_token_id])
 
 
-def test_a_stopped_training_goes_on(base: Any, tokenizer: Any, xlora: tuple[Path, Opened], tmp_path: Path) -> None:
+def test_a_stopped_training_goes_on(base, tokenizer, xlora, tmp_path):
     start, opened = xlora
 
-    def train(name: str, stop: int = 99) -> None:
-        def progress(step: int, *_: Any) -> None:
+    def train(name, stop=99):
+        def progress(step, *_):
             if step == stop:
                 raise KeyboardInterrupt
 
@@ -101,7 +94,7 @@ def test_a_stopped_training_goes_on(base: Any, tokenizer: Any, xlora: tuple[Path
     assert all(torch.equal(gone_on[name], tensor) for name, tensor in whole.items())
 
 
-def test_full_finetuning_moves_every_parameter(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_full_finetuning_moves_every_parameter(base, tokenizer, tmp_path):
     before = says(base)
     train_expert(base, tokenizer, tmp_path / "nothing", ROWS, OPTIONS, tmp_path / "trained", opened=full_model)
     assert torch.equal(says(base), before)
@@ -113,7 +106,7 @@ def test_full_finetuning_moves_every_parameter(base: Any, tokenizer: Any, tmp_pa
         assert moved == set(base.state_dict())
 
 
-def test_a_copy_never_asks_the_original(base: Any) -> None:
+def test_a_copy_never_asks_the_original(base):
     """What TRL hangs on a model in training still calls the model that it was hung on."""
     add_fused_lm_head(base)
     copy = copied(base)

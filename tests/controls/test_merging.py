@@ -1,8 +1,5 @@
 """TIES and DARE as in their papers, by PEFT's hand; LoRAHub's weights."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +15,7 @@ MODULE = "model.layers.0.self_attn.q_proj"
 OTHER = "model.layers.1.mlp.up_proj"
 
 
-def random_experts(count: int, rank: int) -> list[Expert]:
+def random_experts(count, rank):
     """Experts of one module of 16 x 16, and the first with one of its own."""
     generator = torch.Generator().manual_seed(0)
     made = []
@@ -32,13 +29,13 @@ def random_experts(count: int, rank: int) -> list[Expert]:
     return made
 
 
-def trimmed(matrix: torch.Tensor) -> torch.Tensor:
+def trimmed(matrix):
     """Keep the largest entries of a matrix."""
     entries = sorted(matrix.abs().flatten().tolist(), reverse=True)
     return torch.where(matrix.abs() >= entries[int(DENSITY * len(entries)) - 1], matrix, torch.zeros(()))
 
 
-def ties_by_hand(matrices: list[torch.Tensor]) -> torch.Tensor:
+def ties_by_hand(matrices):
     """Trim, elect the sign that weighs more, average what has that sign: entry by entry."""
     kept = [trimmed(matrix) for matrix in matrices]
     merged = torch.zeros_like(kept[0])
@@ -51,7 +48,7 @@ def ties_by_hand(matrices: list[torch.Tensor]) -> torch.Tensor:
     return merged
 
 
-def test_ties_is_ties(base: Any, pin: dict[str, Any], tmp_path: Path) -> None:
+def test_ties_is_ties(base, pin, tmp_path):
     experts = random_experts(4, 4)  # of rank 16 in all: nothing is cut from the result
     merged = read_expert(peft_merge(base, experts, "ties", 1.0, tmp_path / "ties", **pin))
     expected = ties_by_hand([delta(expert, MODULE) for expert in experts])
@@ -60,7 +57,7 @@ def test_ties_is_ties(base: Any, pin: dict[str, Any], tmp_path: Path) -> None:
     assert merged.modules[OTHER][0].shape == (4, 16), "a module that one expert has gets that expert's rank"
 
 
-def test_of_ties_the_largest_singular_values_are_kept(base: Any, pin: dict[str, Any], tmp_path: Path) -> None:
+def test_of_ties_the_largest_singular_values_are_kept(base, pin, tmp_path):
     experts = random_experts(3, 2)
     merged = read_expert(peft_merge(base, experts, "ties", 1.0, tmp_path / "ties", **pin))
     u, s, v = torch.linalg.svd(ties_by_hand([delta(expert, MODULE) for expert in experts]))
@@ -68,7 +65,7 @@ def test_of_ties_the_largest_singular_values_are_kept(base: Any, pin: dict[str, 
 
 
 @pytest.mark.parametrize("kind", ["dare_linear", "dare_ties"])
-def test_dare_drops_and_rescales(kind: str, base: Any, pin: dict[str, Any], tmp_path: Path) -> None:
+def test_dare_drops_and_rescales(kind, base, pin, tmp_path):
     experts, weight = random_experts(2, 8), 1.0 if kind == "dare_ties" else 0.5
     folders = [peft_merge(base, experts, kind, weight, tmp_path / str(n), seed=n // 2, **pin) for n in range(3)]
     first, again, other = (delta(read_expert(folder), MODULE) for folder in folders)
@@ -80,12 +77,12 @@ def test_dare_drops_and_rescales(kind: str, base: Any, pin: dict[str, Any], tmp_
     assert 0.2 < (first.abs() > 1e-3).float().mean() < 0.55  # 0.36 in the mean: 1 - 0.8 ** 2
 
 
-def _larger(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+def _larger(one, two):
     return torch.where(one.abs() >= two.abs(), one, two)
 
 
 @pytest.mark.parametrize("kind", ["ties", "dare_ties", "dare_linear"])
-def test_experts_of_any_shape(kind: str, base: Any, experts: list[Expert], pin: dict[str, Any], tmp_path: Path) -> None:
+def test_experts_of_any_shape(kind, base, experts, pin, tmp_path):
     state, before = torch.random.get_rng_state(), says(base)
     folder = peft_merge(base, experts, kind, 1.0, tmp_path / kind, **pin)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -98,13 +95,13 @@ def test_experts_of_any_shape(kind: str, base: Any, experts: list[Expert], pin: 
     assert torch.equal(says(base), before)
 
 
-def test_lorahub_finds_what_helps(base: Any, tokenizer: Any, experts: list[Expert]) -> None:
+def test_lorahub_finds_what_helps(base, tokenizer, experts):
     shots = ROWS[:4]
     weights = kshot_weights(base, tokenizer, experts, shots)
     factors = {str(number): expert.modules for number, expert in enumerate(experts)}
     loss = mixture_loss(base, tokenizer, factors, shots, batch_size=4)
 
-    def objective(found: tuple[float, ...]) -> float:
+    def objective(found):
         return loss(dict(zip(factors, found, strict=True))) + 0.05 * float(np.abs(found).sum())
 
     assert len(weights) == 4 and all(abs(weight) <= 1.5 for weight in weights)

@@ -11,11 +11,11 @@ from rocket_hub.recipe import CONTROLS, CORE_CONTROLS, TRAINED_CONTROLS, check_c
 from rocket_hub.records import Evaluation
 
 
-def measured(method: str, correct: list[int]) -> Evaluation:
+def measured(method, correct):
     return Evaluation(method, sum(correct) / len(correct), 0.0, 1.0, tuple(correct))
 
 
-def right(count: int, first: int, total: int = 100) -> list[int]:
+def right(count, first, total=100):
     """Right from problem `first` on, `count` times."""
     return [0] * first + [1] * count + [0] * (total - first - count)
 
@@ -30,7 +30,7 @@ RECOMMENDED = [
 
 
 @pytest.mark.parametrize(("counts", "method"), RECOMMENDED)
-def test_the_cheapest_within_one_standard_error(counts: list[tuple[str, int]], method: str) -> None:
+def test_the_cheapest_within_one_standard_error(counts, method):
     found = recommend([measured(name, right(count, 5 if name == ROUTED else 0)) for name, count in counts])
     assert found.method == method
     best = max(count for _, count in counts)
@@ -43,7 +43,7 @@ def test_the_cheapest_within_one_standard_error(counts: list[tuple[str, int]], m
         lambda n: st.lists(st.lists(st.integers(0, 1), min_size=n, max_size=n), min_size=1, max_size=6)
     )
 )
-def test_nothing_cheaper_is_as_good(table: list[list[int]]) -> None:
+def test_nothing_cheaper_is_as_good(table):
     evaluations = [measured(name, correct) for name, correct in zip(PRODUCTS, table, strict=False)]
     chosen = PRODUCTS.index(recommend(evaluations).method)
     best = max(evaluations, key=lambda evaluation: evaluation.accuracy)
@@ -52,14 +52,14 @@ def test_nothing_cheaper_is_as_good(table: list[list[int]]) -> None:
     assert all(gap > error for gap, error in gaps[:chosen])
 
 
-def test_what_is_no_product_is_never_recommended() -> None:
+def test_what_is_no_product_is_never_recommended():
     evaluations = [measured(name, right(90, 0)) for name in CONTROLS if name not in PRODUCTS]
     found = recommend([measured("base", right(10, 0)), *evaluations, measured(ROUTED, right(50, 0))])
     assert found.method == ROUTED and "50.0%" in found.reason
     assert "--controls core" in recommend([*evaluations, measured(ROUTED, right(50, 0))]).reason
 
 
-def test_controls_by_name() -> None:
+def test_controls_by_name():
     assert check_controls(()) == ()
     assert check_controls(("all",)) == check_controls(("core", "arrow", "all")) == CONTROLS
     assert check_controls(("core",)) == CORE_CONTROLS
@@ -69,12 +69,12 @@ def test_controls_by_name() -> None:
 
 
 @pytest.mark.parametrize("names", [("base", "bse"), ("all", "bse")])
-def test_unknown_controls(names: tuple[str, ...]) -> None:
+def test_unknown_controls(names):
     with pytest.raises(RecipeError, match=r"unknown control 'bse'.*all, base, best_single"):
         check_controls(names)
 
 
 @pytest.mark.parametrize("name", ["bse", "core", "all"])
-def test_settings_are_of_single_controls(name: str) -> None:
+def test_settings_are_of_single_controls(name):
     with pytest.raises(RecipeError, match=rf"evaluate.settings: unknown control '{name}'"):
         check_controls((), (name,))

@@ -153,21 +153,6 @@ def test_access_to_a_gated_adapter_counts(hub, planted):
     assert "zoo/gated" in {candidate.repo_id for candidate in found.selected}
 
 
-def test_faults_of_single_requests_are_survived(hub, api, planted):
-    hub.faults += [
-        Fault(r"zoo/plain/resolve/.*adapter_config", "status", status=503, headers={"Retry-After": "0"}),
-        Fault(r"zoo/rslora/resolve/.*adapter_config", "status", status=429, headers={"Retry-After": "0"}),
-        Fault(r"zoo/patterns/resolve/.*safetensors", "reset"),
-        Fault(r"zoo/local-base/resolve/.*safetensors", "ignore_range"),
-        Fault(r"zoo/pissa/resolve/.*safetensors", "corrupt"),
-        Fault(r"zoo/only-tagged/resolve/.*adapter_config", "corrupt"),
-        Fault(r"base/tiny/resolve/.*config", "truncate", after=50),
-    ]
-    found = discover_adapters(api, BASE, options=DiscoverOptions())
-    assert {name for name, reason in planted.items() if not reason} == {item.repo_id for item in found.selected}
-    assert all(fault.times == 0 for fault in hub.faults)
-
-
 def test_an_adapter_that_the_hub_cannot_give_is_rejected_alone(hub, api, planted):
     hub.faults += [
         Fault(r"zoo/plain/resolve", "status", times=-1, status=500, headers={"Retry-After": "0"}),
@@ -214,32 +199,24 @@ def test_a_sharded_base_has_the_same_shapes(hub, api, planted, tiny_model, tmp_p
     assert (whole.num_layers, whole.shape("model.layers.0.mlp.up_proj.weight")) == (2, (32, 16))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_hidden_layers": 3}, "says 3 layers, its weights have 2"),
-        ({"quantization_config": {"bits": 4}}, "quantised"),
-    ],
-)
-def test_a_base_that_cannot_be_used_says_why(hub, api, tiny_model, tmp_path, change, message):
+UNUSABLE = {  # the change of the configuration, the weights in place of its own, and what is said
+    "shallow": ({"num_hidden_layers": 3}, None, "says 3 layers, its weights have 2"),
+    "quantised": ({"quantization_config": {"bits": 4}}, None, "quantised"),
+    "pickled": ({}, b"", r"has no model\.safetensors"),
+    "broken": ({}, b"x" * 50, r"base/broken: model\.safetensors: not a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_base_that_cannot_be_used_says_why(hub, api, tiny_model, tmp_path, name):
+    change, weights, message = UNUSABLE[name]
     shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
-    hub.import_folder("model", f"base/{next(iter(change))}", tmp_path)
+    if weights is not None:
+        (tmp_path / "model.safetensors").write_bytes(weights)
+    if weights == b"":
+        (tmp_path / "model.safetensors").unlink()
+    hub.import_folder("model", f"base/{name}", tmp_path)
     with pytest.raises(InputError, match=message):
-        read_shapes(api, describe(api, f"base/{next(iter(change))}"))
-
-
-def test_a_base_without_safetensors_says_so(hub, api, tiny_model, tmp_path):
-    shutil.copy(tiny_model / "config.json", tmp_path)
-    hub.import_folder("model", "base/pickled", tmp_path)
-    with pytest.raises(InputError, match=r"has no model\.safetensors"):
-        read_shapes(api, describe(api, "base/pickled"))
-
-
-def test_a_base_with_broken_weights_says_which_file(hub, api, tiny_model, tmp_path):
-    shutil.copy(tiny_model / "config.json", tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"x" * 50)
-    hub.import_folder("model", "base/broken", tmp_path)
-    with pytest.raises(InputError, match=r"base/broken: model\.safetensors: not a safetensors file"):
-        read_shapes(api, describe(api, "base/broken"))
+        read_shapes(api, describe(api, f"base/{name}"))

@@ -3,7 +3,6 @@
 import json
 import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from rocket_hub.errors import AdapterError
 from rocket_hub.lora.config import MAX_CONFIG_BYTES, parse_config
 from rocket_hub.lora.expert import read_expert
 from rocket_hub.lora.tensors import Tensor
+from tests.helping import reason_of, table
 
 torch.manual_seed(0)
 WEIGHTS = {f"model.layers.{n}.self_attn.q_proj.weight": torch.randn(16, 12) for n in range(2)}
@@ -23,7 +23,7 @@ WEIGHTS["model.other.weight"] = torch.randn(16)
 WORLD = BaseShapes("base/tiny", 2, {name: tuple(weight.shape) for name, weight in WEIGHTS.items()})
 MODULE = "base_model.model.model.layers.{}.self_attn.q_proj"
 MADE = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "base/tiny", "r": 2}
-CASES = [json.loads(line) for line in Path(__file__).with_name("adapters.jsonl").read_text().splitlines()]
+CASES = table("discovery/adapters.jsonl")
 
 
 def tensor(described):
@@ -87,13 +87,7 @@ BASE = BaseShapes(
     copies={"copies/tiny": ("mirror_base",)},
     others={"copies/huge": "it has 7 layers"},
 )
-CONFIG = {
-    "peft_type": "LORA",
-    "task_type": "CAUSAL_LM",
-    "base_model_name_or_path": "base/Tiny",
-    "r": 2,
-    "lora_alpha": 4,
-}
+CONFIG = MADE | {"base_model_name_or_path": "base/Tiny", "lora_alpha": 4}
 
 
 def lora(module="model.layers.0.self_attn.q_proj", *, r=2, out=16, wide=16, prefix="base_model.model."):
@@ -103,48 +97,14 @@ def lora(module="model.layers.0.self_attn.q_proj", *, r=2, out=16, wide=16, pref
     }
 
 
-def reason(function, *args, **kwargs):
-    with pytest.raises(AdapterError) as caught:
-        function(*args, **kwargs)
-    assert str(caught.value)
-    return caught.value.reason
-
-
-@pytest.mark.parametrize(
-    ("name", "flags"),
-    [
-        ("BASE/tiny", ()),
-        (None, ("base_unverified",)),
-        ("/home/me/llama", ("base_unverified",)),
-        ("./checkpoints/llama/last", ("base_unverified",)),
-        ("llama", ("base_unverified",)),
-        ("base/Tiny/", ()),
-        ("https://huggingface.co/base/tiny", ()),
-        ("https://huggingface.co/base/tiny/tree/main", ()),
-        ("/root/.cache/huggingface/hub/models--base--Tiny/snapshots/0123456789abcdef", ()),
-        ("https://huggingface.co/copies/tiny", ("mirror_base",)),
-        ("copies/TINY", ("mirror_base",)),
-    ],
-)
+@pytest.mark.parametrize(("name", "flags"), table("discovery/base_names.jsonl"))
 def test_the_base_that_a_configuration_names(name, flags):
-    assert check_base(CONFIG | {"base_model_name_or_path": name}, BASE) == flags
+    assert check_base(CONFIG | {"base_model_name_or_path": name}, BASE) == tuple(flags)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "other/Model",
-        "someone/Tiny",
-        "https://huggingface.co/someone/Tiny",
-        "/x/models--someone--Tiny/snapshots/0123456789abcdef",
-        "unsloth/tiny-bnb-4bit",
-        "base/tiny-residual",
-        7,
-        ["base/Tiny"],
-    ],
-)
+@pytest.mark.parametrize("name", table("discovery/other_bases.jsonl"))
 def test_another_base(name):
-    assert reason(check_base, CONFIG | {"base_model_name_or_path": name}, BASE) == "wrong_base"
+    assert reason_of(check_base, CONFIG | {"base_model_name_or_path": name}, BASE) == "wrong_base"
 
 
 def test_a_copy_that_is_none_is_refused_with_the_reason():
@@ -152,15 +112,7 @@ def test_a_copy_that_is_none_is_refused_with_the_reason():
         check_base(CONFIG | {"base_model_name_or_path": "copies/huge"}, BASE)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"init_lora_weights": "pissa"},
-        {"init_lora_weights": "OLoRA"},
-        {"kasa_config": {}},
-        {"kasa_config": {"beta": 1e-4}},
-    ],
-)
+@pytest.mark.parametrize("change", table("discovery/folded_options.jsonl"))
 def test_what_changes_the_base_is_accepted_with_a_flag(change):
     assert check_base(CONFIG | change, BASE) == ("folded_with_base",)
 
@@ -174,17 +126,7 @@ def test_every_default_of_pefts_own_configuration_fits():
     assert check_base(parse_config(json.dumps(written, default=list).encode()), BASE) == ()
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    [
-        "base_model.model.",
-        "",
-        "module.base_model.model.",
-        "base_model.model.base_model.model.",
-        "_orig_mod.",
-        "_fsdp_wrapped_module._checkpoint_wrapped_module.",
-    ],
-)
+@pytest.mark.parametrize("prefix", table("discovery/tensor_prefixes.jsonl"))
 def test_tensor_names_are_read_whichever_way_they_were_saved(prefix):
     facts = check_header(lora(prefix=prefix) | lora("model.layers.1.mlp.up_proj", out=32, prefix=prefix), CONFIG, BASE)
     assert (facts.rank, facts.target_modules) == (2, ("q_proj", "up_proj"))
@@ -200,16 +142,9 @@ def test_the_largest_rank_counts():
     assert check_header(lora() | lora("model.layers.1.self_attn.q_proj", r=5), config, BASE).rank == 5
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "promise"),
-    [
-        ("model.embed_tokens.weight", (28, 16), {"modules_to_save": ["embed_tokens"]}),
-        ("model.layers.0.input_layernorm.modules_to_save.weight", (16,), {"modules_to_save": "input_layernorm"}),
-        ("model.layers.0.self_attn.q_proj.lora_B.bias", (16,), {"lora_bias": True}),
-    ],
-)
+@pytest.mark.parametrize(("name", "shape", "promise"), table("discovery/whole_tensors.jsonl"))
 def test_whole_tensors_that_may_be_the_base_s_own_are_flagged(name, shape, promise):
-    header = lora() | {f"base_model.model.{name}": Tensor("F32", shape)}
+    header = lora() | {f"base_model.model.{name}": Tensor("F32", tuple(shape))}
     for config in (CONFIG, CONFIG | promise):
         assert check_header(header, config, BASE).flags == ("whole_tensors",)
 
@@ -219,24 +154,24 @@ def test_only_a_checkpoint_of_the_inner_model_leaves_out_its_name():
     inner = BaseShapes("base/gpt2", 1, {"h.0.attn.c_attn.weight": (16, 48), "wte.weight": (9, 16)})
     assert check_header(lora("transformer.h.0.attn.c_attn", out=48), CONFIG, inner).rank == 2
     for module in ("foreign.h.0.attn.c_attn", "transformer.transformer.h.0.attn.c_attn"):
-        assert reason(check_header, lora(module, out=48), CONFIG, inner) == "shape_mismatch"
+        assert reason_of(check_header, lora(module, out=48), CONFIG, inner) == "shape_mismatch"
     foreign = lora("language_model.model.layers.0.self_attn.q_proj")
-    assert reason(check_header, foreign, CONFIG, BASE) == "shape_mismatch"
+    assert reason_of(check_header, foreign, CONFIG, BASE) == "shape_mismatch"
 
 
 def test_an_unverified_adapter_of_fewer_layers_is_refused_and_a_verified_one_is_not():
     assert check_header(lora(), CONFIG, BASE).rank == 2
-    assert reason(check_header, lora(), CONFIG, BASE, verified=False) == "depth_mismatch"
+    assert reason_of(check_header, lora(), CONFIG, BASE, verified=False) == "depth_mismatch"
     assert check_header(lora(), CONFIG | {"layers_to_transform": [0]}, BASE, verified=False).rank == 2
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"[" * 100_000])
 def test_a_configuration_that_is_no_object_is_broken(data):
-    assert reason(parse_config, data) == "broken_config"
+    assert reason_of(parse_config, data) == "broken_config"
 
 
 def test_a_huge_configuration_is_not_parsed():
-    assert reason(parse_config, b'{"a": "' + b"x" * MAX_CONFIG_BYTES + b'"}') == "broken_config"
+    assert reason_of(parse_config, b'{"a": "' + b"x" * MAX_CONFIG_BYTES + b'"}') == "broken_config"
 
 
 def packed(header, data=b""):
@@ -267,8 +202,8 @@ def test_a_header_is_read():
     ],
 )
 def test_a_broken_header_is_named(data):
-    assert reason(parse_header, data, len(data)) == "broken_weights"
+    assert reason_of(parse_header, data, len(data)) == "broken_weights"
 
 
 def test_a_header_above_the_bound_is_not_read():
-    assert reason(header_end, (11_000_000).to_bytes(8, "little"), 10**12) == "broken_weights"
+    assert reason_of(header_end, (11_000_000).to_bytes(8, "little"), 10**12) == "broken_weights"

@@ -1,18 +1,14 @@
-import json
-from pathlib import Path
-
 import pytest
 
 from rocket_hub.discovery.data_files import MAX_FILES, read_rows, train_files, why_no_files
 from rocket_hub.discovery.hub.download import AHEAD, FIRST, RangeFile
 from rocket_hub.errors import DatasetError, HubError
-from rocket_hub.localhub import Fault, LocalHub, User
-from tests.discovery.test_instructions import QA, lines, parquet
+from rocket_hub.localhub import Fault
+from tests.discovery.test_instructions import QA, jsonl, parquet
+from tests.helping import put, table
 
-TABLE = [json.loads(line) for line in Path(__file__).with_name("train_files.jsonl").read_text().splitlines()]
 
-
-@pytest.mark.parametrize("case", TABLE, ids=lambda case: str(case)[:80])
+@pytest.mark.parametrize("case", table("discovery/train_files.jsonl"), ids=lambda case: str(case)[:80])
 def test_the_files_of_the_train_split(case):
     assert train_files(case["names"], case["card"]) == tuple(case["expected"])
 
@@ -23,16 +19,7 @@ def test_a_hundred_thousand_files_and_patterns_are_bounded():
     assert train_files(names, card) == tuple(names[:MAX_FILES])
 
 
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        ([], "no_data_files"),
-        (["a.txt", "b/c.arrow"], "no_data_files"),
-        (["test.csv", "load.py"], "held_out"),
-        (["load.py", "a.zip"], "needs_code"),
-        (["src/load.py", "a.tar.gz", "b.jsonl.zst"], "archive"),
-    ],
-)
+@pytest.mark.parametrize(("names", "reason"), table("discovery/no_files.jsonl"))
 def test_why_there_is_nothing_to_read(names, reason):
     found, detail = why_no_files(names)
     assert found == reason
@@ -40,17 +27,15 @@ def test_why_there_is_nothing_to_read(names, reason):
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """A Hub of this module's own: its lists hold nothing else."""
-    with LocalHub(tmp_path_factory.mktemp("hub"), tokens={"hf_guest": User("guest")}) as hub:
-        yield hub
+def hub(own_hub):
+    return own_hub
 
 
 @pytest.fixture
 def large(hub, tmp_path):
     """A repository with files that are read in parts; returns its commit."""
     rows = [{"question": f"{n}", "answer": "a" * 400} for n in range(4_000)]
-    (tmp_path / "rows.jsonl").write_bytes(lines(rows))
+    (tmp_path / "rows.jsonl").write_bytes(jsonl(rows))
     (tmp_path / "train.parquet").write_bytes(parquet(QA))
     return hub.import_folder("dataset", "d/large", tmp_path)
 
@@ -85,28 +70,15 @@ def test_large_files_are_streamed_from_the_same_hub(hub, api, large):
     assert all(large in record.path and record.range for record in asked)
 
 
-def test_a_hub_that_fails_is_not_the_data_sets_fault(hub, api, tmp_path):
-    (tmp_path / "train.jsonl").write_bytes(lines(QA))
-    revision = hub.import_folder("dataset", "d/flaky", tmp_path)
+def test_a_hub_that_fails_is_not_the_data_sets_fault(hub, api):
+    revision = put(hub, "dataset", "d/flaky", {"train.jsonl": jsonl(QA)})
     hub.faults.append(Fault("flaky/resolve", "status", times=-1, status=403))
     for size in (10, 10**9):
         with pytest.raises(HubError, match=r"d/flaky: train\.jsonl"):
             list(read_rows(api, "d/flaky", revision, [("train.jsonl", size)]))
 
 
-PASSING = [
-    {"kind": "status", "status": 429},
-    {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}},
-    {"kind": "status", "status": 500},
-    {"kind": "status", "status": 503},
-    {"kind": "reset"},
-    {"kind": "reset", "after": 1000},
-    {"kind": "truncate", "after": 1000},
-    {"kind": "delay", "seconds": 0.2},
-    {"kind": "no_commit"},
-    {"kind": "ignore_range"},
-]
-WHOLE, PARTS = 10, 10**9
+PASSING, WHOLE, PARTS = table("discovery/part_faults.jsonl"), 10, 10**9
 
 
 @pytest.mark.parametrize(("fault", "size"), [*((fault, PARTS) for fault in PASSING), (PASSING[5], WHOLE)], ids=str)

@@ -5,7 +5,7 @@ import pytest
 
 from rocket_hub.discovery import discover_datasets
 from rocket_hub.discovery.instructions import search_datasets
-from rocket_hub.discovery.known_data import BENCHMARKS, benchmark_of, mirrors_of
+from rocket_hub.discovery.known_data import BENCHMARKS, benchmark_of, mirrors_of, own_data
 from rocket_hub.discovery.listing import (
     ListedDataset,
     declared_rows,
@@ -16,10 +16,11 @@ from rocket_hub.discovery.listing import (
 )
 from rocket_hub.discovery.ranking import likeliest_first, queries_for, search_words
 from rocket_hub.errors import HubError, HubUnreachableError
-from rocket_hub.localhub import Fault, LocalHub, User
+from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.tasks.numeric import GSM8K
-from tests.discovery.test_instructions import QA, lines, verdicts_of
+from tests.discovery.test_instructions import QA, verdicts_of
+from tests.helping import fault, lines, put, table
 
 
 class WordEncoder:
@@ -35,16 +36,7 @@ class WordEncoder:
         return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
 
 
-@pytest.mark.parametrize(
-    ("repo_id", "name"),
-    [
-        ("openai/gsm8k", "gsm8k"), ("OpenAI/GSM8K", "gsm8k"), ("me/gsm8k_test", "gsm8k"), ("me/ARC-Challenge", "arc"),
-        ("allenai/ai2_arc", "arc"), ("me/ai2-arc-easy", "arc"), ("x/BoolQ-hf", "boolq"), ("x/aime_2024", "aime"),
-        ("x/super_glue", "superglue"), ("boolq", "boolq"), ("me/openai_humaneval", "humaneval"), ("x/mmlu-pro", "mmlu"),
-        ("meta-math/MetaMathQA", ""), ("x/gsm8k-augmented", ""), ("x/arcade", ""), ("x/search", ""), ("x/math", ""),
-        ("gsm8k/other", ""), ("x/piqa-explained", ""),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("repo_id", "name"), table("discovery/benchmark_names.jsonl"))
 def test_benchmarks_are_known_by_id_and_by_name(repo_id, name):
     assert benchmark_of(repo_id) == name
 
@@ -56,20 +48,36 @@ def test_the_table_of_benchmarks():
     assert mirrors_of("me/other") == {"me/other"}
 
 
-@pytest.mark.parametrize(
-    ("card", "tags", "expected"),
-    [
-        ({}, [], ()),
-        ({"language": "en"}, ["language:en"], ("en",)),
-        ({"language": ["en-US", "DE", "de_CH", "english"]}, [], ("en", "de")),
-        ({"language": "multilingual"}, [], ("mul",)),
-        ({"language": ["code", "python"]}, ["language:code"], ()),
-        ({"language": {"a": 1}}, ["language:fr", "license:mit"], ("fr",)),
-        ({"language": [1, None, "x" * 9999]}, [], ("x" * 200,)),
-    ],
-)
+# One matcher for a task's own data, by every way that lists and cards name it.
+SAME = (
+    "openai/gsm8k", "gsm8k", "GSM8K", "someone/gsm8k-main", "openai-gsm8k", "datasets/openai/gsm8k",
+    "https://huggingface.co/datasets/openai/gsm8k", "openai/gsm8k@0123abc", "someone/GSM-8K_train",
+)  # fmt: skip
+OTHERS = ("u/gsm8k-cot", "gsm", "openai/humaneval", "openai", "main", "", "/", "openai/data")
+
+
+def test_own_data_by_copies_under_any_usual_name():
+    found = own_data([*OTHERS, *SAME], ["openai/gsm8k"], copies=True)
+    assert tuple(found) == SAME and set(found.values()) == {"openai/gsm8k"}
+    arc = own_data(["allenai/ai2_arc", "u/AI2-ARC"], {"ai2_arc"}, copies=True)
+    assert arc == {"allenai/ai2_arc": "ai2_arc", "u/AI2-ARC": "ai2_arc"}
+
+
+def test_own_data_by_its_exact_names():
+    found = own_data([*OTHERS, *SAME], ["openai/gsm8k", "gsm8k"])
+    assert found == {"openai/gsm8k": "openai/gsm8k", "gsm8k": "gsm8k", "GSM8K": "gsm8k"}
+    assert own_data(["GSM8K"], ["openai/gsm8k"]) == {"GSM8K": "openai/gsm8k"}
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_no_data_is_closed_or_named(copies):
+    assert own_data(SAME, [], copies=copies) == own_data([], SAME, copies=copies) == {}
+
+
+@pytest.mark.parametrize(("card", "tags", "expected"), table("discovery/card_languages.jsonl"))
 def test_languages(card, tags, expected):
-    assert languages_of(card, tags) == expected
+    assert languages_of(card, tags) == tuple(expected)
+    assert languages_of({"language": [1, None, "x" * 9999]}, []) == ("x" * 200,)
 
 
 def test_what_a_card_says_is_read_whatever_it_is():
@@ -84,15 +92,7 @@ def test_what_a_card_says_is_read_whatever_it_is():
         assert (label_names({"dataset_info": odd}), declared_rows({"dataset_info": odd})) == ((), 0)
 
 
-@pytest.mark.parametrize(
-    "item",
-    [
-        None, 7, "x", [], {}, {"id": 3, "sha": [], "siblings": [1, {"rfilename": {}}], "cardData": [], "tags": {}},
-        {"id": "\x1b[2J/../x", "downloads": -1, "disabled": "no", "gated": "auto", "mainSize": 10**30},
-        {"id": "a/b", "description": ["x"], "cardData": {"language": [[]], "license": {}}},
-        {"id": "a/b", "cardData": {"configs": [{"data_files": [[]]}], "pretty_name": {}}},
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("item", table("discovery/listed_items.jsonl"))
 def test_an_item_of_a_list_may_be_anything(item):
     listed = read_dataset(item)
     assert listed.repo_id.isprintable()
@@ -132,21 +132,16 @@ def test_the_likeliest_come_first():
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """A Hub of this module's own: its lists hold nothing else."""
-    with LocalHub(tmp_path_factory.mktemp("hub"), tokens={"hf_guest": User("guest")}) as hub:
-        yield hub
+def hub(own_hub):
+    return own_hub
 
 
 @pytest.fixture
-def two(hub, tmp_path):
+def two(hub):
     """Plant two small data sets under a tag of their own name."""
     for name in ("first", "second"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "README.md").write_text("---\ntask_categories: [text-generation]\nlanguage: en\n---\n")
-        (folder / "train.jsonl").write_bytes(lines(QA))
-        hub.import_folder("dataset", f"two/{name}", folder, downloads=10**6)
+        card = "task_categories: [text-generation]\nlanguage: en\n"
+        put(hub, "dataset", f"two/{name}", {"train.jsonl": lines(QA)}, card, downloads=10**6)
     return DiscoverOptions(max_datasets=2)
 
 
@@ -163,59 +158,19 @@ def test_a_search_says_what_it_will_cost_and_reads_nothing(hub, api, two):
 
 
 LIST = "GET /api/datasets\\?"
-MISSING = {"X-Error-Code": "RepoNotFound"}
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault(LIST, "status", status=429, headers={"Retry-After": "0"}),
-        Fault(LIST, "status", status=429),
-        Fault(LIST, "status", status=503),
-        Fault(LIST, "reset"),
-        Fault(LIST, "reset", after=100),
-        Fault(LIST, "truncate", after=100),
-        Fault(LIST, "status", status=200, body=b"<html>"),
-        Fault(
-            LIST, "status", status=200, body=b"[]", headers={"Link": '<http://elsewhere/x?limit=20&page=2>; rel="next"'}
-        ),
-        Fault("first/resolve", "status", status=429, headers={"Retry-After": "0"}),
-        Fault("first/resolve", "status", status=500),
-        Fault("first/resolve", "reset", after=50),
-        Fault("first/resolve", "truncate", after=50),
-        Fault("first/resolve", "corrupt"),
-        Fault("first/resolve", "no_commit"),
-        Fault("first/resolve", "ignore_range"),
-    ],
-    ids=str,
-)
-def test_faults_that_pass_are_survived(hub, api, two, fault):
-    fault.times = 1
-    hub.faults.append(fault)
+@pytest.mark.parametrize("told", table("discovery/passing_faults.jsonl"), ids=str)
+def test_faults_that_pass_are_survived(hub, api, two, told):
+    hub.faults.append(fault(**told, times=1))
     found = discover_datasets(api, options=two, task=GSM8K)
     assert [item.repo_id for item in found.selected] == ["two/first", "two/second"]
-    assert fault.times == 0
+    assert hub.faults[0].times == 0
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        (Fault("first/resolve", "status", status=404, headers=MISSING), "not_found"),
-        (Fault("first/resolve", "status", status=404, headers={"X-Error-Code": "RevisionNotFound"}), "not_found"),
-        (Fault("first/resolve", "status", status=401, headers=MISSING), "not_found"),
-        (Fault("first/resolve", "status", status=403, headers={"X-Error-Code": "GatedRepo"}), "gated"),
-        (Fault("first/resolve", "status", status=403), "hub_error"),
-        (Fault("first/resolve", "status", status=500), "hub_error"),
-        (Fault("first/resolve", "status", status=429), "rate_limited"),
-        (Fault("first/resolve", "reset"), "unreachable"),
-        (Fault("first/resolve", "truncate", after=10), "unreachable"),
-        (Fault("first/resolve", "corrupt"), "damaged"),
-    ],
-    ids=str,
-)
-def test_faults_that_stay_reject_one_data_set_and_no_other(hub, api, two, fault, reason):
-    fault.times = -1
-    hub.faults.append(fault)
+@pytest.mark.parametrize(("told", "reason"), table("discovery/lasting_faults.jsonl"), ids=str)
+def test_faults_that_stay_reject_one_data_set_and_no_other(hub, api, two, told, reason):
+    hub.faults.append(fault(**told, times=-1))
     found = discover_datasets(api, options=two, task=GSM8K)
     assert verdicts_of(found)["two/first"] == reason
     assert "two/second" in [item.repo_id for item in found.selected]
@@ -237,12 +192,9 @@ def test_a_hub_that_is_down_is_no_verdict(hub, api, two):
         discover_datasets(api, options=two, task=GSM8K)
 
 
-def test_a_card_that_the_client_cannot_read_is_read(hub, api, tmp_path):
-    (tmp_path / "README.md").write_text(
-        "---\nself: 1\nignore_metadata_errors: x\ntask_categories: [text-generation]\n---\n"
-    )
-    (tmp_path / "train.jsonl").write_bytes(lines(QA))
-    hub.import_folder("dataset", "odd/card", tmp_path)
+def test_a_card_that_the_client_cannot_read_is_read(hub, api):
+    card = "self: 1\nignore_metadata_errors: x\ntask_categories: [text-generation]\n"
+    put(hub, "dataset", "odd/card", {"train.jsonl": lines(QA)}, card)
     with pytest.raises(TypeError):
         api.dataset_info("odd/card")
     assert [item.repo_id for item in discover_datasets(

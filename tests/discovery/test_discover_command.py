@@ -1,32 +1,24 @@
-"""`rocket-hub model search`, in one fresh process: the Hub libraries read their endpoint at import."""
+"""`rocket-hub model search` and `rocket-hub data search`, each kind in one process of its own."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-SCRIPT = """
-import contextlib, io, json, sys
-from rocket_hub.cli import main
-answers = []
-for arguments in json.loads(sys.argv[1]):
-    out, error, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-        try:
-            main(arguments)
-        except SystemExit as end:
-            code = end.code or 0
-    answers.append([code, out.getvalue(), error.getvalue()])
-print(json.dumps(answers))
-"""
+from tests.discovery.test_instructions import ALPACA, QA
+from tests.helping import environment, lines, several
+
 LOOK = ["model", "search", "--base", "base/tiny"]
+SHOT = {"question": "A farmer has 3 goats and buys 2 goats. How many goats?", "answer": "3 + 2 = 5\n#### 5"}
+
+
+def answers_in(folder, commands, **variables):
+    """What the command line says: exit code, output, errors; and the folder that it ran in."""
+    variables = {"HF_HOME": str(folder / "home"), "COLUMNS": "200"} | variables
+    return dict(zip(commands, several(commands.values(), folder, environment(**variables)), strict=True)), folder
 
 
 @pytest.fixture(scope="module")
 def answers(hub, planted, tmp_path_factory):
-    """What the command line says: exit code, output, errors; and the folder that it ran in."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "kshot.jsonl").write_text('{"prompt": "only tagged", "completion": "yes"}\n')
     at = ["--hub", hub.url]
@@ -40,11 +32,7 @@ def answers(hub, planted, tmp_path_factory):
         "stage": ["discover", *at],
     }
     hub.faults.clear()
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ROCKET_HUB_"))}
-    variables = {"HF_HOME": str(folder / "home"), "HF_TOKEN": "hf_guest", "COLUMNS": "200"}
-    command = [sys.executable, "-c", SCRIPT, json.dumps(list(commands.values()))]
-    done = subprocess.run(command, cwd=folder, env=kept | variables, capture_output=True, text=True, check=True)
-    return dict(zip(commands, json.loads(done.stdout.splitlines()[-1]), strict=True)), folder
+    return answers_in(folder, commands, HF_TOKEN="hf_guest")
 
 
 def test_a_dry_run_says_what_it_would_cost(answers, planted):
@@ -84,3 +72,46 @@ def test_what_is_wrong_is_said_in_one_line(answers):
     ):
         code, _, error = answers[0][name]
         assert code == expected and text in error and "Traceback" not in error
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """Data sets are searched for in a folder of repositories."""
+    root = tmp_path_factory.mktemp("command")
+    card = '---\ntask_categories: [text-generation]\nlanguage: en\nlicense: "[red]mit[/]\\e[31m"\n---\n'
+    rows = {"good/goats": ALPACA, "good/other": QA, "bad/columns": [{"\x1b[31mx[/]": 1}], "openai/gsm8k": QA}
+    for name, data in rows.items():
+        folder = root / "hub" / "datasets" / name
+        folder.mkdir(parents=True)
+        text = card.replace("\x1b", "\\e") if name == "good/other" else card.replace("\x1b", "")
+        (folder / "README.md").write_text(text)
+        (folder / "train.jsonl").write_text(lines(data))
+    (root / "kshot.jsonl").write_text(lines([SHOT]))
+    search = ["data", "search", "--hub", "hub"]
+    commands = {
+        "all": [*search, "--task", "gsm8k", "--kshot", "kshot.jsonl", "--json", "verdicts.json"],
+        "dry": [*search, "--dry-run", "--query", "goats", "--language", "fr", "--max-datasets", "1"],
+    }
+    return answers_in(root, commands, COLUMNS="160")
+
+
+def test_every_data_set_has_its_line(searched):
+    (code, out, error), folder = searched[0]["all"], searched[1]
+    assert code == 0, error
+    assert "good/goats" in out
+    assert "alpaca" in out
+    assert "columns ?[31mx[/]" in out
+    assert "2 usable; not taken: 1 evaluation_set, 1 unknown_columns" in out
+    assert "[red]mit[/]" in out
+    assert "\x1b[31m" not in out
+    found = json.loads((folder / "verdicts.json").read_text())
+    assert [item["repo_id"] for item in found["selected"]] == ["good/goats", "good/other"]
+    assert {item["reason"] for item in found["rejected"]} == {"evaluation_set", "unknown_columns"}
+
+
+def test_a_dry_run_of_data_says_what_it_will_cost(searched):
+    code, out, error = searched[0]["dry"]
+    assert code == 0, error
+    assert "searched for: goats" in out
+    assert "4 data sets listed, 0 may be read; not taken: 3 language, 1 benchmark" in out
+    assert "next: at most about 0 requests" in out

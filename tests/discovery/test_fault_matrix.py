@@ -6,29 +6,160 @@ After each fault the same is done once more without one: nothing that was half r
 import json
 import logging
 import re
+import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from huggingface_hub import constants, get_session
+from huggingface_hub import HfApi, constants, get_session
+from safetensors.numpy import save
 
+from rocket_hub.discovery import crawl as crawling
+from rocket_hub.discovery import discover_adapters, download
 from rocket_hub.discovery.hub import answers
+from rocket_hub.discovery.hub import client as hub_calls
 from rocket_hub.discovery.hub import download as downloads
-from rocket_hub.errors import RocketError
-from rocket_hub.localhub import Fault
-from tests.discovery.matrix_hub import (
-    CALLS,
-    DOWNLOADS,
-    DUE,
-    FAULTS,
-    SECONDS,
-    anew,  # noqa: F401
-    crawl,
-    forget,
-    inject,
-    load,
-    outcome,
-    plant,
-    world,  # noqa: F401
-)
+from rocket_hub.discovery.hub.client import reason_of
+from rocket_hub.errors import HubError, RocketError
+from rocket_hub.localhub import Fault, LocalHub, User
+from rocket_hub.options import DiscoverOptions
+from tests import helping
+from tests.helping import put, table
+
+# A small hub: what is planted, what can go wrong, and each call that can meet it ---------------------------------
+
+BASE, COPY, WIDE = "matrix/base", "matrix/base-again", 160
+WEIGHTS = "adapter_model.safetensors"
+Q_PROJ = "model.layers.{}.self_attn.q_proj"
+PEFT = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4}
+CARD = f"base_model: {BASE}\nlibrary_name: peft\n"
+USABLE = {f"zoo/{name}": "usable" for name in ("plain", "large", "twin", "other")}
+DUE = USABLE | {"zoo/wrong": "wrong_base"}
+SECONDS = 0.08
+"""After which an answer is given up here; the fault `stall` lasts twice as long."""
+
+# Which request each call of discovery sends; and, if it fails for good, which adapter alone is rejected.
+CALLS = {
+    "list": (r"GET /api/models\?(?!.*cursor)", None),
+    "next page": (r"GET /api/models\?.*cursor", None),
+    "base record": (r"GET /api/models/matrix/base\?", None),
+    "base config": (r"GET /matrix/base/resolve/.*/config\.json", None),
+    "base header": (r"GET /matrix/base/resolve/.*safetensors", None),
+    "copy record": (r"GET /api/models/matrix/base-again\?", "zoo/twin"),
+    "copy config": (r"GET /matrix/base-again/resolve/.*/config\.json", "zoo/twin"),
+    "copy header": (r"GET /matrix/base-again/resolve/.*safetensors", "zoo/twin"),
+    "adapter config": (r"GET /zoo/plain/resolve/.*adapter_config", "zoo/plain"),
+    "adapter header": (r"GET /zoo/plain/resolve/.*safetensors", "zoo/plain"),
+    "large header": (r"GET /zoo/large/resolve/.*safetensors", "zoo/large"),
+}
+DOWNLOADS = {
+    "paths-info": r"POST /api/models/zoo/plain/paths-info",
+    "head": r"HEAD /zoo/plain/resolve/.*safetensors",
+    "weights": r"GET /zoo/plain/resolve/.*safetensors",
+}
+FAULTS = {name: told for name, told, _ in table("discovery/matrix_faults.jsonl")}
+# Of faults that are much the same for good, one is enough; refusals are the same once and for good.
+FOR_GOOD = [name for name, _, lasting in table("discovery/matrix_faults.jsonl") if lasting]
+
+
+def adapter(seed, rank=2, base=BASE):
+    """The files of an adapter of both layers."""
+    shapes = {"lora_A": (rank, WIDE), "lora_B": (WIDE, rank)}
+    tensors = {
+        f"base_model.model.{Q_PROJ.format(layer)}.{part}.weight": np.full(shape, seed, "f4")
+        for layer in range(2)
+        for part, shape in shapes.items()
+    }
+    return {
+        "adapter_config.json": json.dumps(PEFT | {"r": rank, "base_model_name_or_path": base}),
+        WEIGHTS: save(tensors),
+    }
+
+
+def fill(hub):
+    """Put a base, a copy of it that was saved again, and five adapters into a hub."""
+    weights = {f"{Q_PROJ.format(layer)}.weight": np.zeros((WIDE, WIDE), "f4") for layer in range(2)}
+    for number, name in enumerate((BASE, COPY)):
+        config = json.dumps({"num_hidden_layers": 2, "transformers_version": number})
+        files = {"tokenizer.json": "{}", "model.safetensors": save(weights, {"number": str(number)})}
+        put(hub, "model", name, {"config.json": config, **files})
+    made = {"plain": adapter(1), "large": adapter(2, rank=64), "twin": adapter(3, base=COPY), "other": adapter(4)}
+    for name, files in {**made, "wrong": adapter(5, base="someone/else")}.items():
+        put(hub, "model", f"zoo/{name}", files, CARD)
+
+
+def forget(patch, folder):
+    """Begin with an empty cache."""
+    patch.setattr(constants, "HF_HOME", str(folder))
+    patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A hub, the same content at another origin, the clean result, and the request of each call."""
+    root, tokens = tmp_path_factory.mktemp("matrix"), {"hf_guest": User("guest")}
+    with LocalHub(root / "hub", tokens=tokens, page=3) as hub, LocalHub(root / "other", tokens={}, page=3) as other:
+        fill(hub)
+        fill(other)
+        api = HfApi(endpoint=hub.url, token="hf_guest")
+        revision = api.model_info("zoo/plain").sha
+        world = SimpleNamespace(hub=hub, other=other, api=api, weights=("zoo/plain", revision, WEIGHTS))
+        with pytest.MonkeyPatch.context() as patch:
+            forget(patch, root / "first")
+            assert crawl(world) == DUE
+            load(world)
+        world.lines = [f"{record.method} {record.path}" for record in hub.log]
+        yield world
+
+
+@pytest.fixture
+def anew(world, tmp_path, monkeypatch):
+    """Nothing is remembered, and a second of waiting lasts a millisecond."""
+    clock = SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 1000), time=time.time)
+    forget(monkeypatch, tmp_path)
+    monkeypatch.setattr(hub_calls, "time", clock)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
+    monkeypatch.setattr("huggingface_hub.file_download.time", clock)
+    monkeypatch.setattr(hub_calls, "PACER", hub_calls.Pacer(lambda: time.monotonic() * 1000, clock.sleep))
+    monkeypatch.setattr(crawling, "REFUSED_FOR", 0.0)
+    for one in (world.hub, world.other):
+        one.faults.clear()
+        one.log.clear()
+    yield world
+    world.hub.faults.clear()
+    world.other.faults.clear()
+
+
+def crawl(world, **hooks):
+    """Discover; returns repository id -> verdict."""
+    found = discover_adapters(world.api, BASE, options=DiscoverOptions(workers=2), **hooks)
+    return {item.repo_id: "usable" for item in found.selected} | {item.item: item.reason for item in found.rejected}
+
+
+def load(world):
+    """Download the weights of one adapter."""
+    return download(world.api, *world.weights, max_bytes=10**6).read_bytes() != b""
+
+
+def inject(world, call, fault, times):
+    """Let a fault happen; a redirect leads to the same content at another origin, or to a closed door there."""
+    pattern, told = (CALLS.get(call) or (DOWNLOADS[call],))[0], dict(FAULTS[fault])
+    if "elsewhere" in fault:
+        line = next(line for line in world.lines if re.search(pattern, line))
+        told["headers"] = {"Location": world.other.url + line.partition(" ")[2]}
+        pattern = re.escape(line)
+    if fault == "refused elsewhere":
+        world.other.faults.append(Fault("", "status", times=-1, status=403))
+    world.hub.faults.append(helping.fault(pattern, times=times, **told))
+
+
+def outcome(function, *args, **kwargs):
+    """Return what a function returns, or the error of ours that it raises."""
+    try:
+        return function(*args, **kwargs)
+    except RocketError as error:
+        return f"{type(error).__name__} {reason_of(error) if isinstance(error, HubError) else ''}".strip()
+
 
 # What is due -----------------------------------------------------------------------------------------------------
 
@@ -101,18 +232,6 @@ def error_of_a_download(call, fault, times):
 
 # The matrix ------------------------------------------------------------------------------------------------------
 
-# Of faults that are much the same for good, one is enough; refusals are the same once and for good.
-FOR_GOOD = (
-    "429 with Retry-After",
-    "500",
-    "reset",
-    "truncated",
-    "stall",
-    "corrupt",
-    "wrong ETag",
-    "short part",
-    "a web page",
-)
 CASES = [(fault, 1) for fault in FAULTS] + [(fault, -1) for fault in FOR_GOOD]
 
 
@@ -136,7 +255,7 @@ def with_fault(place, call, fault, times, run):
 
 @pytest.mark.parametrize(("fault", "times"), CASES, ids=lambda value: str(value))
 @pytest.mark.parametrize("call", CALLS)
-def test_a_crawl_ends_well_or_with_a_name(anew, monkeypatch, call, fault, times):  # noqa: F811
+def test_a_crawl_ends_well_or_with_a_name(anew, monkeypatch, call, fault, times):
     set_timeouts(fault, monkeypatch)
     first, again = with_fault(anew, call, fault, times, crawl)
     assert first == due(call, fault, times)
@@ -147,7 +266,7 @@ def test_a_crawl_ends_well_or_with_a_name(anew, monkeypatch, call, fault, times)
 
 @pytest.mark.parametrize(("fault", "times"), CASES, ids=lambda value: str(value))
 @pytest.mark.parametrize("call", DOWNLOADS)
-def test_a_download_ends_well_or_with_a_name(anew, monkeypatch, call, fault, times):  # noqa: F811
+def test_a_download_ends_well_or_with_a_name(anew, monkeypatch, call, fault, times):
     set_timeouts(fault, monkeypatch)
     first, again = with_fault(anew, call, fault, times, load)
     reason = error_of_a_download(call, fault, times)
@@ -158,7 +277,7 @@ def test_a_download_ends_well_or_with_a_name(anew, monkeypatch, call, fault, tim
 
 
 @pytest.mark.parametrize(("setting", "value", "reason"), [("gated", "manual", "gated"), ("private", True, "not_found")])
-def test_a_door_that_closes_after_the_list(anew, setting, value, reason):  # noqa: F811
+def test_a_door_that_closes_after_the_list(anew, setting, value, reason):
     def close(_):
         with anew.hub.store.change("model", "zoo/plain") as repository:
             repository.settings[setting] = value
@@ -171,10 +290,9 @@ def test_a_door_that_closes_after_the_list(anew, setting, value, reason):  # noq
     assert crawl(anew) == DUE
 
 
-def test_an_adapter_that_is_deleted_after_the_list(anew, tmp_path):  # noqa: F811
+def test_an_adapter_that_is_deleted_after_the_list(anew):
     store = anew.hub.store
-    plant(tmp_path / "short-lived", seed=9)
-    anew.hub.import_folder("model", "zoo/short-lived", tmp_path / "short-lived")
+    put(anew.hub, "model", "zoo/short-lived", adapter(9), CARD)
     found = crawl(anew, planned=lambda _: store.delete(store.find("model", "zoo/short-lived")))
     assert found == DUE | {"zoo/short-lived": "not_found"}
     assert crawl(anew) == DUE
@@ -188,7 +306,7 @@ def listed(place, **change):
     return json.dumps([item | change for item in (*first.json(), *second.json())]).encode()
 
 
-def test_lists_with_doubles_empty_pages_and_broken_cards(anew):  # noqa: F811
+def test_lists_with_doubles_empty_pages_and_broken_cards(anew):
     next_page = re.compile("GET (/api/models.*cursor.*)")
     link = next(found[1] for line in anew.lines if (found := next_page.fullmatch(line)))
     onward = {"Link": f'<{anew.hub.url}{link}>; rel="next"'}
@@ -202,7 +320,7 @@ def test_lists_with_doubles_empty_pages_and_broken_cards(anew):  # noqa: F811
 # The token -------------------------------------------------------------------------------------------------------
 
 
-def test_the_token_stays_with_the_hub(anew, tmp_path, monkeypatch, caplog):  # noqa: F811
+def test_the_token_stays_with_the_hub(anew, tmp_path, monkeypatch, caplog):
     """No other origin gets it, and no message, log or file has it."""
     secret, texts = "hf_guest", []
     for name in ("huggingface_hub", "rocket_hub"):

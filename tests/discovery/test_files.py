@@ -8,6 +8,7 @@ from rocket_hub.discovery.hub.client import call, reason_of
 from rocket_hub.discovery.hub.download import download, fetch, is_plain_path
 from rocket_hub.errors import HubError, HubUnreachableError
 from rocket_hub.localhub import Fault, LocalHub
+from tests.helping import put
 
 AT_ONCE = {"Retry-After": "0"}
 CONTENT = bytes(range(256)) * 40
@@ -82,12 +83,6 @@ def test_a_file_that_went_bad_in_the_cache_is_fetched_again(api, repo):
     assert weights(api, repo) == CONTENT
 
 
-@pytest.mark.parametrize("kind", ["status", "reset", "truncate", "etag", "size"])
-def test_a_single_fault_is_survived(hub, api, repo, kind):
-    hub.faults.append(Fault(r"GET .*/resolve/", kind, headers=AT_ONCE, after=100 if kind == "truncate" else 0))
-    assert weights(api, repo) == CONTENT
-
-
 def test_a_missing_file_is_named(api, repo):
     with pytest.raises(HubError, match=r"nothing\.txt: no such file"):
         download(api, *repo, "nothing.txt", max_bytes=100)
@@ -142,9 +137,8 @@ def test_what_another_try_cannot_help_is_told_at_once(hub, api, repo, fault, mes
     assert asked in (None, len(hub.log))
 
 
-def test_a_private_repository_is_not_found(hub, api, tmp_path):
-    (tmp_path / "a.txt").write_text("a")
-    hub.import_folder("model", "files/private", tmp_path, private=True)
+def test_a_private_repository_is_not_found(hub, api):
+    put(hub, "model", "files/private", {"a.txt": "a"}, private=True)
     with pytest.raises(HubError, match="sign in if it is private") as caught:
         call("files/private", api.model_info, "files/private")
     assert reason_of(caught.value) == "not_found"

@@ -10,12 +10,12 @@ from huggingface_hub import constants
 from rocket_hub.discovery import discover_datasets, load_instructions
 from rocket_hub.discovery.instructions import iter_instructions
 from rocket_hub.errors import DatasetError
-from rocket_hub.localhub import LocalHub, User
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.records import DatasetCandidate, Example
 from rocket_hub.rows.values import Reading
 from rocket_hub.serialization import from_dict, to_dict
 from rocket_hub.tasks.numeric import GSM8K
+from tests.helping import lines, put
 
 GENERATION = "task_categories: [text-generation]\n"
 ENGLISH = GENERATION + "language: [en]\n"
@@ -23,8 +23,8 @@ ALPACA = [{"instruction": f"Do {n}", "input": "", "output": f"Done {n}"} for n i
 QA = [{"question": f"What is {n}?", "answer": str(n)} for n in range(5)]
 
 
-def lines(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+def jsonl(rows):
+    return lines(rows).encode()
 
 
 def parquet(rows, **options):
@@ -34,61 +34,54 @@ def parquet(rows, **options):
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """A Hub of this module's own: its lists hold nothing else."""
-    with LocalHub(tmp_path_factory.mktemp("hub"), tokens={"hf_guest": User("guest")}) as hub:
-        yield hub
+def hub(own_hub):
+    return own_hub
 
 
 @pytest.fixture(scope="module")
-def planted_data(hub, tmp_path_factory):
+def planted_data(hub):
     """Plant data sets; returns repository id -> the reason that is due, empty for what is understood."""
     due = {}
 
     def plant(name, reason, files, card=ENGLISH, **settings):
-        folder = tmp_path_factory.mktemp("data")
-        for path, data in files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(data)
-        (folder / "README.md").write_text(f"---\n{card}---\n")
-        hub.import_folder("dataset", name, folder, **({"downloads": 1000 - len(due)} | settings))
+        put(hub, "dataset", name, files, card, **({"downloads": 1000 - len(due)} | settings))
         due[name] = reason
 
-    both = {"data/train-0.jsonl": lines(ALPACA[:4]), "data/train-1.jsonl": lines(ALPACA[4:])}
-    plant("d/alpaca", "", {**both, "data/test.jsonl": lines(QA)}, ENGLISH + "license: cc-by-4.0\n")
+    both = {"data/train-0.jsonl": jsonl(ALPACA[:4]), "data/train-1.jsonl": jsonl(ALPACA[4:])}
+    plant("d/alpaca", "", {**both, "data/test.jsonl": jsonl(QA)}, ENGLISH + "license: cc-by-4.0\n")
     plant("d/qa", "", {"train.parquet": parquet(QA), "validation.parquet": parquet(QA)}, GENERATION)
     plant("d/csv", "", {"rows.csv": b"Prompt,Completion\nhello,world\n,empty\nbye,moon\n"}, GENERATION)
     talk = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
     plant("d/talk", "", {"talk.json": json.dumps([talk]).encode()}, "tags: [instruction-tuning]\nlanguage: [de, en]\n")
     shared = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
-    plant("d/shared", "", {"x.jsonl.gz": gzip.compress(lines([shared]))}, "task_categories: [question-answering]\n")
+    plant("d/shared", "", {"x.jsonl.gz": gzip.compress(jsonl([shared]))}, "task_categories: [question-answering]\n")
     choice = {"question": "q", "option1": "x", "option2": "y"}
     choices = [choice | {"answer": answer} for answer in (1, 2)]
     plant("d/choice", "", {"a/train.parquet": parquet(choices)}, ENGLISH)
     labels = "dataset_info:\n  features:\n  - name: label\n    dtype:\n      class_label:\n        names:\n"
-    plant("d/labels", "", {"train.csv": b"x\n", "train.jsonl": lines([{"text": "t", "label": 1}])},
+    plant("d/labels", "", {"train.csv": b"x\n", "train.jsonl": jsonl([{"text": "t", "label": 1}])},
           ENGLISH + labels + "          '0': bad\n          '1': good\n")  # fmt: skip
-    plant("d/noncommercial", "", {"train.jsonl": lines(QA)}, ENGLISH + "license: cc-by-nc-4.0\n")
-    plant("openai/gsm8k", "evaluation_set", {"train.jsonl": lines(QA)})
-    plant("someone/GSM8K-main", "evaluation_set", {"train.jsonl": lines(QA)})
-    plant("google/boolq", "benchmark", {"train.jsonl": lines(QA)})
-    plant("d/board", "benchmark", {"train.jsonl": lines(QA)}, ENGLISH + "tags: ['benchmark:official']\n")
-    plant("d/copy", "task_data", {"train.jsonl": lines(QA)}, ENGLISH + "source_datasets: [extended|gsm8k]\n")
-    plant("d/french", "language", {"train.jsonl": lines(QA)}, GENERATION + "language: fr\n")
-    plant("d/gated", "gated", {"train.jsonl": lines(QA)}, gated="auto")
+    plant("d/noncommercial", "", {"train.jsonl": jsonl(QA)}, ENGLISH + "license: cc-by-nc-4.0\n")
+    plant("openai/gsm8k", "evaluation_set", {"train.jsonl": jsonl(QA)})
+    plant("someone/GSM8K-main", "evaluation_set", {"train.jsonl": jsonl(QA)})
+    plant("google/boolq", "benchmark", {"train.jsonl": jsonl(QA)})
+    plant("d/board", "benchmark", {"train.jsonl": jsonl(QA)}, ENGLISH + "tags: ['benchmark:official']\n")
+    plant("d/copy", "task_data", {"train.jsonl": jsonl(QA)}, ENGLISH + "source_datasets: [extended|gsm8k]\n")
+    plant("d/french", "language", {"train.jsonl": jsonl(QA)}, GENERATION + "language: fr\n")
+    plant("d/gated", "gated", {"train.jsonl": jsonl(QA)}, gated="auto")
     plant("d/held", "held_out", {"test.parquet": parquet(QA), "eval/x.csv": b"question,answer\n1,2\n"})
     plant("d/script", "needs_code", {"script.py": b"import os\n", "data/rows.txt": b"1"})
     plant("d/zip", "archive", {"train.zip": b"PK", "README.txt": b""})
     plant("d/nothing", "no_data_files", {"image.png": b"1"})
-    plant("d/text", "unknown_columns", {"train.jsonl": lines([{"text\x1b[31m": "words", "b": 1}])})
-    plant("d/numbers", "unknown_columns", {"train.jsonl": lines([{"text": "t", "label": 1}])})
+    plant("d/text", "unknown_columns", {"train.jsonl": jsonl([{"text\x1b[31m": "words", "b": 1}])})
+    plant("d/numbers", "unknown_columns", {"train.jsonl": jsonl([{"text": "t", "label": 1}])})
     plant("d/broken", "unreadable", {"train.parquet": b"PAR1 not at all PAR1"})
     plant("d/cut", "unreadable", {"train.jsonl": b'{"question": "q", "ans'})
     plant("d/endless", "unreadable", {"train.jsonl": b'{"question": "' + b"x" * 2**23})
     plant("d/none", "no_rows", {"train.csv": b""})
-    plant("d/hostile-card", "", {"train.jsonl": lines(QA)}, ENGLISH + "self: 1\nconfigs: 7\nlicense: [1]\n"
+    plant("d/hostile-card", "", {"train.jsonl": jsonl(QA)}, ENGLISH + "self: 1\nconfigs: 7\nlicense: [1]\n"
           "dataset_info: [[]]\nsource_datasets: {a: b}\n")  # fmt: skip
-    plant("d/other-task", None, {"train.jsonl": lines(QA)}, "task_categories: [image-classification]\n")
+    plant("d/other-task", None, {"train.jsonl": jsonl(QA)}, "task_categories: [image-classification]\n")
     many = [{"instruction": f"say {n}", "output": f"{n} " * 400, "embedding": [float(n)] * 20} for n in range(3000)]
     plant("d/small-groups", None, {"t.parquet": parquet(many, row_group_size=100, compression="none")}, "tags: [x]\n")
     return due
@@ -158,7 +151,7 @@ def test_what_is_known_of_a_candidate(hub, api, planted_data):
     alpaca = found.selected[0]
     assert (alpaca.licence, alpaca.shape, alpaca.languages, alpaca.flags) == ("cc-by-4.0", "alpaca", ("en",), ())
     assert alpaca.files == ("data/train-0.jsonl", "data/train-1.jsonl")
-    assert (alpaca.size, sum(alpaca.sizes)) == (len(lines(ALPACA)),) * 2
+    assert (alpaca.size, sum(alpaca.sizes)) == (len(jsonl(ALPACA)),) * 2
     assert alpaca.downloads == 1000
     assert alpaca.revision == api.dataset_info("d/alpaca").sha
     by_id = {candidate.repo_id: candidate for candidate in found.selected}
@@ -188,7 +181,7 @@ def test_the_rows_of_a_data_set(hub, api, planted_data):
     reading = Reading(10**6)
     rows = load_instructions(api, by_id["d/alpaca"], max_rows=5, reading=reading)
     assert rows == [Example(f"Do {n}", f"Done {n}", source="d/alpaca", index=n) for n in range(5)]
-    assert (reading.rows, reading.stopped, reading.bytes) == (5, "max_rows", len(lines(ALPACA)))
+    assert (reading.rows, reading.stopped, reading.bytes) == (5, "max_rows", len(jsonl(ALPACA)))
     reading = Reading(10**6)
     assert load_instructions(api, by_id["d/csv"], max_rows=99, reading=reading) == [
         Example("hello", "world", source="d/csv", index=0),

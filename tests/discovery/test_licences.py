@@ -2,6 +2,7 @@ import pytest
 
 from rocket_hub.discovery.licences import combine, declared, judge, kind_of
 from rocket_hub.records import Pinned
+from tests.helping import table
 
 
 def item(name, licence, kind="model"):
@@ -31,18 +32,7 @@ def test_non_commercial_and_no_derivatives_are_rejected_unless_allowed():
     assert [judge(name, ()) for name in ("", "other", "mit", "gpl-3.0", "llama3.1")] == [None] * 5
 
 
-@pytest.mark.parametrize(
-    ("base", "others", "allowed", "result"),
-    [
-        ("apache-2.0", ["mit", "cc-by-4.0"], (), "apache-2.0"),
-        ("llama3.1", ["mit"], (), "llama3.1"),
-        ("mit", ["cc-by-sa-4.0"], (), "cc-by-sa-4.0"),
-        ("llama3.1", ["cc-by-sa-4.0"], (), "other"),
-        ("mit", ["cc-by-nc-4.0"], (), "mit"),
-        ("mit", ["cc-by-nc-4.0"], ("cc-by-nc-4.0",), "cc-by-nc-4.0"),
-        ("cc-by-nc-4.0", [], (), "cc-by-nc-4.0"),
-    ],
-)
+@pytest.mark.parametrize(("base", "others", "allowed", "result"), table("discovery/licences_combined.jsonl"))
 def test_the_licence_of_the_result(base, others, allowed, result):
     ledger = combine([item("b/base", base), *(item("d/data", licence, "dataset") for licence in others)], allowed)
     assert ledger.result == result
@@ -67,17 +57,6 @@ def test_a_missing_licence_is_kept_with_a_warning():
     assert [(entry.item, entry.reason) for entry in ledger.unknown] == [("a/one", "unknown_licence")]
 
 
-@pytest.mark.parametrize(
-    ("card", "expected"),
-    [
-        (None, ""),
-        ({}, ""),
-        ({"license": "MIT"}, "mit"),
-        ({"license": ["mit", "apache-2.0"]}, "mit,apache-2.0"),
-        ({"license": "other", "license_name": "My-Licence"}, "my-licence"),
-        ({"license": "unknown"}, ""),
-        ({"license": 7}, ""),
-    ],
-)
+@pytest.mark.parametrize(("card", "expected"), table("discovery/licences_declared.jsonl"))
 def test_what_a_card_declares(card, expected):
     assert declared(card) == expected

@@ -6,8 +6,6 @@ from threading import Thread
 
 import pytest
 from huggingface_hub import HfApi, constants
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rocket_hub.discovery.hub import client as hub_calls
 from rocket_hub.discovery.hub.answers import pages
@@ -15,6 +13,7 @@ from rocket_hub.discovery.listing import DATASET_EXPAND, Listed, check_listed, l
 from rocket_hub.errors import AdapterError, HubError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
+from tests.helping import table
 
 BASE = "base/tiny"
 SHA = "0123456789" * 4
@@ -113,25 +112,7 @@ def test_faults_in_the_middle_of_a_list_are_survived(hub, api, planted):
     assert all(fault.times == 0 for fault in hub.faults)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"repo_id": "../../etc"}, "bad_name"),
-        ({"repo_id": "a/.."}, "bad_name"),
-        ({"repo_id": "/a/b"}, "bad_name"),
-        ({"repo_id": "a/" + "b" * 200}, "bad_name"),
-        ({"repo_id": "gpt2"}, "bad_name"),
-        ({"disabled": True}, "disabled"),
-        ({"files": ()}, "not_an_adapter"),
-        ({"files": ("adapter_config.json",)}, "no_weights"),
-        ({"files": ("adapter_config.json", "adapter_model.bin")}, "pickle_only"),
-        ({"files": ("adapter_config.json", "adapters.safetensors")}, "not_lora"),
-        ({"revision": ""}, "unpinned"),
-        ({"licence": "cc-by-nc-4.0"}, "licence"),
-        ({"datasets": ("GSM8K",)}, "task_data"),
-        ({"datasets": ("OpenAI/gsm8k",)}, "task_data"),
-    ],
-)
+@pytest.mark.parametrize(("change", "reason"), table("discovery/listed_faults.jsonl"))
 def test_what_the_list_alone_decides(change, reason):
     options, closed = DiscoverOptions(leave_task_out=True), ["openai/gsm8k"]
     assert check_listed(GOOD, options, closed) == ()
@@ -157,23 +138,3 @@ def test_what_an_adapter_is_about_comes_from_its_card():
     item = {"id": "me/math-lora_v2", "tags": ["peft", "math", "base_model:x/y", "math"],
             "cardData": {"datasets": "gsm8k", "model_name": "Maths\x1b[31m expert"}}  # fmt: skip
     assert read_item(item).text == "math lora v2; Maths?[31m expert; math; gsm8k"
-
-
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-keys = st.sampled_from("id sha siblings cardData downloads lastModified disabled tags".split())  # noqa: SIM905
-cards = st.dictionaries(st.sampled_from(["license", "license_name", "datasets", "model_name"]), anything, max_size=3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(anything | st.dictionaries(keys, anything | cards, max_size=6))
-def test_no_item_of_a_list_crashes(item):
-    read = read_item(item)
-    assert read.repo_id.isprintable() and len(read.text) <= 500
-    try:
-        check_listed(read, DiscoverOptions(), {})
-    except AdapterError as error:
-        assert error.reason

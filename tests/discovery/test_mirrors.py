@@ -1,17 +1,19 @@
 """Copies of a base model: accepted when they are proven to be copies, whatever they are called."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from rocket_hub.discovery import discover_adapters
 from rocket_hub.discovery.bases import known_copies
 from rocket_hub.errors import HubUnreachableError
 from rocket_hub.localhub import Fault
 from rocket_hub.options import DiscoverOptions
+from tests.helping import put, table
+
+from .conftest import changed
 
 BASE = "twin/model"
 
@@ -29,7 +31,7 @@ def pack(weights):
 
 
 @pytest.fixture(scope="module")
-def copies(hub, tiny_model, lora_bank, tmp_path_factory):
+def copies(hub, tiny_model, lora_bank):
     """Plant a base, copies and would-be copies of it, and one adapter for each; returns the reason that is due."""
     weights = load_file(tiny_model / "model.safetensors")
     norm = "model.norm.weight"
@@ -49,28 +51,16 @@ def copies(hub, tiny_model, lora_bank, tmp_path_factory):
     }  # fmt: skip
     due = {name: "wrong_base" for name in (*planted, "gone/model", "other/name")}
     due |= dict.fromkeys(["same/model", "closed/model", "resaved/model", "packed/model-bnb-4bit"], "")
-    hub.import_folder("model", BASE, tiny_model)
+    own = {path.name: path.read_bytes() for path in tiny_model.iterdir()}
+    put(hub, "model", BASE, own)
     for name, (change, tensors, tokenizer, settings) in planted.items():
-        folder = tmp_path_factory.mktemp("copy")
-        shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
-        if change:
-            config = json.loads((folder / "config.json").read_text()) | change
-            (folder / "config.json").write_text(json.dumps(config))
-        if tensors:
-            save_file(tensors, folder / "model.safetensors", {"format": "np", "name": name})
-        if tokenizer:
-            (folder / "tokenizer.json").write_bytes(tokenizer)
-        hub.import_folder("model", name, folder, **settings)
+        files = {"config.json": json.dumps(json.loads(own["config.json"]) | change)} if change else {}
+        files |= {"model.safetensors": save(tensors, {"format": "np", "name": name})} if tensors else {}
+        put(hub, "model", name, own | files | ({"tokenizer.json": tokenizer} if tokenizer else {}), **settings)
     for number, name in enumerate(due):
-        folder = tmp_path_factory.mktemp("adapter")
-        shutil.copytree(lora_bank[0], folder, dirs_exist_ok=True)
-        config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": name}
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        tensors = load_file(folder / "adapter_model.safetensors")
-        save_file(tensors, folder / "adapter_model.safetensors", {"name": name})
+        adapter = changed(lora_bank[0], {"name": name, "config": {"base_model_name_or_path": name}})
         tagged = BASE if number % 2 else name  # half of them are only found under the copy's own name
-        (folder / "README.md").write_text(f"---\nbase_model: {tagged}\nlibrary_name: peft\n---\n")
-        hub.import_folder("model", f"on/{name.replace('/', '-')}", folder)
+        put(hub, "model", f"on/{name.replace('/', '-')}", adapter, f"base_model: {tagged}\nlibrary_name: peft\n")
     return {f"on/{name.replace('/', '-')}": (name, reason) for name, reason in due.items()}
 
 
@@ -117,18 +107,13 @@ def test_only_names_that_are_alike_are_asked_about(hub, api, copies):
     assert "other/name" not in asked
 
 
-def test_a_base_that_was_renamed_is_the_same(hub, api, copies, tmp_path):
+def test_a_base_that_was_renamed_is_the_same(hub, api, copies, lora_bank):
     """The Hub leads from the old name to the new one; adapters go on naming the old one."""
     moved = Fault(r"GET /api/models/twin/old-name\?", "status", times=-1, status=307,
                   headers={"Location": f"/api/models/{BASE}?blobs=true"})  # fmt: skip
     hub.faults.append(moved)
-    config = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": "twin/old-name"}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    tensors = {f"model.layers.0.self_attn.q_proj.lora_{side}.weight": np.ones(shape, "f4")
-               for side, shape in (("A", (2, 16)), ("B", (16, 2)))}  # fmt: skip
-    save_file(tensors, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "README.md").write_text("---\nbase_model: twin/old-name\n---\n")
-    hub.import_folder("model", "on/the-old-name", tmp_path)
+    adapter = changed(lora_bank[0], {"name": "moved", "config": {"base_model_name_or_path": "twin/old-name"}})
+    put(hub, "model", "on/the-old-name", adapter, "base_model: twin/old-name\n")
     for base in ("twin/old-name", BASE):
         found = discover_adapters(api, base, options=DiscoverOptions(mirrors=("twin/old-name",)))
         assert found.base.repo_id == BASE
@@ -143,18 +128,9 @@ def test_an_outage_proves_nothing(hub, api, copies):
         crawl(api, copies)
 
 
-@pytest.mark.parametrize(
-    ("base", "some"),
-    [
-        ("meta-llama/Llama-3.1-8B-Instruct", {"meta-llama/Meta-Llama-3.1-8B-Instruct",
-                                              "unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit"}),
-        ("NousResearch/Meta-Llama-3.1-8B-Instruct", {"meta-llama/Llama-3.1-8B-Instruct"}),
-        ("Qwen/Qwen2.5-7B-Instruct", {"unsloth/Qwen2.5-7B-Instruct", "unsloth/Qwen2.5-7B-Instruct-unsloth-bnb-4bit"}),
-        ("unsloth/llama-3-8b", {"meta-llama/Meta-Llama-3-8B", "unsloth/llama-3-8b-bnb-4bit"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("base", "some"), table("discovery/popular_copies.jsonl"))
 def test_copies_of_popular_models_are_known(base, some):
-    assert some <= set(known_copies(base))
+    assert set(some) <= set(known_copies(base))
     assert base not in known_copies(base)
     assert len(known_copies(base)) <= 10
 

@@ -42,7 +42,7 @@ OWN_WORDS = ("commonsense_qa", "bbq", "instruction_induction")  # the derived pr
 def served(shared_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
     with LocalHub(folder / "store") as hub:
-        plant(hub, shared_data, folder / "files", MOST)
+        plant(hub, shared_data, MOST)
         api = HfApi(endpoint=hub.url, token="hf_local")
         yield api, discover_datasets(api, options=DiscoverOptions(max_datasets=100), task=GSM8K)
 

@@ -3,13 +3,19 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rocket_hub.generation import teachers
+from rocket_hub.generation.meteor import Meteor
+
+from .meteor_world import Replies, run_meteor, say
+
+Run = Callable[..., Meteor]
 
 
 class Script:
@@ -98,6 +104,17 @@ def script() -> Iterator[Script]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def run(script: Script, tiny_model: Path, tmp_path: Path) -> Run:
+    """METEOR in a folder below `tmp_path`, whose teacher says what `say` does until told otherwise."""
+    script.answers = Replies(say)
+
+    def run(folder: str = ".", *more: Any, **named: Any) -> Meteor:
+        return run_meteor(script.url, tiny_model, tmp_path / folder, *more, **named)
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """A teacher that answers, judges and fails as it is told, and a weak model of 28 words."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ OPTIONS = MeteorOptions(
     stages=("distilled", "refined"), max_new_tokens=8, max_guideline_tokens=6, max_judgement_tokens=50, beams=3, rank=8,
     learning_rate=1e-2, epochs=30, batch_size=16, collect=5, evolve_learning_rate=1e-3,
 )  # fmt: skip
+DISTILLED = replace(OPTIONS, stages=("distilled",))
 RIGHT = '{"correct": true, "advice": ""}'
 WRONG = '{"correct": false, "advice": "the answer is 5"}'
 
@@ -58,7 +60,7 @@ class Faults(dict[str, list[str]]):
         return self[prompt]
 
 
-def run(
+def run_meteor(
     url: str, model: Path, folder: Path, options: MeteorOptions = OPTIONS, questions: list[str] = QUESTIONS,
     at_once: int = 8, timeout: float = 60, **more: Any
 ) -> Meteor:  # fmt: skip
@@ -72,4 +74,4 @@ def run(
 if __name__ == "__main__":
     import sys
 
-    run(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), at_once=int(sys.argv[4]))
+    run_meteor(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), at_once=int(sys.argv[4]))

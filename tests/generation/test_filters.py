@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,24 +24,12 @@ from rocket_hub.generation.self_specialization import form_fault
 from rocket_hub.inference import Continuation
 from rocket_hub.records import Example
 from rocket_hub.tasks import ARC_EASY, BOOLQ, GSM8K, MBPP
+from tests.helping import table
 
 LENGTHS = Lengths.like(["one two three four", " ".join("abcdefghij")])
 
 
-@pytest.mark.parametrize(
-    ("text", "ended", "reason"),
-    [
-        ("", True, "empty"),
-        (" \n ", False, "empty"),
-        ("one two three", False, "unfinished"),
-        ("one", True, "too_short"),
-        ("one two", True, None),
-        (" ".join(map(str, range(30))), True, None),
-        (" ".join(map(str, range(31))), True, "too_long"),
-        ("so it is " * 5, True, "repetition"),
-        ("no no no no no no", True, None),  # short texts may repeat
-    ],
-)
+@pytest.mark.parametrize(("text", "ended", "reason"), table("generation/text_faults.jsonl"))
 def test_what_a_text_shows_by_itself(text, ended, reason):
     found = text_fault(Continuation(text, ended), LENGTHS)
     assert (found and found[0]) == reason
@@ -136,7 +125,8 @@ def formed(name):
 
 
 @pytest.mark.parametrize("name", SEEDS)
-def test_a_seed_has_the_form_of_the_seeds_and_ends_where_the_next_begins(name, bare_tokenizer):
+def test_a_seed_has_the_form_of_the_seeds_and_ends_where_the_next_begins(name):
+    bare_tokenizer = SimpleNamespace(chat_template=None)
     task, form, questions = formed(name)
     prompt = question_prompt(task, form, bare_tokenizer, questions)
     assert all(form.fault_of(question) is None for question in questions)
@@ -158,19 +148,7 @@ def test_a_chat_model_is_given_an_order(name, chat_tokenizer):
     assert ("options" in prompt.split("Problem 1:")[0]) == (name == "arc")
 
 
-@pytest.mark.parametrize(
-    ("name", "question", "reason"),
-    [
-        ("gsm8k", "Anything at all?", None),
-        ("arc", "What is wet?", "unparsable"),
-        ("arc", "What is wet?\nA. rain", "unparsable"),
-        ("arc", "What is wet?\nA. rain\nB. Rain", "unparsable"),
-        ("arc", "A. rain\nB. sand", "unparsable"),
-        ("arc", "What is wet?\nA. rain\nB. sand", None),
-        ("boolq", "Rain is wet. Is sand wet?", "unparsable"),
-        ("boolq", "Rain is wet.\nQuestion: is sand wet?", None),
-    ],
-)
+@pytest.mark.parametrize(("name", "question", "reason"), table("generation/question_forms.jsonl"))
 def test_questions_without_the_form_are_rejected(name, question, reason):
     found = formed(name)[1].fault_of(question)
     assert (found and found[0]) == reason
@@ -181,15 +159,6 @@ def test_a_repeated_heading_is_no_part_of_a_question():
     assert read_question("4. How many?") == read_question("How many?") == "How many?"
     assert read_question("4.5 cups are there. How many?") == "4.5 cups are there. How many?"
     assert read_question("Question: q") == "q"
-
-
-class Bare:
-    chat_template = None
-
-
-@pytest.fixture
-def bare_tokenizer():
-    return Bare()
 
 
 @pytest.fixture

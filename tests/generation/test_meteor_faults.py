@@ -6,12 +6,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from rocket_hub.generation.meteor import Meteor
 from rocket_hub.generation.prompts import read_judgement
 from rocket_hub.generation.teachers import TRIES, Budget
 
-from .conftest import Script
-from .meteor_world import OPTIONS, QUESTIONS, RIGHT, Faults, Replies, answer_in, run, say
+from .meteor_world import DISTILLED, OPTIONS, QUESTIONS, RIGHT, Faults, Replies, answer_in, say
 
 LASTING = ["500"] * TRIES
 DEAL = [
@@ -26,11 +24,11 @@ ODD = [  # what a teacher may say instead of an answer or a verdict
 ]  # fmt: skip
 
 
-def check(made: Meteor, script: Script, folder: Path, sent: dict[str, str]) -> None:
+def check(made, script, folder, sent):
     """Hold what was made against what the server saw."""
     assert made.bill["calls"] == len(script.seen)
     assert made.bill.get("tokens_in", 0) + made.bill.get("tokens_out", 0) == script.tokens
-    fates: dict[str, Counter[int]] = {name: Counter() for name in made.adapters}
+    fates = {name: Counter() for name in made.adapters}
     rows = {row.prompt for row in made.generated.rows}
     for name in made.adapters:
         plain = json.loads((folder / name / "result.json").read_text())["result"]
@@ -48,20 +46,20 @@ def check(made: Meteor, script: Script, folder: Path, sent: dict[str, str]) -> N
     assert rows <= set(QUESTIONS)
 
 
-def recorded(script: Script, sent: dict[str, str], answer) -> None:  # type: ignore[no-untyped-def]
+def recorded(script, sent, answer):
     """Let the server remember what it said."""
 
-    def reply(prompt: str) -> str:
+    def reply(prompt):
         return sent.setdefault(prompt, answer(prompt))
 
     script.answers = Replies(reply)
 
 
-def test_no_row_is_lost_and_none_invented_whatever_fails(script: Script, tiny_model: Path, tmp_path: Path) -> None:
-    sent: dict[str, str] = {}
+def test_no_row_is_lost_and_none_invented_whatever_fails(script, tmp_path, run):
+    sent = {}
     script.faults = Faults(DEAL)
     recorded(script, sent, say)
-    made = run(script.url, tiny_model, tmp_path)
+    made = run()
     check(made, script, tmp_path, sent)
     reasons = Counter(each.reason for each in made.generated.rejected)
     assert reasons["server_error"] and reasons["no_answer"]
@@ -73,21 +71,21 @@ def test_no_row_is_lost_and_none_invented_whatever_fails(script: Script, tiny_mo
         assert asked[prompt] == len(dealt) + (not settled)
 
 
-def test_timeouts_cost_calls_and_lose_nothing(script: Script, tiny_model: Path, tmp_path: Path) -> None:
-    sent: dict[str, str] = {}
+def test_timeouts_cost_calls_and_lose_nothing(script, tmp_path, run):
+    sent = {}
     script.faults = Faults([["hang"], [], [], []])
     recorded(script, sent, say)
-    made = run(script.url, tiny_model, tmp_path, replace(OPTIONS, stages=("distilled",)), timeout=0.5)
+    made = run(".", DISTILLED, timeout=0.5)
     check(made, script, tmp_path, sent)
     timeouts = made.bill["faults"]["timeout"]
     assert timeouts == made.bill["unmetered"] >= 4 and len(made.generated.rows) == 16
 
 
-def test_adversarial_answers_are_no_rows(script: Script, tiny_model: Path, tmp_path: Path) -> None:
-    sent: dict[str, str] = {}
+def test_adversarial_answers_are_no_rows(script, tmp_path, run):
+    sent = {}
     told = [*ODD, "#### 5", "<unk> #### 5"]
     recorded(script, sent, lambda prompt: told[asked_about(prompt)])
-    made = run(script.url, tiny_model, tmp_path, replace(OPTIONS, stages=("distilled",)))
+    made = run(".", DISTILLED)
     check(made, script, tmp_path, sent)
     lost = {each.item: each.reason for each in made.generated.rejected}
     form = "no_answer_in_form"
@@ -97,13 +95,12 @@ def test_adversarial_answers_are_no_rows(script: Script, tiny_model: Path, tmp_p
     assert [row.completion for row in made.generated.rows if "</s>" in row.completion] == []
 
 
-def test_adversarial_verdicts_are_none(script: Script, tiny_model: Path, tmp_path: Path) -> None:
-    script.answers = Replies(say)
-    taught = run(script.url, tiny_model, tmp_path / "taught", replace(OPTIONS, stages=("distilled",)))
+def test_adversarial_verdicts_are_none(script, tmp_path, run):
+    taught = run("taught", DISTILLED)
     script.seen, script.tokens = [], 0
-    sent: dict[str, str] = {}
+    sent = {}
     recorded(script, sent, lambda prompt: [*ODD, RIGHT, RIGHT][asked_about(prompt)])
-    made = run(script.url, tiny_model, tmp_path, replace(OPTIONS, stages=("refined",)),
+    made = run(".", replace(OPTIONS, stages=("refined",)),
                adapter=Path(taught.adapters["distilled"]))  # fmt: skip
     check(made, script, tmp_path, sent)
     right = {QUESTIONS[8], QUESTIONS[14], QUESTIONS[15]}  # JSON in a code fence, and two in plain form
@@ -113,31 +110,27 @@ def test_adversarial_verdicts_are_none(script: Script, tiny_model: Path, tmp_pat
     assert made.counts["refined"]["judged"] == 3
 
 
-def asked_about(prompt: str) -> int:
+def asked_about(prompt):
     return next(index for index, question in enumerate(QUESTIONS) if f"> {question}\n" in prompt)
 
 
-def test_an_outage_is_asked_again_by_the_same_command_and_nothing_else(
-    script: Script, tiny_model: Path, tmp_path: Path
-) -> None:
-    script.answers, script.faults = Replies(say), Faults([[], LASTING, []])
-    options = replace(OPTIONS, stages=("distilled",))
-    first = run(script.url, tiny_model, tmp_path, options)
+def test_an_outage_is_asked_again_by_the_same_command_and_nothing_else(script, run):
+    script.faults = Faults([[], LASTING, []])
+    first = run(".", DISTILLED)
     assert (len(first.generated.rows), first.bill["faults"]) == (11, {"server_error": 5 * TRIES})
     before = len(script.seen)
-    second = run(script.url, tiny_model, tmp_path, options)
+    second = run(".", DISTILLED)
     assert (len(second.generated.rows), second.generated.rejected) == (16, ())
     assert len(script.seen) - before == 5 and second.bill["calls"] == len(script.seen)
-    assert run(script.url, tiny_model, tmp_path, options).bill["calls"] == len(script.seen) == before + 5
+    assert run(".", DISTILLED).bill["calls"] == len(script.seen) == before + 5
 
 
-def test_the_budget_holds_over_all_runs(script: Script, tiny_model: Path, tmp_path: Path) -> None:
-    script.answers = Replies(say)
-    made = run(script.url, tiny_model, tmp_path, budget=Budget(calls=10))
+def test_the_budget_holds_over_all_runs(script, run):
+    made = run(budget=Budget(calls=10))
     assert (made.bill["calls"], len(script.seen)) == (10, 10)
     assert {each.reason for each in made.generated.rejected} == {"over_budget"}
     assert made.counts["refined"] == {"judged": 0, "rows": 0}
-    again = run(script.url, tiny_model, tmp_path, budget=Budget(calls=10))
+    again = run(budget=Budget(calls=10))
     assert (len(script.seen), again.generated.rows) == (10, made.generated.rows)
-    more = run(script.url, tiny_model, tmp_path, budget=Budget(calls=16))
+    more = run(budget=Budget(calls=16))
     assert (len(script.seen), more.counts["distilled"]["rows"]) == (16, 16)

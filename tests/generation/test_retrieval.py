@@ -1,21 +1,19 @@
 """Domain text: reading it, cutting it, and finding what belongs to a question."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from huggingface_hub import HfApi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.errors import InputError
 from rocket_hub.generation.retrieval import Retriever, cut, documents_of, fused, read_documents, text_of
 from rocket_hub.generation.self_specialization import Answers, Question
-from rocket_hub.localhub import LocalHub
 from rocket_hub.options import SelfSpecializationOptions
 from rocket_hub.records import Example
 from rocket_hub.tasks import ARC_EASY, GSM8K
+from tests.helping import push_rows
 
 PAGES = ["The red cup costs 7 coins.", "The blue cup costs 31 coins.", "Cats sleep all day.", "A dog eats meat at 7."]
 
@@ -149,20 +147,14 @@ def test_what_there_is_no_room_for_is_left_out():
     assert PAGES[1] in answers(GSM8K, SEEDS, 15).prompt(question, passage)
 
 
-def test_a_data_set_on_the_hub_is_read_as_text(tmp_path):
-    with LocalHub(tmp_path / "hub") as hub:
-        api = HfApi(endpoint=hub.url, token="hf_local")
-        api.create_repo("local/pages", repo_type="dataset")
-        rows = [{"title": "Cup", "body": "The cup costs 7.", "n": 1}, {"title": "", "body": " ", "n": 2}]
-        api.upload_file(
-            path_or_fileobj="".join(f"{json.dumps(row)}\n" for row in rows).encode(), path_in_repo="train.jsonl",
-            repo_id="local/pages", repo_type="dataset",
-        )  # fmt: skip
-        found = documents_of(api, "local/pages")
-        assert found.texts == ("Cup\nThe cup costs 7.",) and len(found.origin.revision) == 40
-        api.create_repo("local/nothing", repo_type="dataset")
-        with pytest.raises(InputError, match="no Parquet"):
-            documents_of(api, "local/nothing")
+def test_a_data_set_on_the_hub_is_read_as_text(api):
+    rows = [{"title": "Cup", "body": "The cup costs 7.", "n": 1}, {"title": "", "body": " ", "n": 2}]
+    push_rows(api, "local/pages", rows)
+    found = documents_of(api, "local/pages")
+    assert found.texts == ("Cup\nThe cup costs 7.",) and len(found.origin.revision) == 40
+    api.create_repo("local/nothing", repo_type="dataset")
+    with pytest.raises(InputError, match="no Parquet"):
+        documents_of(api, "local/nothing")
 
 
 def test_all_texts_of_a_row_count():

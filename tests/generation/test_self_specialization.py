@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rocket_hub.cli.generate import self_specialization_command
 from rocket_hub.errors import InputError, NothingLeftError
@@ -16,6 +16,7 @@ from rocket_hub.records import Example, count_reasons
 from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.serialization import check
 from rocket_hub.tasks.custom import read_task
+from tests.helping import lines
 
 TASK = """
 name: sums
@@ -42,11 +43,6 @@ def task(tmp_path_factory):
 @pytest.fixture(scope="module")
 def seeds(task):
     return [task.example(Example(question(a, b), f"#### {a + b}", "")) for a, b in SEEDS]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +100,9 @@ def test_rows_are_new_questions_with_answers_in_the_tasks_form(made, task, token
                for row in found.rows)  # fmt: skip
     assert all(task.example(Example(row.prompt, row.completion, "")).answer for row in found.rows)
     counts, reasons = found.counts, count_reasons(found.rejected)
-    assert counts["prompts"] + counts["answered"] == counts["questions"] + counts["kept"] + counts["surplus"] + len(
-        found.rejected
-    )
-    assert (
-        counts["answered"] >= counts["kept"] + counts["surplus"] and reasons.get("duplicate", 0) == counts["duplicate"]
-    )
+    sound = counts["kept"] + counts["surplus"]
+    assert counts["prompts"] + counts["answered"] == counts["questions"] + sound + len(found.rejected)
+    assert counts["answered"] >= sound and reasons.get("duplicate", 0) == counts["duplicate"]
     assert rates(counts)["yield"] == (6 + counts["surplus"]) / counts["prompts"]
     assert told[-1] == ("rows kept", 6, 6)
     assert made(folder="again").rows == found.rows != made(folder="other", seed=1).rows
@@ -147,9 +140,7 @@ def test_votes_reject_what_most_samples_contradict(made):
     plain, voted = made(**wide), made(**wide, votes=5, vote_temperature=1.5)
     contradicted = {each.item for each in voted.rejected if each.reason == "inconsistent"}
     assert contradicted and contradicted <= {f"{SOURCE}#{row.index}" for row in plain.rows}
-    assert {row.prompt: row.completion for row in voted.rows}.items() <= {
-        r.prompt: r.completion for r in plain.rows
-    }.items()
+    assert {(row.prompt, row.completion) for row in voted.rows} <= {(row.prompt, row.completion) for row in plain.rows}
 
 
 def test_without_filters_all_but_repeated_questions_stay(made):
@@ -204,18 +195,18 @@ def test_batches_cost_a_quarter_of_one_prompt_at_a_time(made, model, monkeypatch
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is_written(made, model, tokenizer, task, seeds, tmp_path):
-    with pytest.raises(InputError, match="specialise"):
-        made(rounds=2)
-    with pytest.raises(InputError, match="needs an encoder"):
-        made(novelty_by="embedding")
-    with pytest.raises(InputError, match="needs an encoder"):
-        made(documents=["A text."], retrieval="dense")
+    for changed, message in (
+        ({"rounds": 2}, "specialise"),
+        ({"novelty_by": "embedding"}, "needs an encoder"),
+        ({"documents": ["A text."], "retrieval": "dense"}, "needs an encoder"),
+        ({"max_new_tokens": 155}, "lower max_new_tokens"),
+    ):
+        with pytest.raises(InputError, match=message):
+            made(**changed)
     with pytest.raises(InputError, match="at least one"):
         self_specialize(model, tokenizer, task, [], options(), folder=tmp_path, maker="x")
     with pytest.raises(InputError, match="without shots"):
         self_specialize(model, tokenizer, task.with_shots(seeds[:1]), seeds, options(), folder=tmp_path, maker="x")
-    with pytest.raises(InputError, match="lower max_new_tokens"):
-        made(max_new_tokens=155)
     assert not list(tmp_path.iterdir())
 
 
@@ -234,12 +225,10 @@ def files(tmp_path_factory, model, tokenizer):
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     (folder / "sums.yaml").write_text(TASK)
-    (folder / "recipe.yaml").write_text(
-        f"task: {folder / 'sums.yaml'}\nbase: {folder / 'base'}\n"
-        "train: {max_steps: 2, batch_size: 2, max_length: 64}\n"
-    )
+    recipe = f"task: {folder / 'sums.yaml'}\nbase: {folder / 'base'}\ntrain: "
+    (folder / "recipe.yaml").write_text(recipe + "{max_steps: 2, batch_size: 2, max_length: 64}\n")
     rows = [{"question": question(a, b), "answer": f"#### {a + b}"} for a, b in SEEDS]
-    (folder / "seeds.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / "seeds.jsonl").write_text(lines(rows))
     return folder
 
 
@@ -274,18 +263,17 @@ def test_the_command_refuses_what_it_cannot_use(files, tmp_path):
         CliRunner().invoke(self_specialization_command, list(map(str, arguments)), catch_exceptions=False)
 
     recipe = ("--recipe", files / "recipe.yaml")
-    seeds = ("--kshot", files / "seeds.jsonl")
-    with pytest.raises(InputError, match="give --kshot"):
-        run(*recipe)
-    with pytest.raises(InputError, match="--target-rows: expected at least 1, found 0"):
-        run(*recipe, *seeds, "--target-rows", 0)
-    with pytest.raises(InputError, match="give --task NAME or --recipe"):
-        run(*seeds)
+    seeds, out = ("--kshot", files / "seeds.jsonl"), ("--out", tmp_path / "out")
     (tmp_path / "wordy.jsonl").write_text('{"question": "a?", "answer": "many"}\n')
-    with pytest.raises(InputError, match="example 1: the task"):
-        run(*recipe, "--kshot", tmp_path / "wordy.jsonl", "--out", tmp_path / "out")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match="no documents"):
-        run(*recipe, *seeds, "--documents", tmp_path / "nothing", "--out", tmp_path / "out")
+    for arguments, message in (
+        (recipe, "give --kshot"),
+        ((*recipe, *seeds, "--target-rows", 0), "--target-rows: expected at least 1, found 0"),
+        (seeds, "give --task NAME or --recipe"),
+        ((*recipe, "--kshot", tmp_path / "wordy.jsonl", *out), "example 1: the task"),
+        ((*recipe, *seeds, "--documents", tmp_path / "nothing", *out), "no documents"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(*arguments)
     with pytest.raises(NothingLeftError, match="no row was kept"):
-        run(*recipe, *seeds, "--out", tmp_path / "out", *set_by_key(max_prompts=2, max_new_tokens=1))
+        run(*recipe, *seeds, *out, *set_by_key(max_prompts=2, max_new_tokens=1))

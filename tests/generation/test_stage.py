@@ -1,18 +1,13 @@
 """The stage of a build that makes rows: how much is there already, what is refused before it, METEOR over real HTTP."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
 
 from rocket_hub.errors import InputError, LicenceError
 from rocket_hub.generation.prompts import answer_prompt
 from rocket_hub.inference.models import load_base
-from rocket_hub.localhub import LocalHub
 from rocket_hub.options import GenerationOptions, MeteorOptions, SelfSpecializationOptions
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.generate import NOTHING, generate
@@ -21,8 +16,7 @@ from rocket_hub.records import AdapterDiscovery, DatasetCandidate, DatasetDiscov
 from rocket_hub.results import Discovery
 from rocket_hub.runs import RunFolder
 from rocket_hub.tasks import get_task
-
-from .conftest import Script
+from tests.helping import Heard, lines, push_rows
 
 TASK = get_task("gsm8k")
 SHOTS = tuple(Example(f"what is {n} plus {n} ?", f"{n} + {n} = {2 * n} #### {2 * n}", "") for n in range(1, 5))
@@ -30,75 +24,54 @@ ENCODER = Pinned("acme/encoder", "e" * 40)
 SMALL = MeteorOptions(stages=("distilled",), guideline=False, epochs=1.0, batch_size=2, max_length=96, max_new_tokens=8)
 
 
-class Said:
-    """Keeps what a person would see."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def stage(self, name: str, note: str) -> None:
-        self.lines.append(f"{name} {note}")
-
-    def advance(self, what: str, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[HfApi]:
-    with LocalHub(tmp_path / "store") as hub:
-        api = HfApi(endpoint=hub.url, token="hf_local")
-        rows = [
-            {"prompt": shot.prompt, "completion": text} for shot in SHOTS for text in (shot.completion, "no answer")
-        ]
-        api.create_repo("local/rows", repo_type="dataset")
-        api.upload_file(path_or_fileobj="".join(json.dumps(row) + "\n" for row in rows).encode(),
-                        path_in_repo="train.jsonl", repo_id="local/rows", repo_type="dataset")  # fmt: skip
-        yield api
+def api(api):
+    """A Hub with rows, of which every other one has an answer."""
+    both = [(shot.prompt, text) for shot in SHOTS for text in (shot.completion, "no answer")]
+    push_rows(api, "local/rows", [{"prompt": prompt, "completion": text} for prompt, text in both])
+    return api
 
 
-def found(api: HfApi) -> Discovery:
+def found(api):
     rows = DatasetCandidate("local/rows", str(api.dataset_info("local/rows").sha), shape="prompt_completion",
                              files=("train.jsonl",))  # fmt: skip
     return Discovery(AdapterDiscovery(ENCODER, ()), DatasetDiscovery((rows,)), ENCODER, ENCODER)
 
 
-def place(api: HfApi, tiny_model: Path, folder: Path, **options: Any) -> tuple[Context, Said]:
+def place(api, tiny_model, folder, **options):
     """A build before its stage 0, with its base loaded."""
-    said, recipe = Said(), Recipe("gsm8k", "acme/base", generation=GenerationOptions(**options))
+    said, recipe = Heard(), Recipe("gsm8k", "acme/base", generation=GenerationOptions(**options))
     context = Context(recipe, TASK, SHOTS, tuple(map(TASK.example, SHOTS)), RunFolder(folder, said), api, "", said,
                       Pinned("acme/base", "b" * 40, "model", "mit"))  # fmt: skip
     context.__dict__["base"] = load_base(str(tiny_model), None, "float32")
     return context, said
 
 
-def test_nothing_is_made_where_it_was_not_asked_for(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
+def test_nothing_is_made_where_it_was_not_asked_for(api, tiny_model, tmp_path):
     context, said = place(api, tiny_model, tmp_path / "run")
     assert generate(context, found(api)) == NOTHING
-    assert (said.lines, (tmp_path / "run").exists()) == ([], False)
+    assert (said.heard, (tmp_path / "run").exists()) == ([], False)
 
 
-def test_nothing_is_made_where_enough_was_found(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
+def test_nothing_is_made_where_enough_was_found(api, tiny_model, tmp_path):
     context, said = place(api, tiny_model, tmp_path / "run", method="self_specialization", below_rows=4)
     done = generate(context, found(api))
     assert done == replace(NOTHING, found=4)
-    assert "at least 4 rows with an answer were found: none are made" in said.lines
+    assert "at least 4 rows with an answer were found: none are made" in said.heard
     assert generate(context, found(api)) == done
-    assert said.lines[-1] == "0-generate done earlier"
+    assert said.heard[-1] == "0-generate done earlier"
     few = SelfSpecializationOptions(target_rows=2, max_prompts=2, max_new_tokens=4, batch_size=2)
     context, said = place(api, tiny_model, tmp_path / "run", method="self_specialization", below_rows=5,
                           self_specialization=few)  # fmt: skip
     made = generate(context, found(api))
     assert (made.method, made.counts["prompts"]) == ("self_specialization", 2)
-    assert said.lines[0].startswith("0-generate again, because of generation.below_rows")
+    assert said.heard[0].startswith("0-generate again, because of generation.below_rows")
 
 
-def test_meteor_makes_rows_of_a_teachers_answers(api: HfApi, tiny_model: Path, tmp_path: Path, script: Script) -> None:
+def test_meteor_makes_rows_of_a_teachers_answers(api, tiny_model, tmp_path, script):
     questions = [f"what is {n} plus 1 ?" for n in range(4)]
     asked = tmp_path / "asked.jsonl"
-    asked.write_text("".join(json.dumps({"question": question}) + "\n" for question in questions))
+    asked.write_text(lines({"question": question} for question in questions))
     script.answers = {answer_prompt(question): "the answer #### 2" for question in questions}
     context, said = place(api, tiny_model, tmp_path / "run", method="meteor", questions=str(asked),
                           teacher=f"endpoint:{script.url}#big", calls=3, meteor=SMALL)  # fmt: skip
@@ -107,13 +80,13 @@ def test_meteor_makes_rows_of_a_teachers_answers(api: HfApi, tiny_model: Path, t
     assert made.reasons == {"over_budget": 1}
     assert made.maker == "big at 127.0.0.1, with acme/base at bbbbbbbbbbbb"
     assert [pin.kind for pin in made.made_from] == ["model", "teacher", "file"]
-    assert any("4 questions for big at 127.0.0.1: at most 4 calls" in line for line in said.lines)
+    assert any("4 questions for big at 127.0.0.1: at most 4 calls" in line for line in said.heard)
     rows = [json.loads(line) for line in (tmp_path / "run" / made.rows_file).read_text().splitlines()]
     assert {row["prompt"] for row in rows} < set(questions)
     assert generate(context, found(api)) == made and len(script.seen) == 3
 
 
-def test_what_is_refused_before_anything_is_computed(api: HfApi, tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_refused_before_anything_is_computed(api, tiny_model, tmp_path):
     card = b"---\nlicense: cc-by-nc-4.0\n---\n"
     api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="local/rows", repo_type="dataset")
     context, _ = place(api, tiny_model, tmp_path / "run", method="self_specialization", documents="local/rows")

@@ -4,13 +4,13 @@ import http.client
 import json
 import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.helping import environment, run
 
 CLIENTS = Path(__file__).parent / "clients"
 
@@ -77,26 +77,37 @@ LOCAL = {"HF_TOKEN": "hf_local", "HF_HUB_DISABLE_XET": "1"}
 
 def client_environment(home: Path, **variables: str) -> dict[str, str]:
     """The environment of a client process: nothing of this machine's Hub settings, a home of its own."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ROCKET_HUB_", "PYTEST"))}
     package = str(Path(__file__).parents[2])
-    return kept | {
+    own = {
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-        **variables,
     }
+    return environment(**own) | variables
 
 
 def run_client(script: str, home: Path, *arguments: str, **variables: str) -> dict[str, Any]:
     """Run a script of `clients/` in a fresh process and return the JSON object it prints last."""
-    process = subprocess.run(
-        [sys.executable, str(CLIENTS / script), *arguments],
-        env=client_environment(home, **variables),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    return json.loads(process.stdout.splitlines()[-1])
+    printed = run(CLIENTS / script, *arguments, env=client_environment(home, **variables))
+    return json.loads(printed.splitlines()[-1])
+
+
+def name_of(row: dict[str, Any]) -> str:
+    return f"{row['section']}-{row['key']}"
+
+
+def check(results: dict[str, Any], row: dict[str, Any]) -> None:
+    """Hold a row of a table against what a client found; of an error it notes class and text."""
+    found = results[row["section"]][row["key"]]
+    if "equals" in row:
+        assert found == row["equals"]
+    elif "holds" in row:
+        assert set(row["holds"]) <= set(found)
+    elif "contains" in row:
+        name, message = found
+        assert name == row.get("class", name)
+        assert all(text in message for text in row["contains"]), message
+    else:
+        assert found

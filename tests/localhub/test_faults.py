@@ -3,7 +3,6 @@
 import http.client
 import socket
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,11 +15,11 @@ FILE = "/acme/lora/resolve/main/adapter_config.json"
 
 
 @pytest.fixture(autouse=True)
-def filled(hub: LocalHub, adapter: Path) -> None:
+def filled(hub, adapter):
     hub.import_folder("model", "acme/lora", adapter)
 
 
-def test_status_comes_instead_of_the_answer_as_often_as_told(hub: LocalHub) -> None:
+def test_status_comes_instead_of_the_answer_as_often_as_told(hub):
     hub.faults.append(Fault("GET /acme/lora", "status", times=2, status=429, headers={"Retry-After": "7"}))
     answers = [ask(hub.url, FILE) for _ in range(3)]
     assert [answer.status for answer in answers] == [429, 429, 200]
@@ -28,7 +27,7 @@ def test_status_comes_instead_of_the_answer_as_often_as_told(hub: LocalHub) -> N
     assert [record.fault for record in hub.log] == ["status", "status", None]
 
 
-def test_match_is_searched_in_method_and_path(hub: LocalHub) -> None:
+def test_match_is_searched_in_method_and_path(hub):
     hub.faults.append(Fault("HEAD .*config", "status", times=-1))
     assert ask(hub.url, FILE).status == 200
     assert ask(hub.url, FILE, "HEAD").status == 503
@@ -36,35 +35,35 @@ def test_match_is_searched_in_method_and_path(hub: LocalHub) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault("config", "reset"), Fault("config", "reset", after=5)])
-def test_reset(hub: LocalHub, fault: Fault) -> None:
+def test_reset(hub, fault):
     hub.faults.append(fault)
     with pytest.raises(ConnectionResetError):
         ask(hub.url, FILE)
     assert ask(hub.url, FILE).status == 200
 
 
-def test_lost_reply_comes_after_the_deed(hub: LocalHub) -> None:
+def test_lost_reply_comes_after_the_deed(hub):
     hub.faults.append(Fault("repos/create", "lost_reply"))
     with pytest.raises((ConnectionResetError, http.client.RemoteDisconnected)):
         ask(hub.url, "/api/repos/create", "POST", {"name": "new"})
     assert ask(hub.url, "/api/models/local/new").status == 200
 
 
-def test_truncate_ends_cleanly(hub: LocalHub) -> None:
+def test_truncate_ends_cleanly(hub):
     hub.faults.append(Fault("config", "truncate", after=10))
     with pytest.raises(http.client.IncompleteRead) as caught:
         ask(hub.url, FILE)
     assert len(caught.value.partial) == 10
 
 
-def test_delay(hub: LocalHub) -> None:
+def test_delay(hub):
     hub.faults.append(Fault("config", "delay", seconds=0.3))
     start = time.monotonic()
     assert ask(hub.url, FILE).status == 200
     assert time.monotonic() - start >= 0.3
 
 
-def test_corrupt_keeps_the_length(hub: LocalHub) -> None:
+def test_corrupt_keeps_the_length(hub):
     true = ask(hub.url, FILE)
     hub.faults.append(Fault("config", "corrupt"))
     spoilt = ask(hub.url, FILE)
@@ -73,7 +72,7 @@ def test_corrupt_keeps_the_length(hub: LocalHub) -> None:
     assert spoilt.headers["ETag"] == true.headers["ETag"]
 
 
-def test_wrong_headers(hub: LocalHub) -> None:
+def test_wrong_headers(hub):
     true = ask(hub.url, FILE, "HEAD")
     for kind in ("etag", "size", "no_commit"):
         hub.faults.append(Fault("config", kind))
@@ -84,19 +83,19 @@ def test_wrong_headers(hub: LocalHub) -> None:
     assert no_commit.headers["X-Repo-Commit"] is None
 
 
-def test_ignore_range(hub: LocalHub) -> None:
+def test_ignore_range(hub):
     hub.faults.append(Fault("config", "ignore_range"))
     whole, part = (ask(hub.url, FILE, Range="bytes=0-3") for _ in range(2))
     assert (whole.status, part.status) == (200, 206)
     assert len(whole.body) > len(part.body) == 4
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="truncate"):
         Fault(".", "explode")
 
 
-def test_a_connection_outlives_a_refused_body(hub: LocalHub) -> None:
+def test_a_connection_outlives_a_refused_body(hub):
     """The unread body of a refused request must not be taken for the next request."""
     hub.faults.append(Fault("preupload", "status"))
     connection = http.client.HTTPConnection(urlsplit(hub.url).netloc, timeout=10)
@@ -110,7 +109,7 @@ def test_a_connection_outlives_a_refused_body(hub: LocalHub) -> None:
     assert statuses == [503, 401]
 
 
-def test_a_stopped_hub_answers_nobody(hub: LocalHub) -> None:
+def test_a_stopped_hub_answers_nobody(hub):
     connection = http.client.HTTPConnection(urlsplit(hub.url).netloc, timeout=10)
     connection.request("GET", FILE)
     connection.getresponse().read()
@@ -123,7 +122,7 @@ def test_a_stopped_hub_answers_nobody(hub: LocalHub) -> None:
         socket.create_connection(("127.0.0.1", urlsplit(hub.url).port), timeout=5)
 
 
-def test_quota(tmp_path: Path) -> None:
+def test_quota(tmp_path):
     with LocalHub(tmp_path / "limited", quota=(2, 60)) as hub:
         answers = [ask(hub.url, "/api/models") for _ in range(3)]
         assert [answer.status for answer in answers] == [200, 200, 429]

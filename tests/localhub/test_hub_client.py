@@ -1,16 +1,14 @@
 """What a stock huggingface_hub sees of the hub; the client runs once, in its own process."""
 
-import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from rocket_hub.localhub import LocalHub, User
+from tests.helping import lines, put, table
 
-from .conftest import CLIENTS, LOCAL, ask, run_client, write_adapter
+from .conftest import LOCAL, ask, check, name_of, run_client, write_adapter
 
 
 class World(NamedTuple):
@@ -19,7 +17,7 @@ class World(NamedTuple):
     results: dict[str, Any]
     hub: LocalHub
 
-    def requests(self, name: str) -> list[str]:
+    def requests(self, name):
         """The requests between two marks in the hub's log."""
         paths = [record.path for record in self.hub.log]
         lines = [f"{record.method} {record.path}" for record in self.hub.log]
@@ -27,7 +25,7 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub-client")
     tokens = {"hf_local": User("local"), "hf_owner": User("owner", orgs=("secret",))}
     with LocalHub(folder / "store", tokens=tokens, page=10) as hub:
@@ -36,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(results, hub)
 
 
-def fill(hub: LocalHub, folder: Path) -> None:
+def fill(hub, folder):
     """Put everything in the hub that the client looks for."""
     adapter = write_adapter(folder / "adapter")
     for number in range(25):
@@ -44,22 +42,10 @@ def fill(hub: LocalHub, folder: Path) -> None:
     hub.import_folder("model", "acme/gated", adapter, gated="auto")
     hub.import_folder("model", "acme/friends", adapter, gated="manual", allowed=["local"])
     hub.import_folder("model", "secret/model", adapter, private=True)
-    nested = folder / "nested"
-    for path in ("README.md", "data/a/b.txt", "data/c.txt"):
-        (nested / path).parent.mkdir(parents=True, exist_ok=True)
-        (nested / path).write_text(path)
-    hub.import_folder("model", "acme/nested", nested)
-    many = folder / "many"
-    many.mkdir()
-    for number in range(1001):
-        (many / f"{number}.txt").touch()
-    hub.import_folder("model", "acme/many", many)
-    data = folder / "data"
-    data.mkdir()
-    card = "---\nlicense: mit\nlanguage: [en]\ntask_categories: [question-answering]\n---\n"
-    (data / "README.md").write_text(card)
-    (data / "train.jsonl").write_text(json.dumps({"question": "1 + 1", "answer": "2"}) + "\n")
-    hub.import_folder("dataset", "acme/questions", data)
+    put(hub, "model", "acme/nested", {path: path for path in ("README.md", "data/a/b.txt", "data/c.txt")})
+    put(hub, "model", "acme/many", {f"{number}.txt": "" for number in range(1001)})
+    card = "license: mit\nlanguage: [en]\ntask_categories: [question-answering]\n"
+    put(hub, "dataset", "acme/questions", {"train.jsonl": lines([{"question": "1 + 1", "answer": "2"}])}, card)
     push = folder / "push"
     push.mkdir()
     (push / "README.md").write_text("---\nlicense: mit\n---\nhello\n")
@@ -68,24 +54,12 @@ def fill(hub: LocalHub, folder: Path) -> None:
     (push / "weights.safetensors").write_bytes(os.urandom(12 * 2**20))
 
 
-EXPECTED = [json.loads(line) for line in (CLIENTS / "hub_client.jsonl").read_text().splitlines()]
+@pytest.mark.parametrize("row", table("localhub/clients/hub_client.jsonl"), ids=name_of)
+def test_what_the_client_found(world, row):
+    check(world.results, row)
 
 
-@pytest.mark.parametrize("row", EXPECTED, ids=lambda row: f"{row['section']}-{row['key']}")
-def test_what_the_client_found(world: World, row: dict[str, Any]) -> None:
-    """Of an error the client notes its class and its text."""
-    found = world.results[row["section"]][row["key"]]
-    if "equals" in row:
-        assert found == row["equals"]
-    elif "contains" in row:
-        name, message = found
-        assert name == row.get("class", name)
-        assert all(text in message for text in row["contains"]), message
-    else:
-        assert found
-
-
-def test_lists_follow_pages_in_order(world: World) -> None:
+def test_lists_follow_pages_in_order(world):
     lists = world.results["lists"]
     expected = [*(f"acme/lora-{n:02}" for n in reversed(range(25))), "acme/friends", "acme/gated"]
     assert lists["ids"][:24] == expected[:24]
@@ -95,7 +69,7 @@ def test_lists_follow_pages_in_order(world: World) -> None:
     assert sorted(lists["gated"]) == ["acme/friends", "acme/gated"]
 
 
-def test_lists_expand_what_was_asked_for(world: World) -> None:
+def test_lists_expand_what_was_asked_for(world):
     downloads, base, files, tags = world.results["lists"]["first"]
     assert (downloads, base) == (24, "acme/base")
     assert files == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
@@ -106,13 +80,13 @@ def test_lists_expand_what_was_asked_for(world: World) -> None:
     assert {"format:json", "task_categories:question-answering", "language:en"} <= set(tags)
 
 
-def test_info(world: World) -> None:
+def test_info(world):
     info = world.results["info"]
     size, lfs_size, digits = info["weights"]
     assert (info["sha"], size, digits) == (info["pinned"], lfs_size, 64)
 
 
-def test_a_pinned_download_asks_once_and_a_header_is_one_part_of_the_file(world: World) -> None:
+def test_a_pinned_download_asks_once_and_a_header_is_one_part_of_the_file(world):
     assert world.results["downloads"]["config"]["peft_type"] == "LORA"
     assert world.results["downloads"]["missing"] in ("EntryNotFoundError", "RemoteEntryNotFoundError")
     assert world.requests("pinned") == world.requests("snapshot") == []
@@ -122,17 +96,17 @@ def test_a_pinned_download_asks_once_and_a_header_is_one_part_of_the_file(world:
     assert record.status == 206 or record.range == "bytes=0-100000"
 
 
-def test_large_files_travel_as_lfs(world: World) -> None:
+def test_large_files_travel_as_lfs(world):
     lines = [(record.method, record.path.split("/")[1], record.auth) for record in world.hub.log]
     assert ("PUT", "_lfs", False) in lines
 
 
-def test_a_repository_that_is_there_has_its_address(world: World) -> None:
+def test_a_repository_that_is_there_has_its_address(world):
     writes = world.results["writes"]
     assert writes["url"] == writes["exists"] == f"{world.hub.url}/local/push"
 
 
-def test_xet_is_refused_and_never_offered(world: World) -> None:
+def test_xet_is_refused_and_never_offered(world):
     answer = ask(world.hub.url, "/api/models/local/xet/xet-write-token/main")
     assert answer.status == 404
     assert "HF_HUB_DISABLE_XET=1" in answer.json()["error"]

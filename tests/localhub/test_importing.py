@@ -4,19 +4,19 @@ import json
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
 from rocket_hub.errors import InputError, StorageError
 from rocket_hub.localhub import LocalHub, import_tree
 from rocket_hub.localhub.store import RefusedError, Repository, Store
+from tests.helping import table
 
 from .conftest import ask, client_environment, write_adapter
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path):
     """A folder of repositories with a manifest."""
     folder = tmp_path / "tree"
     write_adapter(folder / "models/acme/lora")
@@ -34,11 +34,11 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-def write_manifest(folder: Path, **content: object) -> None:
+def write_manifest(folder, **content):
     (folder / "hub.json").write_text(json.dumps(content))
 
 
-def test_the_same_files_and_date_give_the_same_commit(tmp_path: Path) -> None:
+def test_the_same_files_and_date_give_the_same_commit(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one/a.txt").write_text("a")
     shas = []
@@ -51,7 +51,7 @@ def test_the_same_files_and_date_give_the_same_commit(tmp_path: Path) -> None:
     assert shas == ["bec1f8ded2e2b8db37baf5243fceb77a5e6caffe"] * 2  # a literal: it must not change between versions
 
 
-def test_a_restarted_hub_knows_everything(tmp_path: Path, adapter: Path) -> None:
+def test_a_restarted_hub_knows_everything(tmp_path, adapter):
     with LocalHub(tmp_path / "store") as hub:
         sha = hub.import_folder("model", "local/lora", adapter, likes=3)
         ask(hub.url, "/api/models/local/lora/tag/main", "POST", {"tag": "v1"})
@@ -61,7 +61,7 @@ def test_a_restarted_hub_knows_everything(tmp_path: Path, adapter: Path) -> None
         assert ask(hub.url, "/local/lora/resolve/v1/adapter_config.json").status == 200
 
 
-def test_a_changed_folder_is_one_new_commit(tmp_path: Path, tree: Path) -> None:
+def test_a_changed_folder_is_one_new_commit(tmp_path, tree):
     store = Store(tmp_path / "store")
     first = import_tree(store, tree)
     assert import_tree(store, tree) == first
@@ -77,7 +77,7 @@ def test_a_changed_folder_is_one_new_commit(tmp_path: Path, tree: Path) -> None:
     assert set(history[0].tree) == {"adapter_config.json", "adapter_model.safetensors", "new.txt"}
 
 
-def test_pushes_survive_the_next_import(tmp_path: Path, tree: Path) -> None:
+def test_pushes_survive_the_next_import(tmp_path, tree):
     store = Store(tmp_path / "store")
     import_tree(store, tree)
     with store.change("dataset", "acme/data") as repository:
@@ -91,7 +91,7 @@ def test_pushes_survive_the_next_import(tmp_path: Path, tree: Path) -> None:
     assert "pushed.txt" in found.tree("main")
 
 
-def test_the_manifest_sets_up_the_hub(tmp_path: Path, tree: Path) -> None:
+def test_the_manifest_sets_up_the_hub(tmp_path, tree):
     with LocalHub(tmp_path / "store") as hub:
         hub.import_tree(tree)
         manifest = ask(hub.url, "/api/rocket-hub/manifest").json()
@@ -105,25 +105,8 @@ def test_the_manifest_sets_up_the_hub(tmp_path: Path, tree: Path) -> None:
         assert ask(hub.url, "/api/whoami-v2", token="hf_own").status == 200
 
 
-@pytest.mark.parametrize(
-    ("manifest", "message"),
-    [
-        ({"recipes": {"x": "../secret.yaml"}}, "leads out of the folder"),
-        ({"recipes": {"x": "/etc/passwd"}}, "leads out of the folder"),
-        ({"recipes": {"x": "recipes/link.yaml"}}, "leads out of the folder"),
-        ({"recipes": {"x": "recipes/none.yaml"}}, "no file"),
-        ({"recipes": {"x": 3}}, "leads out of the folder"),
-        ({"recipes": []}, "must be objects"),
-        ({"name": "../up"}, "one word"),
-        ({"nam": "x"}, "unknown key 'nam'"),
-        ({"token": 3}, "token must be a string"),
-        ({"repositories": {"models/acme/none": {}}}, "models/acme/none is not in the folder"),
-        ({"repositories": {"models/acme/lora": {"download": 3}}}, "unknown setting 'download'"),
-        ({"repositories": {"models/acme/lora": {"downloads": "3"}}}, "downloads cannot be '3'"),
-        ({"repositories": {"models/acme/lora": 3}}, "must be objects"),
-    ],
-)
-def test_bad_manifests_say_what_is_wrong(tmp_path: Path, tree: Path, manifest: dict, message: str) -> None:
+@pytest.mark.parametrize(("manifest", "message"), table("localhub/manifest_faults.jsonl"))
+def test_bad_manifests_say_what_is_wrong(tmp_path, tree, manifest, message):
     (tmp_path / "secret.yaml").write_text("secret")
     (tree / "recipes/link.yaml").symlink_to(tmp_path / "secret.yaml")
     write_manifest(tree, **manifest)
@@ -131,7 +114,7 @@ def test_bad_manifests_say_what_is_wrong(tmp_path: Path, tree: Path, manifest: d
         import_tree(Store(tmp_path / "store"), tree)
 
 
-def test_what_git_and_caches_leave_behind_is_not_imported(tmp_path: Path, adapter: Path) -> None:
+def test_what_git_and_caches_leave_behind_is_not_imported(tmp_path, adapter):
     (adapter / ".git").mkdir()
     (adapter / ".git/config").write_text("x")
     (adapter / ".cache").mkdir()
@@ -141,7 +124,7 @@ def test_what_git_and_caches_leave_behind_is_not_imported(tmp_path: Path, adapte
         assert len(ask(hub.url, "/api/models/acme/lora").json()["siblings"]) == 3
 
 
-def test_bad_folders_say_what_is_wrong(tmp_path: Path, tree: Path) -> None:
+def test_bad_folders_say_what_is_wrong(tmp_path, tree):
     store = Store(tmp_path / "store")
     with pytest.raises(InputError, match="neither models/ nor datasets/"):
         import_tree(store, tmp_path / "store")
@@ -160,7 +143,7 @@ def test_bad_folders_say_what_is_wrong(tmp_path: Path, tree: Path) -> None:
         LocalHub(tree / "datasets/acme/data/train.jsonl")
 
 
-def test_a_change_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_change_is_saved_whole_or_not_at_all(tmp_path):
     store = Store(tmp_path)
     repository = Repository("model", "acme/x")
     repository.add_commit("main", {}, title="first", author="a", date="2024", parents=[])
@@ -187,13 +170,13 @@ for number in range(20):
 """
 
 
-def test_two_processes_and_two_threads_lose_no_change(tmp_path: Path) -> None:
+def test_two_processes_and_two_threads_lose_no_change(tmp_path):
     store = Store(tmp_path)
     repository = Repository("model", "acme/x")
     repository.add_commit("main", {}, title="first", author="a", date="2024", parents=[])
     store.create(repository)
 
-    def change(name: str) -> None:
+    def change(name):
         for number in range(20):
             with store.change("model", "acme/x") as repository:
                 repository.branches[f"{name}-{number}"] = repository.resolve("main")

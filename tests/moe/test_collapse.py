@@ -6,7 +6,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoTokenizer
 
 from rocket_hub.cli.models import collapse_command
 from rocket_hub.errors import AdapterError, InputError, StorageError
@@ -15,14 +14,10 @@ from rocket_hub.lora.write import truncate
 from rocket_hub.moe.collapsing import collapse_to_lora
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import routers
+from tests.helping import lines, reason_of
 
 TEXTS = ["what is 1 plus 2 ? the answer is 3 .", "what is 2 plus 2 ?"]
 HELD_OUT = ["the answer is 7 .", "what is 5 plus 2 ? #### 7"]
-
-
-@pytest.fixture
-def tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 def token_nlls(model, tokenizer, texts):
@@ -131,17 +126,23 @@ def test_what_cannot_be_collapsed(fresh_base, routed, tokenizer, tmp_path):
         collapse_to_lora(lora, tokenizer, TEXTS, tmp_path / "out")
     assert caught.value.reason == "not_rocket_moe"
     both = get_peft_model(fresh_base(), RocketMoeConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]))
-    with pytest.raises(AdapterError) as caught:
-        collapse_to_lora(both, tokenizer, TEXTS, tmp_path / "out")
-    assert caught.value.reason == "modules_to_save"
+    assert reason_of(collapse_to_lora, both, tokenizer, TEXTS, tmp_path / "out") == "modules_to_save"
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_says_what_was_kept_and_what_it_costs(routed, tmp_path):
     rows = [{"question": f"what is {n} plus 1 ?", "answer": f"{n} + 1 = {n + 1} #### {n + 1}"} for n in range(4)]
-    kshot = tmp_path / "kshot.jsonl"
-    kshot.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--task", "gsm8k", "--kshot", str(kshot), "--out", str(tmp_path / "out"), "--rank", "2"]
+    (tmp_path / "kshot.jsonl").write_text(lines(rows))
+    options = [
+        "--task",
+        "gsm8k",
+        "--kshot",
+        str(tmp_path / "kshot.jsonl"),
+        "--out",
+        str(tmp_path / "out"),
+        "--rank",
+        "2",
+    ]
     result = CliRunner().invoke(collapse_command, [str(routed), *options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     numbers = r"rank 2, (\d\d\.\d\d)% of the energy kept; perplexity (\d+\.\d+) against (\d+\.\d+) of the routed"

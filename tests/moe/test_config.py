@@ -5,39 +5,10 @@ from peft import PeftConfig
 
 from rocket_hub.errors import AdapterError, RecipeError
 from rocket_hub.moe.config import RocketMoeConfig
+from tests.helping import table
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"top_k": 5}, "top_k: expected 1 to 4"),
-        ({"top_k": 0}, "top_k: expected 1 to 4"),
-        ({"gate": "softmax", "top_k": 1}, "top_k: softmax over one expert.*sigmoid"),
-        ({"gate": "softmax", "expert_ranks": [8]}, "gate: softmax over one expert.*sigmoid"),
-        ({"top_k": 1.5}, "top_k: expected 1 to 4"),
-        (
-            {"gate": "softmax", "top_k": 1, "gate_scale": "renormalised"},
-            "top_k: softmax over one expert.*gate_scale: unit",
-        ),
-        ({"gate_scale": "renormalised"}, "gate_scale: sigmoid gates.*gate: softmax"),
-        ({"gate_scale": "sum"}, "gate_scale: expected one of unit, renormalised, found 'sum'"),
-        ({"router": "global"}, "router: expected one of layer, shared, found 'global'"),
-        ({"router_logits": "abs"}, "router_logits: expected one of linear, absolute"),
-        ({"load_balance_coef": -0.1}, "load_balance_coef: expected 0"),
-        ({"entropy_coef": float("nan")}, "entropy_coef: expected 0"),
-        ({"z_coef": float("inf")}, "z_coef: expected 0"),
-        ({"gate": "noisy"}, "gate: expected one of sigmoid, softmax, found 'noisy'"),
-        ({"gate_start": 0.0}, "gate_start: expected a positive weight"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"expert_ranks": []}, "expert_ranks: expected one rank per expert"),
-        ({"expert_ranks": [0, 0]}, "expert_ranks: expected one rank per expert"),
-        ({"expert_ranks": [4, -1]}, "expert_ranks: expected one rank per expert"),
-        ({"rank_pattern": {"q_proj": [1, 2]}}, "rank_pattern: 'q_proj' has 2 ranks, expert_ranks has 4"),
-        ({"layers_to_transform": [0], "target_modules": "all-linear"}, "layers_to_transform: has no effect"),
-        ({"expert_names": ["a"]}, "expert_names: 1 entries for 4 experts"),
-        ({"experts": [{"repo_id": "a/b"}]}, "experts: 1 entries for 4 experts"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"), table("moe/config_faults.jsonl"))
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(RecipeError, match=message):
         RocketMoeConfig(**options)

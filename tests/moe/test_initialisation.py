@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, create_arrow_model, get_peft_model
 from peft.tuners.lora import ArrowConfig
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
-from rocket_hub.errors import AdapterError, InputError
+from rocket_hub.errors import InputError
 from rocket_hub.inference import completion_nll
 from rocket_hub.moe.gates import fixed_gates, layers, routers
 from rocket_hub.moe.merging import merge_experts
 from rocket_hub.moe.router_init import arrow_prototypes, arrow_routers, kshot_routers, likeliest_experts
+from tests.helping import reason_of
 
 ROWS = [
     ("what is 1 plus 2 ?", " the answer is 3 ."),
@@ -84,15 +84,13 @@ def test_arrow_s_rows_have_the_length_asked_for(tiny_model, lora_bank, tmp_path)
     assert json.loads((merged / "adapter_config.json").read_text())["router_logits"] == "absolute"
     sparse = merge_experts(lora_bank, tmp_path / "sparse", base_model=str(tiny_model), top_k=2, router="shared")
     for folder, reason in ((sparse, "shared_router"), (lora_bank[0], "not_rocket_moe")):
-        with pytest.raises(AdapterError) as caught:
-            arrow_routers(folder)
-        assert caught.value.reason == reason
+        assert reason_of(arrow_routers, folder) == reason
 
 
 @pytest.mark.parametrize("router", ["layer", "shared"])
-def test_examples_route_to_their_own_experts(tiny_model, lora_bank, fresh_base, tmp_path, router):
+def test_examples_route_to_their_own_experts(tiny_model, lora_bank, fresh_base, tokenizer, tmp_path, router):
     merged = merge_experts(lora_bank, tmp_path / "m", base_model=str(tiny_model), router=router)
-    tokenizer, base, owners = AutoTokenizer.from_pretrained(tiny_model), fresh_base(), [0, 0, 2, 2]
+    base, owners = fresh_base(), [0, 0, 2, 2]
     assert kshot_routers(merged, base, tokenizer, ROWS, owners, sharpness=2.0) == (0, 0, 2, 2)
     assert not any("rocket_moe" in name for name, _ in base.named_modules())
     model = PeftModel.from_pretrained(fresh_base(), merged)
@@ -114,9 +112,8 @@ def test_examples_route_to_their_own_experts(tiny_model, lora_bank, fresh_base, 
             assert logits[owner] > 0 > logits[2 - owner] and logits[1] == logits[3] == 0
 
 
-def test_logits_have_the_sharpness_asked_for(tiny_model, lora_bank, fresh_base, tmp_path):
+def test_logits_have_the_sharpness_asked_for(tiny_model, lora_bank, fresh_base, tokenizer, tmp_path):
     merged = merge_experts(lora_bank[:2], tmp_path / "m", base_model=str(tiny_model))
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     kshot_routers(merged, fresh_base(), tokenizer, ROWS, [0, 0, 1, 1], sharpness=3.0)
     model = PeftModel.from_pretrained(fresh_base(), merged)
     layer, seen = layers(model)["model.layers.0.self_attn.q_proj"], []
@@ -129,21 +126,18 @@ def test_logits_have_the_sharpness_asked_for(tiny_model, lora_bank, fresh_base, 
     torch.testing.assert_close(logits.mean(0), torch.zeros(2), atol=1e-3, rtol=0)
 
 
-def test_rows_go_to_the_expert_under_which_they_are_likeliest(tiny_model, lora_bank, fresh_base, tmp_path):
+def test_rows_go_to_the_expert_under_which_they_are_likeliest(tiny_model, lora_bank, fresh_base, tokenizer, tmp_path):
     merged = merge_experts(lora_bank, tmp_path / "m", base_model=str(tiny_model))
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    losses = []
-    for folder in lora_bank:
-        losses.append(completion_nll(PeftModel.from_pretrained(fresh_base(), folder), tokenizer, ROWS)[0])
+    alone = [PeftModel.from_pretrained(fresh_base(), folder) for folder in lora_bank]
+    losses = [completion_nll(model, tokenizer, ROWS)[0] for model in alone]
     expected = tuple(np.stack(losses).argmin(0).tolist())
     model = PeftModel.from_pretrained(fresh_base(), merged)
     assert likeliest_experts(model, tokenizer, ROWS, 4) == expected
     assert kshot_routers(merged, fresh_base(), tokenizer, ROWS) == expected
 
 
-def test_what_does_not_fit_is_refused(tiny_model, lora_bank, fresh_base, tmp_path):
+def test_what_does_not_fit_is_refused(tiny_model, lora_bank, fresh_base, tokenizer, tmp_path):
     merged = merge_experts(lora_bank, tmp_path / "m", base_model=str(tiny_model))
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for rows, owners, message in (
         ([], None, "rows: 0 rows"),
         (ROWS, [0], "4 rows, 1 owners"),

@@ -13,7 +13,7 @@ from rocket_hub.moe.router import Gate, Router
 WEIGHTS = ("rocket_moe_A", "rocket_moe_B", "rocket_moe_router")
 
 
-def naive_gates(logits: torch.Tensor, config: RocketMoeConfig) -> torch.Tensor:
+def naive_gates(logits, config):
     """Gate one token at a time: logits is [tokens, E]."""
     rows = []
     for token in logits.abs() if config.router_logits == "absolute" else logits:
@@ -32,7 +32,7 @@ def naive_gates(logits: torch.Tensor, config: RocketMoeConfig) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def naive(layer: Linear, ranks: list[int], x: torch.Tensor, config: RocketMoeConfig) -> torch.Tensor:
+def naive(layer, ranks, x, config):
     """Loop over tokens for the gates and over experts for what they add: x is [tokens, in]."""
     a, b, router = (getattr(layer, name)["default"].weight for name in WEIGHTS)
     gates = naive_gates(x @ router.t(), config)
@@ -44,7 +44,7 @@ def naive(layer: Linear, ranks: list[int], x: torch.Tensor, config: RocketMoeCon
     return out
 
 
-def made(config: RocketMoeConfig, width_in: int, width_out: int) -> Linear:
+def made(config, width_in, width_out):
     layer = Linear(nn.Linear(width_in, width_out), "default", config.expert_ranks, config)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -123,7 +123,7 @@ def test_dropout_is_on_the_experts_input_only():
     assert torch.equal(layer.eval()(x), layer(x))
 
 
-def kept_bytes(run) -> int:
+def kept_bytes(run):
     """Count what autograd keeps for the backward pass, parameters aside."""
     kept = {}
 
@@ -170,7 +170,7 @@ def test_compiled_without_graph_breaks(options, tokens):
         torch.testing.assert_close(compiled(x), layer(x), atol=1e-6, rtol=1e-5)
 
 
-def gates_of(config: RocketMoeConfig, x: torch.Tensor) -> torch.Tensor:
+def gates_of(config, x):
     return Gate(config.expert_ranks, config)(Router(x.shape[-1], config)(x))
 
 

@@ -9,7 +9,6 @@ from routing_world import fresh_config, randomised, sft_trainer
 from torch.utils.checkpoint import checkpoint
 
 from rocket_hub.errors import RecipeError
-from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.losses import (
     AuxiliaryLossCallback,
     AuxiliaryLosses,
@@ -23,7 +22,7 @@ from rocket_hub.moe.router import Gate, router_parameters
 COEFFICIENTS = {"load_balance_coef": 0.3, "entropy_coef": 0.2, "z_coef": 0.1}
 
 
-def small(**options) -> RocketMoeConfig:
+def small(**options):
     return fresh_config(expert_ranks=[2, 3, 1], **options)
 
 
@@ -55,7 +54,7 @@ def test_values_are_the_definitions(options):
     assert float(found["z"]) == pytest.approx(float(kept.exp().sum(1).log().square().mean()))
 
 
-def gradients(model, backward) -> list[torch.Tensor]:
+def gradients(model, backward):
     model.zero_grad()
     backward()
     return [parameter.grad.clone() for _, parameter in router_parameters(model)]

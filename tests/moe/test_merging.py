@@ -2,15 +2,15 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from routing_world import logits
 from safetensors.torch import load_file
 
 from rocket_hub.errors import AdapterError, NothingLeftError, RecipeError
 from rocket_hub.lora.expert import Expert, read_expert
-from rocket_hub.moe.gates import fixed_gates, routers
 from rocket_hub.moe.merging import merge_experts, stack_experts
 from rocket_hub.moe.router import router_parameters
+from tests.conftest import save_lora
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-6}
 
@@ -45,16 +45,6 @@ def test_stack_equals_pefts_weighted_cat(tiny_model, lora_bank, fresh_base, ids,
     stacked = stack_experts([lora_bank[0], lora_bank[2]], weights, tmp_path, base_model=str(tiny_model))
     loaded = PeftModel.from_pretrained(fresh_base(), stacked)
     torch.testing.assert_close(logits(loaded, ids), logits(model, ids), **CLOSE)
-
-
-def test_each_expert_comes_back_alone(tiny_model, lora_bank, fresh_base, ids, tmp_path):
-    merged = merge_experts(lora_bank, tmp_path, base_model=str(tiny_model), gate_start=0.5)
-    model = PeftModel.from_pretrained(fresh_base(), merged)
-    for number, folder in enumerate(lora_bank):
-        one_hot = torch.eye(len(lora_bank))[number] / 0.5  # the weight 0.5 is folded into B
-        with fixed_gates(model, dict.fromkeys(routers(model), one_hot)):
-            alone = logits(model, ids)
-        torch.testing.assert_close(alone, logits(PeftModel.from_pretrained(fresh_base(), folder), ids), **CLOSE)
 
 
 def test_configuration_is_compact_and_names_the_ingredients(tiny_model, lora_bank, tmp_path):
@@ -92,12 +82,10 @@ def test_a_shared_router_is_one_in_the_file_too(tiny_model, lora_bank, fresh_bas
 
 
 def test_layers_that_no_expert_adapts_stay_unadapted(tiny_model, fresh_base, tmp_path, ids):
-    folders = []
-    for layer, rank in ((0, 2), (1, 3)):
-        options = {"layers_to_transform": [layer], "init_lora_weights": False}
-        model = get_peft_model(fresh_base(), LoraConfig(r=rank, target_modules=["q_proj"], **options))
-        folders.append(tmp_path / f"layer-{layer}")
-        model.save_pretrained(folders[-1])
+    folders = [
+        save_lora(fresh_base(), tmp_path / f"{layer}", r=rank, layers_to_transform=[layer], target_modules=["q_proj"])
+        for layer, rank in ((0, 2), (1, 3))
+    ]
     one = merge_experts(folders[:1], tmp_path / "one", base_model=str(tiny_model))
     assert config_of(one)["target_modules"] == ["model.layers.0.self_attn.q_proj"]
     assert len(router_parameters(PeftModel.from_pretrained(fresh_base(), one))) == 1

@@ -1,26 +1,27 @@
-"""What users of PEFT and transformers expect of an adapter type: what `test_model.py` leaves open."""
+"""What users of PEFT and transformers expect of an adapter type, on bases of other layers and quantised ones too."""
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
+import transformers
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from routing_world import fresh_config, logits, randomised
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from rocket_hub.errors import AdapterError
+from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import routers
+from rocket_hub.moe.model import quantization_of
 from rocket_hub.moe.router import router_parameters
+from tests.helping import run, table
 
 
 @pytest.fixture
-def published(routed, tiny_model, tmp_path):
+def published(routed, tokenizer, tmp_path):
     """The adapter's folder as it lies on the Hub: with the tokenizer beside it."""
     folder = shutil.copytree(routed, tmp_path / "published")
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -34,11 +35,12 @@ def test_low_memory_loading_leaves_nothing_on_the_meta_device(fresh_base, routed
     assert torch.equal(logits(more, ids), logits(lean, ids))
 
 
-def test_pipeline_loads_the_adapter_folder(published, fresh_base):
+def test_pipeline_loads_the_adapter_folder(published, fresh_base, tokenizer):
     prompt = "what is 1 plus 2 ?"
     options = {"max_new_tokens": 5, "do_sample": False}
-    answer = pipeline("text-generation", model=str(published), device="cpu")(prompt, **options)[0]["generated_text"]
-    tokenizer = AutoTokenizer.from_pretrained(published)
+    answer = transformers.pipeline("text-generation", model=str(published), device="cpu")(prompt, **options)[0][
+        "generated_text"
+    ]
     model = PeftModel.from_pretrained(fresh_base(), published)
     expected = model.generate(**tokenizer(prompt, return_tensors="pt"), **options)
     assert answer == tokenizer.decode(expected[0], skip_special_tokens=True)
@@ -71,16 +73,7 @@ def test_transformers_mixin_holds_several(fresh_base, routed, ids, tmp_path):
     assert torch.equal(logits(model, ids), bare)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"target_modules": "all-linear"},
-        {"target_modules": "all-linear", "exclude_modules": ["down_proj", "o_proj"]},
-        {"target_modules": ["q_proj", "down_proj"], "exclude_modules": r".*\.0\.mlp.*", "layers_to_transform": [0, 1]},
-        {"target_modules": r".*\.0\..*(q|down)_proj", "exclude_modules": ["self_attn.q_proj"]},
-        {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": 1, "layers_pattern": "layers"},
-    ],
-)
+@pytest.mark.parametrize("options", table("moe/target_options.jsonl"))
 def test_the_same_modules_are_adapted_as_with_lora(fresh_base, ids, tmp_path, options):
     model = randomised(get_peft_model(fresh_base(), fresh_config(**options)))
     expected = set(get_peft_model(fresh_base(), LoraConfig(**options)).targeted_module_names)
@@ -157,7 +150,7 @@ def test_half_precision_leaves_the_gates_alone(fresh_base, routed, ids):
     models = [
         (PeftModel.from_pretrained(fresh_base().to(torch.bfloat16), routed), torch.float32),
         (AutoPeftModelForCausalLM.from_pretrained(routed, dtype=torch.bfloat16), torch.float32),
-        (AutoModelForCausalLM.from_pretrained(routed, dtype=torch.bfloat16), torch.bfloat16),
+        (transformers.AutoModelForCausalLM.from_pretrained(routed, dtype=torch.bfloat16), torch.bfloat16),
     ]
     for model, experts in models:
         assert {p.dtype for name, p in model.named_parameters() if "rocket_moe_A" in name} == {experts}
@@ -175,7 +168,7 @@ def test_a_newer_form_is_refused_by_every_loader(published, fresh_base):
     for load in (
         lambda: PeftModel.from_pretrained(fresh_base(), published),
         lambda: AutoPeftModelForCausalLM.from_pretrained(published),
-        lambda: AutoModelForCausalLM.from_pretrained(published),
+        lambda: transformers.AutoModelForCausalLM.from_pretrained(published),
         lambda: fresh_base().load_adapter(str(published)),
     ):
         with pytest.raises(AdapterError, match=r"format_version.*99.*pip install -U rocket-hub"):
@@ -200,7 +193,99 @@ def test_without_the_import_stock_peft_raises_a_bare_key_error(tiny_model, route
                 print(type(error).__name__, *error.args)
         assert "rocket_hub" not in sys.modules
     """
-    done = subprocess.run(
-        [sys.executable, "-c", script, tiny_model, routed], capture_output=True, text=True, timeout=240, check=False
+    assert run("-c", script, tiny_model, routed) == "KeyError ROCKET_MOE\n" * 3
+
+
+def test_conv1d_trains_and_comes_back(ids, tmp_path):
+    """GPT-2 keeps its weights transposed, in modules that are no `nn.Linear`."""
+    torch.manual_seed(0)
+    shape = transformers.GPT2Config(
+        vocab_size=28, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2
     )
-    assert done.stdout == "KeyError ROCKET_MOE\n" * 3, done.stderr
+    transformers.GPT2LMHeadModel(shape).save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    model = randomised(
+        get_peft_model(base, fresh_config(target_modules=["c_attn", "mlp.c_proj"], top_k=1, task_type="CAUSAL_LM"))
+    )
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert all(p.grad.abs().max() > 0 for p in model.parameters() if p.requires_grad)
+    model.save_pretrained(tmp_path / "adapter")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    assert set(routers(again)) == {"transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_proj"}
+    assert torch.equal(logits(again, ids), logits(model, ids))
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning", "ignore:MatMul8bitLt. inputs will be cast")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_base(ids, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    from peft import prepare_model_for_kbit_training
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128}  # bitsandbytes' CPU kernels want multiples of 32
+    shape = transformers.LlamaConfig(vocab_size=28, num_hidden_layers=1, num_attention_heads=2, **sizes)
+    transformers.LlamaForCausalLM(shape).save_pretrained(tmp_path / "base")
+    options = transformers.BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+
+    def prepared():
+        base = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "base", quantization_config=options, device_map="cpu"
+        )
+        return prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+
+    torch.manual_seed(0)
+    model = randomised(get_peft_model(prepared(), fresh_config(task_type="CAUSAL_LM")))
+    kinds = {type(model.get_base_model().get_submodule(name).base_layer).__name__ for name in routers(model)}
+    assert kinds == {{4: "Linear4bit", 8: "Linear8bitLt"}[bits]}
+    model.train()(input_ids=ids, labels=ids).loss.backward()
+    assert all(p.grad.abs().sum() > 0 for _, p in router_parameters(model))
+    model.save_pretrained(tmp_path / "adapter")
+    expected = logits(model, ids)
+    for again in (
+        PeftModel.from_pretrained(prepared(), tmp_path / "adapter"),
+        transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "adapter", quantization_config=options, device_map="cpu"
+        ),
+    ):
+        # Plain LoRA drifts as much: the quantised products are not the same after every load.
+        torch.testing.assert_close(logits(again, ids), expected, atol=1e-2, rtol=0)
+
+
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (None, None),
+        (transformers.BitsAndBytesConfig(**NF4), "bitsandbytes-4bit-nf4"),
+        (transformers.BitsAndBytesConfig(load_in_8bit=True), "bitsandbytes-8bit"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq-4bit"),
+        ({"quant_method": "fp8"}, "fp8"),
+    ],
+)
+def test_names_of_quantisations(fresh_base, settings, name):
+    model = fresh_base()
+    if settings is not None:
+        model.config.quantization_config = settings
+    assert quantization_of(model) == name
+
+
+def in_nf4(model):
+    model.config.quantization_config = transformers.BitsAndBytesConfig(**NF4)
+    return model
+
+
+def test_another_quantisation_than_recorded_is_a_warning(fresh_base, tmp_path):
+    settings = {"target_modules": ["q_proj"], "expert_ranks": [2, 2]}
+    config = RocketMoeConfig(base_quantization="bitsandbytes-4bit-nf4", **settings)
+    get_peft_model(in_nf4(fresh_base()), config).save_pretrained(tmp_path)
+    for trainable in (False, True):
+        with pytest.warns(UserWarning, match=r"quantised as bitsandbytes-4bit-nf4, this one is not quantised.*0\.1"):
+            PeftModel.from_pretrained(fresh_base(), tmp_path, is_trainable=trainable)
+    PeftModel.from_pretrained(in_nf4(fresh_base()), tmp_path)  # warnings are errors here
+
+
+def test_a_base_that_is_quantised_only_now_is_a_warning_when_used_and_none_when_trained(fresh_base, routed):
+    with pytest.warns(UserWarning, match="not at all, this one is bitsandbytes-4bit-nf4"):
+        PeftModel.from_pretrained(in_nf4(fresh_base()), routed)
+    PeftModel.from_pretrained(in_nf4(fresh_base()), routed, is_trainable=True)

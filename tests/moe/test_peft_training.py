@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,30 +9,28 @@ import torch
 from peft import PeftModel, get_peft_model
 from routing_world import sft_trainer
 from torch import nn
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import TrainerCallback
 
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.gates import collect_gates
 from rocket_hub.moe.router import router_parameters
-
-ROOT = Path(__file__).parents[2]
+from tests.helping import ROOT, run
 
 
 @pytest.fixture
-def train(tiny_model, tmp_path):
+def train(tokenizer, tmp_path):
     """Train for four steps, with a checkpoint after two, and return the trainer."""
     rows = [{"prompt": f"what is {n} plus 2 ?", "completion": f" the answer is {n + 2} ."} for n in range(8)]
     options = {"max_steps": 4, "save_steps": 2, "learning_rate": 0.02, "per_device_train_batch_size": 2}
     # TRL's default sets the deprecated name of the last option
     options |= {"logging_steps": 1, "activation_checkpointing": True}
 
-    def run(model, folder="run", resume=None, **arguments):
-        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    def train(model, folder="run", resume=None, **arguments):
         trainer = sft_trainer(model, tokenizer, rows, tmp_path / folder, **arguments, **options)
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
-    return run
+    return train
 
 
 class StartAlike(TrainerCallback):
@@ -46,11 +42,11 @@ class StartAlike(TrainerCallback):
             nn.init.normal_(parameter, std=0.3)
 
 
-def losses(trainer) -> list[float]:
+def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def trained(trainer) -> dict[str, torch.Tensor]:
+def trained(trainer):
     return {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}
 
 
@@ -106,15 +102,9 @@ def two_ranks(tiny_model, routed, idle, tmp_path_factory):
     """What `two_ranks.py` found."""
     folder = tmp_path_factory.mktemp("two-ranks")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, *launch, Path(__file__).with_name("two_ranks.py"), tiny_model, routed, idle, folder],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    script = Path(__file__).with_name("two_ranks.py")
+    alone = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run(*launch, script, tiny_model, routed, idle, folder, env=os.environ | alone)
     return json.loads((folder / "found.json").read_text())
 
 

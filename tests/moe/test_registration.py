@@ -4,37 +4,23 @@ import copy
 import json
 import os
 import pickle
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import torch
 from peft import PeftModel, PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from transformers import AutoTokenizer
 
 import rocket_hub.moe
 from rocket_hub.moe.collapsing import collapse_to_lora
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.model import RocketMoeModel
+from tests.helping import ROOT, run
 
-ROOT = Path(__file__).parents[2]
 
-
-def run(script: str, *arguments: object, path: Path | None = None) -> str:
+def run_script(script, *arguments, path=None):
     """Run a script in a fresh interpreter with warnings as errors of the script's own making only."""
     search = os.pathsep.join(str(entry) for entry in (path, ROOT) if entry)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": search},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run("-c", textwrap.dedent(script), *arguments, env=os.environ | {"PYTHONPATH": search})
 
 
 def test_member_is_a_real_one():
@@ -84,11 +70,13 @@ def test_a_fresh_process_needs_only_import_rocket_hub(tiny_model, routed, fresh_
             assert error == 0.0, (type(model), error)
         print("same")
     """
-    assert run(script, tiny_model, routed, tmp_path / "expected.pt").endswith("same\n")
+    assert run_script(script, tiny_model, routed, tmp_path / "expected.pt").endswith("same\n")
 
 
-def test_stock_peft_loads_a_collapsed_adapter_and_rocket_hub_may_come_later(tiny_model, routed, fresh_base, tmp_path):
-    tokenizer, texts = AutoTokenizer.from_pretrained(tiny_model), ["what is 1 plus 2 ? the answer is 3 ."]
+def test_stock_peft_loads_a_collapsed_adapter_and_rocket_hub_may_come_later(
+    tiny_model, routed, fresh_base, tokenizer, tmp_path
+):
+    texts = ["what is 1 plus 2 ? the answer is 3 ."]
     collapse = collapse_to_lora(PeftModel.from_pretrained(fresh_base(), routed), tokenizer, texts, tmp_path)
     script = """
         import sys
@@ -103,7 +91,7 @@ def test_stock_peft_loads_a_collapsed_adapter_and_rocket_hub_may_come_later(tiny
         import rocket_hub
         assert PeftConfig.from_pretrained(routed).peft_type is PeftType.ROCKET_MOE
     """
-    measured = float(run(script, tiny_model, routed, tmp_path, texts[0]))
+    measured = float(run_script(script, tiny_model, routed, tmp_path, texts[0]))
     assert abs(measured - collapse.collapsed_nll) < 1e-6
 
 
@@ -115,7 +103,7 @@ def test_importing_the_room_itself_registers_once():
         assert rocket_hub.RocketMoeConfig is rocket_hub.moe.RocketMoeConfig
         print(rocket_hub.RocketMoeConfig().peft_type.value)
     """
-    assert run(script) == "ROCKET_MOE\n"
+    assert run_script(script) == "ROCKET_MOE\n"
 
 
 def test_a_peft_that_cannot_be_extended_is_still_imported(tmp_path):
@@ -137,10 +125,9 @@ def test_a_peft_that_cannot_be_extended_is_still_imported(tmp_path):
         assert "ROCKET_MOE adapters will not load" in str(caught[-1].message), caught
         print("imported")
     """
-    assert run(script, path=tmp_path) == "imported\n"
+    assert run_script(script, path=tmp_path) == "imported\n"
 
 
 def test_public_names_are_lazy():
-    assert set(rocket_hub.__all__) <= set(dir(rocket_hub))
     assert rocket_hub.RocketMoeModel is RocketMoeModel
     assert not hasattr(rocket_hub, "no_such_name")

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.layer import Linear
 from rocket_hub.moe.losses import AuxiliaryLosses
+from tests.moe.routing_world import sft_trainer
 
 STEPS = 3
 
@@ -71,20 +72,10 @@ def between_ranks(weights: dict[str, torch.Tensor]) -> float:
 
 def with_trainer(base: str, adapter: str, folder: str) -> dict[str, torch.Tensor]:
     """Let TRL train, which sets up DDP by itself."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
     data = [{"prompt": f"what is {n} plus 2 ?", "completion": f" the answer is {n + 2} ."} for n in range(8)]
-    options = {"use_cpu": True, "ddp_backend": "gloo", "report_to": "none", "disable_tqdm": True, "bf16": False}
-    trainer = SFTTrainer(
-        model=load(base, adapter),
-        args=SFTConfig(
-            output_dir=folder, max_steps=2, learning_rate=0.01, per_device_train_batch_size=2, save_strategy="no",
-            activation_checkpointing=True, **options,
-        ),
-        train_dataset=Dataset.from_list(data),
-        processing_class=AutoTokenizer.from_pretrained(base),
-    )  # fmt: skip
+    options = {"ddp_backend": "gloo", "max_steps": 2, "learning_rate": 0.01, "per_device_train_batch_size": 2}
+    options |= {"save_strategy": "no", "activation_checkpointing": True}
+    trainer = sft_trainer(load(base, adapter), AutoTokenizer.from_pretrained(base), data, folder, **options)
     trainer.train()
     assert trainer.args.world_size == 2
     return trainable(trainer.model)

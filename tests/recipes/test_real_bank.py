@@ -1,8 +1,6 @@
 """The real bank's Hub and its table: what is laid out, and that the page says which losses were measured."""
 
 import json
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +15,7 @@ TASKS = ("arc_easy", "boolq")
 
 
 @pytest.fixture(scope="module")
-def hub(table: SimpleNamespace, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hub(table, shared_data, tmp_path_factory):
     """The real bank's Hub with two of its tasks."""
     if not any(table.real_bank.BANK.glob("*/adapter_config.json")):
         pytest.skip("the bank of real experts is not made")
@@ -26,7 +24,7 @@ def hub(table: SimpleNamespace, shared_data: Path, tmp_path_factory: pytest.Temp
     return folder
 
 
-def card(folder: Path) -> str:
+def card(folder):
     return (folder / "README.md").read_text()
 
 
@@ -74,7 +72,7 @@ def test_both_splits_are_read_by_the_task_and_share_nothing(hub, name):
     assert not questions["train"] & questions["test"]
 
 
-def hand_made(table: SimpleNamespace, folder: Path) -> None:
+def hand_made(table, folder):
     """Losses of one task and three draws: routed 2.0 nats, the stack as good, a fresh LoRA at 2.5; one cell failed."""
     kept, rng = table.results_store.ResultsStore(folder), np.random.default_rng(3)
     hardness, told = rng.normal(0, 0.5, 200), {"world": "real", "device": "cpu", "seconds": 1.0}

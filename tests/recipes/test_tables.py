@@ -1,7 +1,5 @@
 """The paper's table: what is measured, how it is kept, and that the page says what was measured."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -93,7 +91,7 @@ def test_no_form_is_measured_on_the_problems_that_chose_it(table):
     assert taken[1].tolist() == even.tolist(), "the first of equals"
 
 
-def hand_made(table, folder: Path) -> None:
+def hand_made(table, folder):
     """Results of one task and three draws: routed 80 %, the stack as good, the rest clearly worse; one cell failed."""
     kept, packed = table.results_store.ResultsStore(folder), table.results_store.packed
     rng, told = np.random.default_rng(2), {"world": "w", "device": "cpu", "seconds": 1.0}

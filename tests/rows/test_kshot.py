@@ -1,60 +1,38 @@
 """Every common form of a K-shot file is read; every broken one is refused with file and line."""
 
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tasks import native as native_columns
 
 from rocket_hub.errors import KShotError
 from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.tasks import get_task
-
-QUESTION, ANSWER = "What is 2 plus 3?", "2 + 3 = 5. #### 5"
-FORMS = {
-    "prompt": {"prompt": QUESTION, "completion": ANSWER},
-    "question": {"question": QUESTION, "answer": ANSWER},
-    "alpaca": {"instruction": QUESTION, "input": "", "output": ANSWER},
-    "messages": {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]},
-}
+from tests.helping import table
+from tests.tasks import native
 
 
-def write(path: Path, *lines: object) -> Path:
+def write(path, *lines):
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
     return path
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_json_lines_forms(form: dict, tmp_path: Path) -> None:
-    (example,) = load_kshot(write(tmp_path / "k.jsonl", form))
-    assert (example.prompt, example.completion) == (QUESTION, ANSWER)
-    assert (example.rationale, example.answer) == ("2 + 3 = 5.", "5")
+@pytest.mark.parametrize("case", table("rows/kshot_forms.jsonl"), ids=lambda case: case["name"])
+def test_json_lines_forms(case, tmp_path):
+    (example,) = load_kshot(write(tmp_path / "k.jsonl", case["row"]))
+    assert {name: getattr(example, name) for name in case["example"]} == case["example"]
 
 
-def test_the_last_mark_of_an_answer_counts(tmp_path: Path) -> None:
-    row = {"prompt": QUESTION, "completion": "First #### 3, no, I mean #### 5"}
-    assert load_kshot(write(tmp_path / "k.jsonl", row))[0].answer == "5"
-
-
-def test_json_list_csv_and_parquet_agree(tmp_path: Path) -> None:
-    rows = [FORMS["question"], {"question": "And 1 plus 1?", "answer": "#### 2"}]
+def test_json_list_csv_and_parquet_agree(tmp_path):
+    rows = [
+        {"question": "What is 2 plus 3?", "answer": "2 + 3 = 5. #### 5"},
+        {"question": "And 1 plus 1?", "answer": "#### 2"},
+    ]
     write(tmp_path / "k.json", rows)
     (tmp_path / "k.csv").write_text('question,answer\n"What is 2 plus 3?",2 + 3 = 5. #### 5\nAnd 1 plus 1?,#### 2\n')
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "k.parquet")
     assert load_kshot(tmp_path / "k.json") == load_kshot(tmp_path / "k.csv") == load_kshot(tmp_path / "k.parquet")
-
-
-def test_a_rationale_in_its_own_field(tmp_path: Path) -> None:
-    row = {"question": QUESTION, "answer": "5", "rationale": "2 + 3 = 5."}
-    (example,) = load_kshot(write(tmp_path / "k.jsonl", row))
-    assert (example.rationale, example.answer) == ("2 + 3 = 5.", "5")
-
-
-def test_an_input_field_joins_the_prompt(tmp_path: Path) -> None:
-    row = {"instruction": "Add.", "input": "2 and 3", "output": "5"}
-    assert load_kshot(write(tmp_path / "k.jsonl", row))[0].prompt == "Add.\n2 and 3"
 
 
 ARC = {"question": "What melts?", "choices": {"text": ["iron bar", "ice"], "label": ["1", "2"]}, "answerKey": "2"}
@@ -71,7 +49,7 @@ NATIVE = {
 
 
 @pytest.mark.parametrize("name", NATIVE)
-def test_native_columns_give_what_the_evaluation_set_gives(name: str, tmp_path: Path) -> None:
+def test_native_columns_give_what_the_evaluation_set_gives(name, tmp_path):
     row, answer, choices, tests = NATIVE[name]
     task = get_task(name)
     (raw,) = load_kshot(write(tmp_path / "k.jsonl", row))
@@ -83,7 +61,7 @@ def test_native_columns_give_what_the_evaluation_set_gives(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["arc_easy", "piqa", "boolq"])
-def test_a_rationale_joins_native_columns(name: str, tmp_path: Path) -> None:
+def test_a_rationale_joins_native_columns(name, tmp_path):
     row, answer, _, _ = NATIVE[name]
     (raw,) = load_kshot(write(tmp_path / "k.jsonl", {**row, "rationale": "Because it does."}))
     example = get_task(name).example(raw)
@@ -91,38 +69,29 @@ def test_a_rationale_joins_native_columns(name: str, tmp_path: Path) -> None:
     assert example.completion.strip() == f"Because it does.\nThe answer is {answer}."
 
 
-def test_native_columns_in_csv(tmp_path: Path) -> None:
+def test_native_columns_in_csv(tmp_path):
     (tmp_path / "p.csv").write_text("goal,sol1,sol2,label\nOpen a jar.,Twist the lid.,Shout at it.,0\n")
     (tmp_path / "b.csv").write_text("passage,question,answer\nIce is frozen water.,is ice water,False\n")
     assert load_kshot(tmp_path / "p.csv")[0].answer == "A"
     assert load_kshot(tmp_path / "b.csv")[0].answer == "no"
 
 
-def test_the_benchmarks_own_rows(shared_data: Path, tmp_path: Path) -> None:
+def test_the_benchmarks_own_rows(shared_data, tmp_path):
     for name, split in (("arc_easy", "test"), ("piqa", "validation"), ("boolq", "train"), ("mbpp", "prompt")):
         rows = pq.read_table(shared_data / "benchmarks" / name / f"{split}.parquet").slice(0, 40).to_pylist()
-        native = [native_columns.NATIVE[name](row) for row in rows if name != "boolq" or row["context"]]
+        theirs = [native.NATIVE[name](row) for row in rows if name != "boolq" or row["context"]]
         task = get_task(name)
-        shots = load_kshot(write(tmp_path / f"{name}.jsonl", *native))
-        assert [task.example(shot) for shot in shots] == task.examples(native, name)
+        shots = load_kshot(write(tmp_path / f"{name}.jsonl", *theirs))
+        assert [task.example(shot) for shot in shots] == task.examples(theirs, name)
 
 
-FAULTS = [json.loads(line) for line in Path(__file__).with_name("kshot_faults.jsonl").read_text().splitlines()]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_broken_files_and_strange_values_are_named(fault: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", table("rows/kshot_faults.jsonl"), ids=str)
+def test_broken_files_and_strange_values_are_named(fault, tmp_path):
     (tmp_path / fault["name"]).write_bytes(fault["text"].encode("latin-1"))
     with pytest.raises(KShotError, match=fault["message"]):
         load_kshot(tmp_path / fault["name"])
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path):
     with pytest.raises(KShotError, match="no such file"):
         load_kshot(tmp_path / "nowhere.jsonl")
-
-
-def test_the_papers_own_kshot_files(shared_data: Path) -> None:
-    for count in (10, 20, 50):
-        examples = load_kshot(shared_data / "kshot" / f"rocket_arc-c_{count}shot.jsonl")
-        assert len(examples) == count

@@ -1,17 +1,13 @@
-import json
-from pathlib import Path
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.rows.layouts import PAIRS, detect_shape, first_number, is_read, shapes_of, to_prompt_completion
 from rocket_hub.rows.values import MAX_CHARACTERS, flat_rows
+from tests.helping import table
 
-XY = "q\nA. x\nB. y"
-TABLE = [json.loads(line) for line in Path(__file__).with_name("layouts.jsonl").read_text().splitlines()]
-READ = [case for case in TABLE if case["expected"]]
-NOTHING = [case for case in TABLE if not case["expected"]]
+TABLE = table("rows/layouts.jsonl")
+READ, NOTHING = ([case for case in TABLE if bool(case["expected"]) == read] for read in (True, False))
 
 
 @pytest.mark.parametrize("case", READ, ids=str)
@@ -35,13 +31,7 @@ def test_a_row_without_prompt_or_completion_gives_none(case):
     assert to_prompt_completion(case["shape"], case["row"]) is None
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        (), ("text",), ("question",), ("image", "label"), ("chosen", "rejected"), ("original", "disfluent"),
-        ("ID", "Text", "Pronoun", "A", "A-coref", "B", "B-coref", "URL"), ("id", "explanation"), ("source", "target"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("columns", table("rows/unknown_columns.jsonl"))
 def test_unknown_columns_have_no_shape(columns):
     assert shapes_of(columns) == []
     assert detect_shape([dict.fromkeys(columns, "x")]) is None
@@ -55,31 +45,18 @@ def test_a_shape_is_one_in_which_a_row_can_be_read():
     assert detect_shape([]) is None
 
 
-def test_numbers_of_classes_become_their_names():
-    row, names = {"text": "t", "label": 1}, ("negative", "positive")
-    assert detect_shape([row], names) == "text_label"
-    assert to_prompt_completion("text_label", row, names) == ("t\n\nOne of: negative, positive.", "positive")
-    assert to_prompt_completion("text_label", {"text": "t", "label": 2}, names) is None
-    assert to_prompt_completion("text_label", {"text": "t", "label": -1}, names) is None
-    many = [f"intent {n}" for n in range(77)]
-    assert to_prompt_completion("text_label", {"text": "t", "label": 3}, many) == ("t", "intent 3")
-    boolq = {"question": "q", "passage": "p", "label": 0}
-    assert to_prompt_completion("text_label", boolq, ("no", "yes")) == ("p\n\nq\n\nOne of: no, yes.", "no")
+@pytest.mark.parametrize("case", table("rows/told_layouts.jsonl"), ids=str)
+def test_names_of_classes_and_the_first_number_are_told(case):
+    options = {"first": case["first"]} if "first" in case else {}
+    found = to_prompt_completion(case["shape"], case["row"], case.get("names", ()), **options)
+    assert found == (case["expected"] and tuple(case["expected"]))
 
 
-@pytest.mark.parametrize(
-    ("answers", "first"),
-    [
-        ((0, 1, 2), 0),
-        ((1, 2, 3), 1),
-        (("1", "2", "3"), 1),
-        ((1, 2), 0),
-        ((0, 3), 0),
-        (("A", "B"), 0),
-        ((), 0),
-        ((None,), 0),
-    ],
-)
+def test_named_classes_are_a_shape():
+    assert detect_shape([{"text": "t", "label": 1}], ("negative", "positive")) == "text_label"
+
+
+@pytest.mark.parametrize(("answers", "first"), table("rows/first_numbers.jsonl"))
 def test_the_first_number_is_decided_from_the_data(answers, first):
     rows = [{"question": "q", "option1": "x", "option2": "y", "option3": "z", "answer": answer} for answer in answers]
     assert first_number(rows) == first
@@ -87,36 +64,16 @@ def test_the_first_number_is_decided_from_the_data(answers, first):
 
 def test_numbers_that_are_labels_or_texts_say_nothing_about_the_first_number():
     arc = {"question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerkey": "2"}
-    numbers = {"question": "1 + 1?", "choices": ["1", "2"], "answer": "2"}
-    assert first_number([arc, numbers]) == 0
-    assert to_prompt_completion("multiple_choice", arc) == (XY, "B. y")
-    assert to_prompt_completion("multiple_choice", numbers) == ("1 + 1?\nA. 1\nB. 2", "B. 2")
+    assert first_number([arc, {"question": "1 + 1?", "choices": ["1", "2"], "answer": "2"}]) == 0
 
 
-def test_numbers_from_one():
-    row = {"sentence": "q", "option1": "x", "option2": "y", "answer": "2"}
-    assert to_prompt_completion("multiple_choice", row, first=1) == (XY, "B. y")
-    assert to_prompt_completion("multiple_choice", row | {"answer": "1"}, first=1) == (XY, "A. x")
-    assert to_prompt_completion("multiple_choice", row) is None
+@pytest.mark.parametrize("case", table("rows/inner_rows.jsonl"), ids=lambda case: case["shape"])
+def test_rows_inside_of_rows(case):
+    found = [to_prompt_completion(case["shape"], row) for row in flat_rows(case["row"])]
+    assert found == [tuple(pair) for pair in case["expected"]]
 
 
-def test_rows_inside_of_rows():
-    natural = {"Definition": ["d"], "Positive Examples": [{"input": "no"}], "Instances": [
-        {"id": 1, "input": "a", "output": ["b", "c"]}, {"id": 2, "input": "e", "output": ["f"]}]}  # fmt: skip
-    flat = list(flat_rows(natural))
-    assert [to_prompt_completion("alpaca", row) for row in flat] == [("d\n\na", "b"), ("d\n\ne", "f")]
-    induced = {
-        "metadata": {"n": 2},
-        "examples": {"1": {"input": "a", "output": "b"}, "2": {"input": "c", "output": "d"}},
-    }
-    assert [to_prompt_completion("input_output", row) for row in flat_rows(induced)] == [("a", "b"), ("c", "d")]
-    report = {
-        "table": {"uid": "7", "table": [["", "2019"], ["sales", "5"]]},
-        "paragraphs": [{"uid": "8", "order": 1, "text": "Sales rose."}, {"uid": "9", "order": 2, "text": "So what."}],
-        "questions": [{"question": "q", "answer": ["5"], "derivation": "", "scale": ""}],
-    }
-    (asked,) = flat_rows(report)
-    assert to_prompt_completion("question_answer", asked) == (" | 2019\nsales | 5\n\nSales rose.\nSo what.\n\nq", "5")
+def test_what_looks_like_rows_inside_of_rows():
     assert len(list(flat_rows({"instances": [], "input": "a"}))) == 1
     assert len(list(flat_rows({"examples": ["a", {"input": 1}]}))) == 1
 

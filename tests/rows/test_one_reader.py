@@ -1,7 +1,6 @@
 """The K-shot's reader and the Hub's reader are given the same rows, and make the same of them."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,8 +8,9 @@ from rocket_hub.discovery import discover_datasets, load_instructions
 from rocket_hub.errors import KShotError
 from rocket_hub.options import DiscoverOptions
 from rocket_hub.rows.kshot import load_kshot
+from tests.helping import put, table
 
-TABLE = [json.loads(line) for line in Path(__file__).with_name("sixty_rows.jsonl").read_text().splitlines()]
+TABLE = table("rows/sixty_rows.jsonl")
 PARTS = ("system", "history", "context", "question", "answer", "rationale", "options", "tests")
 
 
@@ -25,9 +25,7 @@ def of_the_hub(tmp_path_factory):
     with LocalHub(tmp_path_factory.mktemp("hub") / "store") as hub:
         api = HfApi(endpoint=hub.url, token="hf_local")
         for number, case in enumerate(TABLE):
-            folder = tmp_path_factory.mktemp("row")
-            (folder / "train.jsonl").write_text(json.dumps(case["row"]))
-            hub.import_folder("dataset", f"rows/n{number}", folder)
+            put(hub, "dataset", f"rows/n{number}", {"train.jsonl": json.dumps(case["row"])})
         names = tuple(f"rows/n{number}" for number in range(len(TABLE)))
         options = DiscoverOptions(datasets=names, max_datasets=len(names))
         selected = {item.repo_id: item for item in discover_datasets(api, options=options, task=None).selected}

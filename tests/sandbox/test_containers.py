@@ -26,7 +26,7 @@ WORLDS = {  # world -> what is in force there, and what cannot be, where this ma
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_honest_programs_run_in_every_world(world: str, isolation: tuple[str, ...]) -> None:
+def test_honest_programs_run_in_every_world(world, isolation):
     if world in ("user", "user_no_mounts", "weak_root") and os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
     if not NAMESPACES | {"Landlock"} <= set(isolation):
@@ -46,7 +46,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("world", REFUSED)
-def test_it_refuses_to_run_without_isolation(world: str) -> None:
+def test_it_refuses_to_run_without_isolation(world):
     answer = run_in(world, HONEST, Limits(), dict(os.environ))
     assert answer["outcomes"] == []
     assert answer["error"].startswith("model-written code cannot be isolated here, so it is not run; missing: ")

@@ -5,14 +5,12 @@ token, `{outside}` a folder of the host in /tmp, `{repository}` this checkout, `
 a socket in a file, `{runner}` the process that runs it.
 """
 
-import json
 import os
 import socket
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +19,12 @@ from typing import Any
 import pytest
 
 from rocket_hub.sandbox import Limits
+from tests.helping import table
 from tests.sandbox.worlds import run_in
 
 LIMITS = Limits(wall_seconds=2.5, cpu_seconds=1)
 REPOSITORY = Path(__file__).parents[2]
-PROGRAMS = [json.loads(line) for line in (Path(__file__).parent / "escapes.jsonl").read_text().splitlines()]
+PROGRAMS = table("sandbox/escapes.jsonl")
 ALL = {f"{row['family']}: {row['name']}": row["program"] for row in PROGRAMS}
 SLOW = ("resource: endless loop", "resource: endless sleep", "resource: deaf")  # the same in every world
 
@@ -37,18 +36,18 @@ class Host:
     places: dict[str, Any]
     sockets: list[socket.socket]
 
-    def file(self) -> tuple[str, int, float]:
+    def file(self):
         """The text, rights and time of the file that is there."""
         path = Path(self.places["outside"]) / "kept"
         return path.read_text(), stat.S_IMODE(path.stat().st_mode), path.stat().st_mtime
 
-    def heard(self) -> int:
+    def heard(self):
         """Count what has come in from the network."""
         streams, datagrams = self.sockets[:2], self.sockets[2:]
         return sum(some(each.accept) for each in streams) + sum(some(lambda e=each: e.recv(9)) for each in datagrams)
 
 
-def some(receive: Callable[[], Any]) -> int:
+def some(receive):
     try:
         found = receive()
     except BlockingIOError:
@@ -59,7 +58,7 @@ def some(receive: Callable[[], Any]) -> int:
 
 
 @contextmanager
-def listening(outside: Path, home: Path) -> Iterator[Host]:
+def listening(outside, home):
     """A host with a token, a file that anybody may write, and sockets that anybody may connect to."""
     (home / "token").write_text("hf_planted")
     for path in (home, outside):
@@ -82,7 +81,7 @@ def listening(outside: Path, home: Path) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(tmp_path_factory):
     with listening(tmp_path_factory.mktemp("outside"), tmp_path_factory.mktemp("home")) as found:
         yield found
 
@@ -93,7 +92,7 @@ TRIED = [
 
 
 @pytest.fixture(scope="module")
-def ends(host: Host) -> dict[tuple[str, str], dict[str, Any]]:
+def ends(host):
     """(World, name of the program) -> how it ended there."""
     environment = {**os.environ, "HF_HOME": host.places["home"], "HOME": host.places["home"], "HF_TOKEN": "hf_planted"}
     found = {}
@@ -105,13 +104,13 @@ def ends(host: Host) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("world", "name"), TRIED)
-def test_no_program_gets_out(world: str, name: str, ends: dict[tuple[str, str], dict[str, Any]]) -> None:
+def test_no_program_gets_out(world, name, ends):
     end = ends[world, name]
     assert not end["passed"], name
     assert end["seconds"] < LIMITS.wall_seconds + 5, end
 
 
-def test_nothing_outside_has_changed(host: Host, ends: dict[tuple[str, str], dict[str, Any]]) -> None:
+def test_nothing_outside_has_changed(host, ends):
     assert len(ends) == len(TRIED)
     time.sleep(1.2)  # a survivor would have written by now
     assert sorted(path.name for path in Path(host.places["outside"]).iterdir()) == ["kept", "socket"]
@@ -132,7 +131,7 @@ WOULD = {
 
 
 @pytest.mark.parametrize("name", WOULD)
-def test_without_isolation_they_do(name: str, tmp_path: Path) -> None:
+def test_without_isolation_they_do(name, tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "home").mkdir()
     with listening(tmp_path / "outside", tmp_path / "home") as host:

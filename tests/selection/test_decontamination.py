@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 
 from rocket_hub.records import Example
 from rocket_hub.selection.decontamination import EvaluationIndex, LongTexts, contaminated, neighbours, normalise
+from tests.helping import table
 
 LONG = "Tom has 3 apples and buys 4 more apples. How many?"
 STORY = (
     "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning and bakes muffins for her friends "
     "with four. She sells the remainder at the farmers' market for $2.50 per egg. How much does she make?"
 )
-SHORT = "Which planet is the largest?"
 
 
 def rows(*prompts):
@@ -40,85 +40,30 @@ def test_a_long_question_is_found_wherever_it_stands():
     assert contaminated(rows(*prompts), [LONG]) == {0: LONG, 1: LONG, 3: LONG}
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        STORY.upper(),
-        STORY.replace(" ", "\u00a0 \n"),
-        STORY.replace("'", "’").replace("$", "＄"),
-        STORY.replace("'", "").replace(".", "").replace("$", ""),
-        STORY.replace("'", " ").replace(".", " ").replace("$", " "),
-        "".join(chr(ord(c) + 0xFEE0) if c.isalnum() else c for c in STORY),
-        STORY.replace("e", "e\u200b"),
-    ],
-)
+@pytest.mark.parametrize("changed", table("selection/rewritten.jsonl"))
 def test_how_a_question_is_written_makes_no_difference(changed):
     assert find(STORY, changed).certain and find(STORY, f"Please:\n{changed}\nThanks!").kind == "inside"
     assert find(changed, STORY).certain
 
 
-def test_signs_inside_words_may_be_lost_or_kept():
-    question = "How long is a well-known 120-page book of $3.50?"
-    for text in (
-        "well known 120 page book of 3 50",
-        "wellknown 120page book of 350",
-        "well known 120 page book of 350",
-    ):
-        assert find(question, f"How long is a {text}").kind == "whole"
-
-
-def test_a_hit_says_what_was_found_and_where():
-    hit = find(STORY, f"Question: {STORY}\nAnswer:")
-    assert (hit.question, hit.kind, hit.overlap, hit.place, hit.certain) == (STORY, "whole", 1.0, "prompt", True)
-    assert find(STORY, f"My teacher said: {STORY} Can you help?").kind == "inside"
-    assert find(STORY, "Make up a word problem.", STORY).place == "completion"
-    assert find(STORY, "Make up a word problem.", f"Here you are. {STORY}").kind == "inside"
+@pytest.mark.parametrize("case", table("selection/hits.jsonl"), ids=lambda case: case["rule"])
+def test_what_is_a_hit(case):
+    hit = find(case["question"], case["prompt"], case.get("completion", "completion"))
+    assert (hit and {name: getattr(hit, name) for name in case["hit"] or {"kind": ""}}) == case["hit"]
 
 
 def test_a_long_question_is_found_by_most_of_its_words():
     reworded = STORY.replace("farmers' market", "village shop").replace("makes", "earns")
     hit = find(STORY, reworded)
     assert hit.kind == "ngrams" and 0.7 <= hit.overlap < 1 and hit.certain
-    assert find(STORY, " ".join(STORY.split()[:20])) is None
-    # In a short one a word is often the whole difference.
-    cube, cone = (f"Write a function to find the lateral surface area of a {it}." for it in ("cube", "cone"))
-    assert find(cube, cone) is None
 
 
-def test_other_numbers_are_only_reported():
-    hit = find(STORY, STORY.replace("16", "120").replace("three", "5").replace("2.50", "1"))
-    assert hit.kind == "numbers_changed" and hit.overlap == 1 and not hit.certain
+def test_other_numbers_contaminate_nothing():
     asked = "Write a function to check whether the given month number contains {} days or not."
-    assert find(asked.format(31), asked.format("twenty")).kind == "numbers_changed"
     assert contaminated(rows(asked.format(30)), [asked.format(31)]) == {}
-    assert find("What is 3 + 4 + 5 + 6 + 7 + 8 + 9?", "What is 5 + 4 + 5 + 6 + 2 + 8 + 1?") is None
 
 
-def test_a_certain_hit_comes_before_one_for_review():
-    asked = "Write a function to check whether the given month number contains {} days or not."
-    hit = find(asked.format(31), asked.format(30), asked.format(31))
-    assert hit.certain and hit.place == "completion"
-
-
-def test_a_short_question_stands_between_ends():
-    for prompt in (
-        f"Question: {SHORT}\nAnswer:",
-        f"Here is one. {SHORT} I do not know.",
-        "he asked me “which planet is the largest” and left",
-        "which planet is the largest\nA. Mars\nB. Jupiter",
-        "(Which planet is the largest)",
-    ):
-        assert find(SHORT, prompt).certain, prompt
-    assert find(SHORT, "Tell me which planet is the largest one") is None
-    assert find(SHORT, "Make up a quiz question.", SHORT).place == "completion"
-    assert find("How to dance? Slowly.", "1. How to dance? Slowly. 2. How to sing?").kind == "inside"
-
-
-def test_one_or_two_words_count_only_as_the_whole_prompt():
-    for prompt in ("rubber band", "Question: Rubber band.\nAnswer:", "Rubber band\n(A) a ring\n(B) an orchestra"):
-        assert find("Rubber band", prompt).kind == "whole", prompt
-    assert find("Rubber band", "What is this?\nRubber band\nAnswer:") is None
-    assert find("Rubber band", "What is elastic?", "rubber band") is None
+def test_a_question_of_a_word_or_two_or_none():
     found = contaminated(rows("who is he", "Who is he?", "and who is he now?"), ["Who is he?", "", "?!"])
     assert found == dict.fromkeys((0, 1), "Who is he?")
 

@@ -1,7 +1,5 @@
-import json
 import random
 import string
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +9,7 @@ from rocket_hub.errors import InputError
 from rocket_hub.records import Example, Rejection
 from rocket_hub.selection.filters import GATES, LANGUAGES, ExactDuplicates, Limits, fault_of, other_language
 from rocket_hub.selection.screening import survey
+from tests.helping import table
 
 PROSE = (
     "The market opens at eight and closes at noon. People come from all over the valley to buy bread and cheese. "
@@ -18,12 +17,8 @@ PROSE = (
 )
 
 
-def table(name):
-    return [json.loads(line) for line in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()]
-
-
-COMPLETIONS = [(row["completion"], row["reason"]) for row in table("completions.jsonl")]
-TEXTS = {row["language"]: row["text"] for row in table("languages.jsonl")}
+COMPLETIONS = [(row["completion"], row["reason"]) for row in table("selection/completions.jsonl")]
+TEXTS = {row["language"]: row["text"] for row in table("selection/languages.jsonl")}
 
 
 def reason(completion, prompt="Tell me something.", **limits):

@@ -1,8 +1,6 @@
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,8 @@ from rocket_hub.lora.expert import read_expert
 from rocket_hub.options import Budget
 from rocket_hub.recipe import Recipe, read_budget
 from rocket_hub.selection.halving import FEWEST, Round, pairs_of, pairs_within, race, schedule, spread, tied
+from tests.helping import ROOT, run
 from tests.selection.two_processes import plain, scored
-
-ROOT = Path(__file__).parents[2]
 
 
 def reader(losses):
@@ -32,7 +29,7 @@ def reader(losses):
     return score, asked
 
 
-def run(losses, finalists, pairs, **options):
+def raced(losses, finalists, pairs, **options):
     adapters, shots = losses.shape
     rounds = schedule(adapters, shots, finalists, pairs)
     score, asked = reader(losses)
@@ -97,7 +94,7 @@ def test_the_clear_winners_win_for_less():
     rng = np.random.default_rng(0)
     skill = rng.permutation(24)
     losses = skill[:, None] / 4 + rng.normal(size=50) + 0.3 * rng.normal(size=(24, 50))
-    found, asked, rounds = run(losses, 4, 480)
+    found, asked, rounds = raced(losses, 4, 480)
     assert set(found.finalists) >= set(np.argsort(skill)[:4]) and found.pairs == asked.sum() <= 480
     assert asked.max() == 1 and np.array_equal(asked == 1, np.isfinite(found.losses))
     assert np.array_equal(found.losses[asked == 1], losses[asked == 1])
@@ -112,9 +109,9 @@ def test_the_clear_winners_win_for_less():
 def test_what_is_tied_goes_on_as_long_as_there_are_pairs():
     losses = np.ones((12, 40)) * np.arange(12)[:, None]
     losses[2:5] = np.random.default_rng(1).normal(2, 1, size=(3, 40))  # equal but for noise
-    found, _, rounds = run(losses, 3, 300)
+    found, _, rounds = raced(losses, 3, 300)
     assert set(found.finalists) > {0, 1} and len(found.finalists) > rounds[-1].adapters and found.pairs <= 300
-    frugal, _, _ = run(losses, 3, 300, answer=100.0)  # nobody more can be paid for
+    frugal, _, _ = raced(losses, 3, 300, answer=100.0)  # nobody more can be paid for
     assert len(frugal.finalists) == 3
     same = np.zeros(5)
     assert tied(same, same) and not tied(same, same + 1) and tied(same, np.array([0, 0, 1, -1, 0]))
@@ -123,10 +120,10 @@ def test_what_is_tied_goes_on_as_long_as_there_are_pairs():
 def test_what_is_no_number_is_left_out_at_once():
     losses = np.ones((10, 30)) * np.arange(10)[:, None]
     losses[0, 0], losses[1, 29] = np.nan, np.inf
-    found, asked, rounds = run(losses, 3, 150)
+    found, asked, rounds = raced(losses, 3, 150)
     assert found.broken == {0: 1, 1: 1} and asked[0].sum() == rounds[0].shots and asked[1].sum() == 30
     assert not {0, 1} & {*found.finalists, *found.halved} and 2 in found.finalists
-    nobody, _, _ = run(np.full((9, 30), np.nan), 3, 150)
+    nobody, _, _ = raced(np.full((9, 30), np.nan), 3, 150)
     assert nobody.finalists == () and len(nobody.broken) == 9
 
 
@@ -146,11 +143,7 @@ def test_two_processes_score_as_one_bit_for_bit(tiny_model, lora_bank, tmp_path)
     torch.save(bank, tmp_path / "bank.pt")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = Path(__file__).with_name("two_processes.py")
-    done = subprocess.run(
-        [sys.executable, *launch, script, tiny_model, tmp_path], capture_output=True, text=True, timeout=240,
-        check=False, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    run(*launch, script, tiny_model, tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     alone = json.loads(json.dumps(plain(scored(str(tiny_model), bank))))
     together = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert repr(together[0]) == repr(together[1]) == repr(alone)  # repr: NaN is not equal to itself

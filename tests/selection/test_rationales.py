@@ -1,9 +1,6 @@
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from rocket_hub.errors import InputError
 from rocket_hub.inference import generate
@@ -11,6 +8,7 @@ from rocket_hub.records import Example
 from rocket_hub.selection.rationales import MAX_CHARACTERS, from_model, with_rationales
 from rocket_hub.selection.shots import choices_of
 from rocket_hub.tasks import GSM8K, get_task
+from tests.helping import table
 
 OPTIONS = ("dry palms", "wet palms", "palms in oil")
 SUM = GSM8K.example(Example("What is 2 plus 3?", "#### 5", "5"))
@@ -74,7 +72,7 @@ def test_the_answer_is_not_said_twice_and_what_follows_is_cut():
     assert MAX_CHARACTERS - 20 < len(long) <= MAX_CHARACTERS and long.endswith("so.")
 
 
-REASONING = [json.loads(line) for line in Path(__file__).with_name("reasoning.jsonl").read_text().splitlines()]
+REASONING = table("selection/reasoning.jsonl")
 
 
 @pytest.mark.parametrize("text", [row["text"] for row in REASONING if not row["taken"]])
@@ -95,8 +93,8 @@ def test_the_teacher_has_to_write_one_text_a_prompt():
         arithmetic([SUM], lambda prompts: ["a", "b"])
 
 
-def test_the_base_model_can_be_the_teacher(tiny_model):
-    model, tokenizer = LlamaForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+def test_the_base_model_can_be_the_teacher(tiny_model, tokenizer):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
     torch.manual_seed(5)
     torch.nn.init.normal_(model.lm_head.weight, std=0.5)
     shots = [Example("what is 1 plus 2 ?", " 3", "3"), Example("what is 2 plus 2 ?", " 4", "4")]

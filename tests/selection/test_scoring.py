@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from experts_world import lively
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from rocket_hub.errors import InputError, RecipeError
 from rocket_hub.inference import completion_nll, encode, generate, option_nll
@@ -18,6 +18,7 @@ from rocket_hub.records import Example
 from rocket_hub.selection.scoring import exact_match, expert_scores, losses, reasoning_perplexity, score_adapters
 from rocket_hub.selection.shots import Choices
 from rocket_hub.selection.statistics import ShotScores
+from tests.conftest import save_lora
 
 SHOTS = [
     Example("what is 1 plus 2 ?", " the answer #### 3", "3"),
@@ -32,11 +33,6 @@ MANY = [Example(f"what is {i % 9} plus {i // 9} ?", f" the answer #### {i % 7}",
 
 def first_word(text):
     return text.split()[0] if text.split() else ""
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 @pytest.fixture
@@ -196,10 +192,8 @@ def test_head_conv1d_and_bf16_follow_peft(tiny_model, tokenizer, tmp_path):
         "bf16": (lively, ["q_proj", "down_proj"], torch.bfloat16, 1e-2),
     }
     for name, (make, targets, dtype, tolerance) in cases.items():
-        torch.manual_seed(3)
-        config = LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False,
-                            fan_in_fan_out=name == "gpt2")  # fmt: skip
-        get_peft_model(make(tiny_model), config).save_pretrained(tmp_path / name, save_embedding_layers=False)
+        options = {"r": 3, "lora_alpha": 6, "target_modules": targets, "fan_in_fan_out": name == "gpt2"}
+        save_lora(make(tiny_model), tmp_path / name, 3, **options)
         weights = load_file(tmp_path / name / "adapter_model.safetensors")
         keys = [key.removesuffix("A.weight") for key in weights if key.endswith("lora_A.weight")]
         pairs = {key: (weights[f"{key}A.weight"], 2 * weights[f"{key}B.weight"]) for key in keys}

@@ -1,5 +1,3 @@
-import resource
-
 import numpy as np
 import pytest
 
@@ -7,6 +5,7 @@ from rocket_hub.errors import DatasetError, StorageError
 from rocket_hub.records import Example, Rejection
 from rocket_hub.selection.filters import Limits
 from rocket_hub.selection.screening import Pool, survey
+from tests.helping import files_up_to, table
 
 LONG = (
     "A train leaves the station at noon with 120 people on board, and at every stop 15 of them get off while 7 others "
@@ -20,25 +19,11 @@ def row(prompt, completion="forty two", source="u/data", index=0):
     return Example(prompt, completion, source=source, index=index)
 
 
-@pytest.mark.parametrize(
-    ("candidate", "reason"),
-    [
-        (row(f"Solve: {QUESTION.upper()}"), "contaminated"),
-        (row(SHOT.prompt), "duplicate_of_kshot"),
-        (row(LONG), "contaminated"),
-        (row(LONG.replace("120", "240")), "contaminated"),
-        (row(SHOT.prompt.replace("120", "240")), None),
-        (row("What is this?", "  "), "empty"),
-        (row("What is this?", "I'm sorry, but I can't help with that."), "refusal"),
-        (row("What is this?", "word " * 200), "too_long"),
-        (row("refused"), "not_wanted"),
-        (row("What is this?", "A pen."), None),
-    ],
-)
-def test_each_fault_is_named(candidate, reason):
+@pytest.mark.parametrize(("prompt", "completion", "reason"), table("selection/screened.jsonl"))
+def test_each_fault_is_named(prompt, completion, reason):
     limits = Limits(max_tokens=100, count_tokens=lambda text: len(text.split()))
     found = survey(
-        [candidate], [SHOT], [QUESTION, LONG], limits=limits,
+        [row(prompt, completion)], [SHOT], [QUESTION, LONG], limits=limits,
         refuse=lambda row: "not_wanted" if row.prompt == "refused" else "",
     )  # fmt: skip
     assert [fault.reason for fault in found.faults.values()] == ([reason] if reason else [])
@@ -98,10 +83,5 @@ def test_an_error_of_whoever_gives_the_rows_goes_through(tmp_path):
 
 
 def test_a_full_disk_is_said(tmp_path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
-        with pytest.raises(StorageError, match="free some space"):
-            Pool(ROWS * 200, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_up_to(100_000), pytest.raises(StorageError, match="free some space"):
+        Pool(ROWS * 200, tmp_path)

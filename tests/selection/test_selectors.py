@@ -1,12 +1,11 @@
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from experts_world import adapter
 from peft import PeftModel
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from rocket_hub.errors import InputError
 from rocket_hub.inference import completion_nll
@@ -135,8 +134,8 @@ def test_the_covering_group_is_the_best_or_next_to_it():
 
 
 @pytest.fixture(scope="module")
-def world(tiny_model: Path):
-    return LlamaForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+def world(tiny_model, tokenizer):
+    return LlamaForCausalLM.from_pretrained(tiny_model), tokenizer
 
 
 def test_the_tokens_are_as_likely_as_stock_peft_finds_them(world, tiny_model, lora_bank):
@@ -173,7 +172,7 @@ def test_lorahub_finds_the_weights_of_least_loss_and_takes_the_largest():
     assert len(chosen("lorahub", probes=worse).selected) == 1  # none is worth adding
 
 
-def test_the_loss_of_a_mixture_is_that_of_the_adapters_at_these_weights(world, lora_bank: list[Path]):
+def test_the_loss_of_a_mixture_is_that_of_the_adapters_at_these_weights(world, lora_bank):
     """Against PEFT, which adds the adapters' updates up when their weights are scaled; alpha and rslora count."""
     model, tokenizer = world
     bank = {path.name: read_expert(path) for path in lora_bank[:2]}
@@ -199,7 +198,7 @@ def test_the_loss_of_a_mixture_is_that_of_the_adapters_at_these_weights(world, l
     assert again[0].tolist() == plain[0].tolist()
 
 
-def test_votes_count_the_largest_answers_of_all_tokens(world, lora_bank: list[Path]):
+def test_votes_count_the_largest_answers_of_all_tokens(world, lora_bank):
     model, tokenizer = world
     name, width = "model.layers.0.self_attn.q_proj", 16
     prototypes = np.random.default_rng(0).normal(size=(3, width))

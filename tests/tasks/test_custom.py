@@ -1,19 +1,17 @@
 """A task of one's own in a file: read strictly, and then like any other."""
 
-import json
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rocket_hub.errors import RecipeError, TaskError
-from rocket_hub.tasks import Task, get_task, score
+from rocket_hub.tasks import get_task, score
+from tests.helping import table
 
 HEAD = "name: mine\nevaluation: {dataset: acme/set}\n"
 
 
-def task(tmp_path: Path, text: str) -> Task:
+def task(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_text(HEAD + text if "evaluation:" not in text else text)
     return get_task(str(path))
@@ -30,7 +28,7 @@ closed: [acme/train]
 """
 
 
-def test_all_that_a_file_can_say(tmp_path: Path) -> None:
+def test_all_that_a_file_can_say(tmp_path):
     sums = task(tmp_path, NUMBER)
     assert (sums.name, sums.dataset, sums.config, sums.split, sums.revision) == (
         "sums", "acme/sums", "easy", "validation", "abc",
@@ -46,13 +44,8 @@ def test_all_that_a_file_can_say(tmp_path: Path) -> None:
     assert sums.prompt("\0") == "\0\nA:"
 
 
-def table(name: str) -> list[dict[str, Any]]:
-    """Read a table of examples that stands beside this file."""
-    return [json.loads(line) for line in Path(__file__).with_name(name).read_text().splitlines()]
-
-
-@pytest.mark.parametrize("case", table("custom_rows.jsonl"), ids=str)
-def test_rows_of_every_kind(tmp_path: Path, case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", table("tasks/custom_rows.jsonl"), ids=str)
+def test_rows_of_every_kind(tmp_path, case):
     mine = task(tmp_path, case["task"])
     (problem,) = mine.examples([{"question": "q", **case["row"]}], "acme/set")
     assert (problem.completion, problem.answer) == (case["completion"], case["answer"])
@@ -60,7 +53,7 @@ def test_rows_of_every_kind(tmp_path: Path, case: dict[str, Any]) -> None:
     assert score(mine, [problem.completion, "?"], [problem] * 2, allow_code_execution=True)["correct"] == [1, 0]
 
 
-def test_a_custom_task_is_asked_like_any_other(tmp_path: Path) -> None:
+def test_a_custom_task_is_asked_like_any_other(tmp_path):
     mine = task(tmp_path, "extractor: letter\ncolumns: {choices: o}")
     shots = mine.examples([{"question": "q", "answer": 1, "o": ["x y", "z"]}], "acme/set")
     assert mine.options(shots[0]) == ("Question: q\nAnswer:", (" x y", " z"))
@@ -75,13 +68,13 @@ def test_a_custom_task_is_asked_like_any_other(tmp_path: Path) -> None:
         mine.examples([{"question": "r", "answer": 0}], "x")
 
 
-@pytest.mark.parametrize("case", table("custom_faults.jsonl"), ids=lambda case: case["name"])
-def test_a_file_that_does_not_fit(tmp_path: Path, case: dict[str, str]) -> None:
+@pytest.mark.parametrize("case", table("tasks/custom_faults.jsonl"), ids=lambda case: case["name"])
+def test_a_file_that_does_not_fit(tmp_path, case):
     with pytest.raises(RecipeError, match=case["message"]):
         task(tmp_path, case["text"])
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(RecipeError, match=r"nowhere.yaml: cannot be read: .*give a task's name or its file"):
         get_task(str(tmp_path / "nowhere.yaml"))
     (tmp_path / "large.yml").write_text("#" * 70_000)
@@ -90,7 +83,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", [r"(?:a+)+$", r"(?:.*a){12}$"])
-def test_a_pattern_that_backtracks_without_end_costs_one_answer(tmp_path: Path, pattern: str) -> None:
+def test_a_pattern_that_backtracks_without_end_costs_one_answer(tmp_path, pattern):
     (tmp_path / "mine.yaml").write_text(
         f"{HEAD}extractor: 'regex: answer is (\\w+)|{pattern}'\ncompletion: answer is {{answer}}\n"
     )

@@ -1,44 +1,27 @@
 """Gold answers of the real rows pass through prompt, extraction and metric (all of them: `tests.benchmarks.tasks`)."""
 
-from pathlib import Path
-
 import pytest
 
 from rocket_hub.tasks import ARC_CHALLENGE, ARC_EASY, MBPP, PIQA, get_task, score
-from rocket_hub.tasks.task import Task
 from tests.benchmarks.tasks import measure
+from tests.helping import table
 from tests.tasks.native import SPLITS, rows
 
-EVERY = {
-    "gsm8k": 8,
-    "boolq": 16,
-    "mbpp": 24,
-    "arc_easy": 4,
-    "piqa": 4,
-    "arc_challenge": 2,
-}  # of the larger ones a sample
-FORMS = {
-    "letter": "{letter}",
-    "letter and text": "{letter}. {text}",
-    "lower case": "({small}) {text}",
-    "text": "{text}",
-    "statement": "So the answer is ({letter}).",
-    "statement by text": "The answer is {text}",
-    "boxed": "\\boxed{{\\text{{{letter}}}}}",
-    "a new question": "{letter}\n\nQuestion: Which of these?\nA. x\nB. y\nAnswer: B",
-}
+# Of the larger sets a sample.
+EVERY = {"gsm8k": 8, "boolq": 16, "mbpp": 24, "arc_easy": 4, "piqa": 4, "arc_challenge": 2}
+FORMS = dict(table("tasks/answer_forms.jsonl"))
 AMBIGUOUS = {"text": {"K."}, "statement by text": {"K."}}  # option D; said alone, it is none of the letters A to D
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_gold_answers_are_right(name: str, shared_data: Path) -> None:
+def test_gold_answers_are_right(name, shared_data):
     total, failed, _ = measure(shared_data, name, EVERY.get(name, 1))
     assert total > 40
     assert failed == []
 
 
 @pytest.mark.parametrize("task", [ARC_CHALLENGE, ARC_EASY, PIQA], ids=lambda task: task.name)
-def test_the_right_option_is_read_in_every_form(task: Task, shared_data: Path) -> None:
+def test_the_right_option_is_read_in_every_form(task, shared_data):
     problems = task.examples([row for _, row in list(rows(shared_data, task))[::8]], task.name)
     for form, template in FORMS.items():
         for problem in problems:
@@ -49,7 +32,7 @@ def test_the_right_option_is_read_in_every_form(task: Task, shared_data: Path) -
 
 
 @pytest.mark.parametrize("row_id", ["mbpp-train-927", "mbpp-test-367"])
-def test_two_programs_need_their_setup(row_id: str, shared_data: Path) -> None:
+def test_two_programs_need_their_setup(row_id, shared_data):
     """lm-evaluation-harness leaves `test_setup_code` out; there nothing can solve these two of the 974."""
     (row,) = [row for found, row in rows(shared_data, MBPP) if found == row_id]
     gold = [row["code"].replace("\r\n", "\n")]
@@ -60,7 +43,7 @@ def test_two_programs_need_their_setup(row_id: str, shared_data: Path) -> None:
     assert score(MBPP, gold, without, allow_code_execution=True)["reasons"] == ["NameError: name 'root' is not defined"]
 
 
-def test_the_paper_authors_own_kshot_files_are_read(shared_data: Path) -> None:
+def test_the_paper_authors_own_kshot_files_are_read(shared_data):
     from rocket_hub.rows.kshot import load_kshot
 
     for count in (10, 20, 50):
@@ -75,7 +58,7 @@ def test_the_paper_authors_own_kshot_files_are_read(shared_data: Path) -> None:
             assert example.prompt.count("Question:") == example.prompt.count("Answer:") == 1
 
 
-def test_every_task_has_its_evaluation_set_pinned() -> None:
+def test_every_task_has_its_evaluation_set_pinned():
     for name in SPLITS:
         task = get_task(name)
         assert task.revision and len(task.revision) == 40

@@ -2,16 +2,15 @@
 
 import json
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocket_hub.records import Example
-from rocket_hub.sandbox import Outcome, run_programs
+from rocket_hub.sandbox import run_programs
 from rocket_hub.tasks import ARC_CHALLENGE, BOOLQ, GSM8K, MBPP, PIQA, get_task
+from tests.helping import table
 
 PLANETS = (
     "Planetary density will decrease.",
@@ -29,44 +28,43 @@ OPTIONS = {  # of rows that bring none of their own
 }
 
 
-def table(name: str) -> list[dict[str, Any]]:
-    lines = (Path(__file__).parent / "sloppy" / f"{name}.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-CASES = [pytest.param(name, row, id=f"{name}-{row['kind']}") for name in OPTIONS for row in table(name)]
+CASES = [
+    pytest.param(name, row, id=f"{name}-{row['kind']}")
+    for name in OPTIONS
+    for row in table(f"tasks/sloppy/{name}.jsonl")
+]
 
 
 @pytest.mark.parametrize(("name", "row"), CASES)
-def test_what_a_text_says(name: str, row: dict[str, Any]) -> None:
+def test_what_a_text_says(name, row):
     problem = Example("", "", "", choices=tuple(row.get("choices", OPTIONS[name])))
     assert get_task(name).read_answer(row["text"], problem) == row["answer"]
 
 
-def test_every_task_has_twenty_kinds_and_answers_that_stay_unread() -> None:
+def test_every_task_has_twenty_kinds_and_answers_that_stay_unread():
     for name in OPTIONS:
-        rows = table(name)
+        rows = table(f"tasks/sloppy/{name}.jsonl")
         read = {row["text"] for row in rows if row["answer"]}
         assert len(read) >= 20 and sum(row["answer"] == "" for row in rows) >= 3, name
         assert len({json.dumps(row | {"kind": ""}) for row in rows}) == len({row["kind"] for row in rows}) == len(rows)
     assert len(CODE) >= 20
 
 
-CODE = {row["kind"]: row for row in table("mbpp")}  # what passes defines `add`
+CODE = {row["kind"]: row for row in table("tasks/sloppy/mbpp.jsonl")}  # what passes defines `add`
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[str, Outcome]:
+def outcomes():
     programs = [(MBPP.read_answer(row["text"], Example("", "", "")), "assert add(1, 2) == 3") for row in CODE.values()]
     return dict(zip(CODE, run_programs(programs, workers=2), strict=True))
 
 
 @pytest.mark.parametrize("kind", CODE)
-def test_what_program_a_text_holds(kind: str, outcomes: dict[str, Outcome]) -> None:
+def test_what_program_a_text_holds(kind, outcomes):
     assert outcomes[kind].passed == CODE[kind]["passes"], outcomes[kind]
 
 
-def test_numbered_options_of_a_shot() -> None:
+def test_numbered_options_of_a_shot():
     shot = PIQA.example(Example("Keep the water.\n1. pour it into a jar\n2. pour it into a sieve", "1", ""))
     assert (shot.answer, shot.choices) == ("A", WAYS)
     assert PIQA.example(Example("Keep the water.", "1", "", choices=WAYS)).answer == ""  # PIQA's label of the second
@@ -74,7 +72,7 @@ def test_numbered_options_of_a_shot() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(alphabet="ABab ().:\\{}#*`\n0123456789$/,-yesno", max_size=60))
-def test_any_text_is_read_in_the_compared_form(text: str) -> None:
+def test_any_text_is_read_in_the_compared_form(text):
     example = Example("", "", "", choices=PLANETS)
     assert ARC_CHALLENGE.read_answer(text, example) in {"", "A", "B", "C", "D"}
     assert BOOLQ.read_answer(text, example) in {"", "yes", "no"}
@@ -102,7 +100,7 @@ MONSTERS = {
 
 
 @pytest.mark.parametrize("text", MONSTERS.values(), ids=MONSTERS)
-def test_monstrous_texts_are_read_in_a_moment(text: str) -> None:
+def test_monstrous_texts_are_read_in_a_moment(text):
     started = time.process_time()
     for task in (GSM8K, ARC_CHALLENGE, BOOLQ, MBPP):
         task.read_answer(text, Example("", "", "", choices=PLANETS))

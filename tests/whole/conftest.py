@@ -4,7 +4,6 @@ One finished build is shared; a test that changes something works on a copy of i
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -22,8 +21,9 @@ import pytest
 from huggingface_hub import HfApi
 
 from rocket_hub.localhub import LocalHub
+from tests.helping import ROOT
+from tests.helping import environment as clean
 
-ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("rocket-hub"))
 STAGES = ("1-discover", "2-select-experts", "3-select-instructions", "4-merge", "5-train", "6-evaluate", "7-push")
 LIMITED = """
@@ -37,8 +37,7 @@ main()
 
 def environment(home: Path, **variables: str) -> dict[str, str]:
     """Nothing of this machine's Hub settings, a cache of its own, a terminal wide enough for one line a line."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ROCKET_HUB_", "PYTEST"))}
-    return kept | {"HF_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "240", **variables}
+    return clean(HF_HOME=str(home), OMP_NUM_THREADS="1", COLUMNS="240") | variables
 
 
 @dataclass(frozen=True)
@@ -83,38 +82,29 @@ class Workplace:
         return ["--hub", str(self.hub), "--task", "gsm8k", "--kshot", str(self.kshot), "--out", "run", *more]
 
     def start(self, command: str, *more: str) -> "subprocess.Popen[str]":
-        """Start a command without waiting for it, in a process group of its own as a shell would."""
-        return subprocess.Popen(
-            [COMMAND, *command.split(), *self.arguments(*more)],
-            cwd=self.folder,
-            env=environment(self.home),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return begin([COMMAND, *command.split(), *self.arguments(*more)], self.folder, self.home)
 
-    def call(self, command: str, *more: str, file_size: int | None = None) -> Done:
+    def call(self, command: str, *more: str, code: int = 0, file_size: int | None = None) -> Done:
         """Run a command with the workplace's options; `file_size` is the longest file the process may write."""
         start = [COMMAND] if file_size is None else [sys.executable, "-c", LIMITED, str(file_size)]
-        return finish(start + command.split() + self.arguments(*more), self.folder, self.home)
+        return finish(start + command.split() + self.arguments(*more), self.folder, self.home, code)
 
     def result(self, stage: str) -> Any:
         """What a stage left."""
         return json.loads((self.run / stage / "result.json").read_text())["result"]
 
 
-def finish(command: list[str], folder: Path, home: Path, **variables: str) -> Done:
-    """Run a command to its end."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(home, **variables),
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+def begin(command: list[str], folder: Path, home: Path) -> "subprocess.Popen[str]":
+    """Start a command without waiting for it, in a process group of its own as a shell would."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, env=environment(home), text=True, start_new_session=True, **pipes)
+
+
+def finish(command: list[str], folder: Path, home: Path, code: int = 0, **variables: str) -> Done:
+    """Run a command to its end, which has to have this exit code."""
+    env = environment(home, **variables)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == code, done.stderr[-3000:]
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -173,8 +163,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo Hub, tiny."""
     folder = tmp_path_factory.mktemp("demo")
     script = [sys.executable, str(ROOT / "recipes" / "demo" / "make_hub.py"), "--tiny", "--workers", "1"]
-    done = finish([*script, "--out", str(folder / "hub"), "--work", str(folder / "work")], folder, folder / "home")
-    assert done.code == 0, done.error[-3000:]
+    finish([*script, "--out", str(folder / "hub"), "--work", str(folder / "work")], folder, folder / "home")
     return Demo(folder / "hub", folder / "work" / "kshot.jsonl", folder / "work")
 
 
@@ -184,9 +173,7 @@ def built(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workpla
     folder = tmp_path_factory.mktemp("built")
     (folder / "work").mkdir()
     place = Workplace(demo.hub, demo.kshot, folder / "home", folder / "work")
-    done = place.call("build", "--controls", "core", "--max-steps", "4")
-    assert done.code == 0, done.error[-3000:]
-    return place, done
+    return place, place.call("build", "--controls", "core", "--max-steps", "4")
 
 
 @pytest.fixture

@@ -4,23 +4,22 @@ import json
 import resource
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from rocket_hub.cli import main
 from rocket_hub.cli.app import BUILD, COMMANDS, DATA, GENERATE, HUB, METEOR, MODEL, RENAMED, SELECT, SELF_SPECIALIZATION
+from tests import helping
+from tests.helping import table
 
-from .conftest import COMMAND, STAGES, Demo, Done, Workplace, finish, python, serving
+from .conftest import COMMAND, STAGES, Done, environment, finish, python, serving
 
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "numpy", "huggingface_hub")
 
 
-def test_help_lists_the_commands_in_order_of_the_pipeline(tmp_path: Path) -> None:
+def test_help_lists_the_commands_in_order_of_the_pipeline(tmp_path):
     done = finish([COMMAND, "--help"], tmp_path, tmp_path)
-    assert done.code == 0
     listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ") and line.split()]
     assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
     assert list(COMMANDS) == [
@@ -28,7 +27,7 @@ def test_help_lists_the_commands_in_order_of_the_pipeline(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
-def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_help_is_quick_and_imports_nothing_heavy(tmp_path):
     seconds = []  # of the processor, which other work on the machine does not add to
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -41,30 +40,11 @@ def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     assert finish([sys.executable, "-c", script], tmp_path, tmp_path).out.splitlines()[-1] == "[]"
 
 
-SEVERAL = """
-import contextlib, io, json, sys
-from rocket_hub.cli import main
-answers = []
-for arguments in json.loads(sys.argv[1]):
-    out, error, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-        try:
-            main(arguments)
-        except SystemExit as end:
-            code = end.code or 0
-    answers.append([code, out.getvalue(), error.getvalue()])
-print(json.dumps(answers))
-"""
+def several(commands, folder, home):
+    return [Done(*answer) for answer in helping.several(commands, folder, environment(home))]
 
 
-def several(commands: list[list[str]], folder: Path, home: Path) -> list[Done]:
-    """Run commands one after the other in one process: each costs seconds of imports otherwise."""
-    done = finish([sys.executable, "-c", SEVERAL, json.dumps(commands)], folder, home)
-    assert done.code == 0, done.error[-3000:]
-    return [Done(*answer) for answer in json.loads(done.out.splitlines()[-1])]
-
-
-def test_every_command_explains_itself(tmp_path: Path) -> None:
+def test_every_command_explains_itself(tmp_path):
     groups = {"generate": GENERATE, "select": SELECT, "model": MODEL, "data": DATA, "hub": HUB}
     commands = [[name, *sub] for name in COMMANDS for sub in ([], *([word] for word in groups.get(name, ())))]
     answers = several([[*command, "--help"] for command in commands], tmp_path, tmp_path)
@@ -75,107 +55,26 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
         assert text.strip()
 
 
-FILES = {
-    "empty.jsonl": "",
-    "cut.jsonl": '{"question": "a?", "answer": "#### 1"}\n{"question": "b?", "ans',
-    "columns.jsonl": '{"question": "a?", "answer": "#### 1"}\n{"text": "b"}\n',
-    "words.jsonl": '{"question": "a?", "answer": "#### 1"}\n{"question": "b?", "answer": "many"}\n',
-    "key.yaml": "task: gsm8k\nbase: rocket-demo/tiny-llama\nexperts: {num_expert: 2}\n",
-    "value.yaml": "task: gsm8k\nbase: rocket-demo/tiny-llama\ntrain: {max_steps: many}\n",
-    "group.yaml": "task: gsm8k\nbase: rocket-demo/tiny-llama\ntrian: {max_steps: 1}\n",
-    "locks.json": "[]",
-}
-DEMO = ["--hub", "HUB", "--task", "gsm8k"]
-ALL = [*DEMO, "--kshot", "KSHOT", "--max-steps", "2"]
-RECIPE = ["--hub", "HUB", "--kshot", "KSHOT", "--recipe"]
-
-# name -> (command, exit code, what the last line says, what must not have begun)
-WRONG: dict[str, tuple[list[str], int, str, str]] = {
-    "unknown task": (
-        ["build", "--hub", "HUB", "--task", "gsm8", "--kshot", "KSHOT"], 2,
-        "error: unknown task 'gsm8', did you mean 'gsm8k'?", "1-discover",
-    ),
-    "no task": (["build", "--hub", "HUB", "--kshot", "KSHOT"], 2, "error: give --task NAME or --recipe FILE", "1-"),
-    "no K-shot": (["build", *DEMO], 2, "give --kshot FILE", "1-"),
-    "unknown option": (["build", *ALL, "--max-step", "3"], 2, "No such option '--max-step'", "1-"),
-    "unknown command": (["biuld", *ALL], 2, "No such command 'biuld'", "1-"),
-    "no number": (["train", *ALL, "--lr-grid", "1e-3,fast"], 2, "expected numbers separated by commas", "1-"),
-    "no hub": (["build", "--hub", "nowhere", *ALL[2:]], 2, "error: --hub nowhere: expected `demo`, an address", "1-"),
-    "dead hub": (
-        ["build", "--hub", "http://127.0.0.1:1", *ALL[2:]], 3,
-        "error: --hub http://127.0.0.1:1: nothing answers there", "1-",
-    ),
-    "missing K-shot": (["build", *DEMO, "--kshot", "gone.jsonl"], 2, "error: gone.jsonl: no such file", "1-"),
-    "empty K-shot": (["build", *DEMO, "--kshot", "empty.jsonl"], 2, "error: empty.jsonl: holds no examples", "1-"),
-    "cut K-shot": (["build", *DEMO, "--kshot", "cut.jsonl"], 2, "error: cut.jsonl:2: not JSON", "1-"),
-    "wrong columns": (["build", *DEMO, "--kshot", "columns.jsonl"], 2, "error: columns.jsonl:2: unknown columns", "1-"),
-    "no number in the answer": (
-        ["build", *DEMO, "--kshot", "words.jsonl"], 2,
-        "error: words.jsonl: example 2: the task 'gsm8k' finds no answer in 'many'", "1-",
-    ),
-    "unknown key": (
-        ["build", *RECIPE, "key.yaml"], 2,
-        "error: key.yaml: experts: unknown key 'num_expert', did you mean 'num_experts'?", "1-",
-    ),
-    "unknown group": (["build", *RECIPE, "group.yaml"], 2, "error: group.yaml: unknown key 'trian', did you", "1-"),
-    "wrong type": (["build", *RECIPE, "value.yaml"], 2, "error: value.yaml: train: max_steps: expected int", "1-"),
-    "missing recipe": (["build", *RECIPE, "gone.yaml"], 2, "error: gone.yaml: cannot be read", "1-"),
-    "unknown base": (
-        ["build", *ALL, "--base", "nobody/nothing", "--out", "base"], 3,
-        "error: base model nobody/nothing: not found on the Hub", "2-select-experts",
-    ),
-    "unknown control": (
-        ["build", *ALL, "--controls", "base,bse", "--out", "control"], 2,
-        "error: evaluate.controls: unknown control 'bse'; known: all, base", "1-discover",
-    ),
-    "no value": (["build", *ALL, "-o", "experts.num_experts"], 2,
-                 "error: -o experts.num_experts: expected GROUP.KEY=VALUE, for example -o experts.num_experts=4", "1-"),
-    "key of -o": (["build", *ALL, "-o", "experts.num_expert=4"], 2,
-                  "error: -o experts.num_expert: unknown key 'num_expert', did you mean 'num_experts'?", "1-"),
-    "group of -o": (["merge", *ALL, "-o", "expert.num_experts=4"], 2,
-                    "error: -o expert.num_experts: unknown key 'expert', did you mean 'experts'?", "1-"),
-    "type of -o": (["select", "experts", *ALL, "-o", "experts.num_experts=four"], 2,
-                   "error: -o experts.num_experts: expected int, found 'four'", "1-"),
-    "value of -o": (["push", *ALL, "-o", "merge.gate=softmx"], 2, "error: -o merge.gate: expected one of sigmoid, "
-                    "softmax, found 'softmx', did you mean 'softmax'?", "1-"),
-    "bound of -o": (["evaluate", *ALL, "-o", "train.weight_decay=.inf"], 2,
-                    "error: -o train.weight_decay: expected a finite number, found inf", "1-"),
-    "YAML of -o": (["train", *ALL, "-o", "push.repo_id=@x"], 2,
-                   "error: -o push.repo_id: expected a value in YAML", "1-"),
-    "below an option": (["train", *ALL, "-o", "evaluate.settings.base.weight=1"], 2,
-                        "'settings' has no keys of its own", "1-"),
-    "values together": (["build", *ALL, "-o", "experts.num_experts=9"], 2,
-                        "error: experts.shortlist (8) must be at least experts.num_experts (9)", "1-"),
-    "no steps": (["build", *ALL, "--max-steps", "0"], 2, "error: --max-steps: expected at least 1, found 0", "1-"),
-    "no lock": (
-        ["discover", *ALL, "--locked", "locks.json", "--out", "lock"], 2,
-        "error: locks.json: not a lock file of format 1", "2-select-experts",
-    ),
-    "no problems": (["build", *ALL, "--eval-rows", "-1", "--out", "rows"], 2, "error: ", "1-discover"),
-    "collapse of a plain LoRA": (
-        ["model", "collapse", "rocket-demo/packs", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 2, "error: ", "1-",
-    ),
-    "collapse of nothing": (
-        ["model", "collapse", "nobody/nothing", *DEMO, "--kshot", "KSHOT", "--out", "plain"], 3,
-        "error: nobody/nothing: not found on the Hub", "1-",
-    ),
-    "no such folder": (["build", *ALL, "--out", "locks.json/run"], 1, "error: locks.json/run", "2-select-experts"),
-}  # fmt: skip
+# Name -> command, exit code, what the last line says, what must not have begun.
+WRONG = {name: case for name, *case in table("whole/command_faults.jsonl")}
 
 
 @pytest.fixture(scope="module")
-def answers(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+def answers(demo, tmp_path_factory):
     """What the command line says to everything that is wrong."""
     folder = tmp_path_factory.mktemp("wrong")
-    for name, text in FILES.items():
+    for name, text in table("whole/fault_files.jsonl"):
         (folder / name).write_text(text)
-    named = {"HUB": str(demo.hub), "KSHOT": str(demo.kshot)}
-    commands = [[named.get(word, word) for word in command] for command, *_ in WRONG.values()]
+    hub, kshot = ["--hub", str(demo.hub)], ["--kshot", str(demo.kshot)]
+    at_demo = [*hub, "--task", "gsm8k"]
+    named = {"HUB": hub[1:], "KSHOT": kshot[1:], "DEMO": at_demo, "RECIPE": [*hub, *kshot, "--recipe"]}
+    named["ALL"] = [*at_demo, *kshot, "--max-steps", "2"]
+    commands = [[word for said in command for word in named.get(said, [said])] for command, *_ in WRONG.values()]
     return dict(zip(WRONG, several(commands, folder, folder / "home"), strict=True))
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_said_in_one_line(name: str, answers: dict[str, Done]) -> None:
+def test_what_is_wrong_is_said_in_one_line(name, answers):
     done, (_, code, line, not_begun) = answers[name], WRONG[name]
     assert "Traceback" not in done.error, done.error[-1500:]
     assert line in done.last
@@ -201,7 +100,7 @@ OLD += [
 
 
 @pytest.mark.parametrize(("command", "line"), OLD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_an_old_spelling_is_told_the_new_one(command: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_spelling_is_told_the_new_one(command, line, capsys):
     with pytest.raises(SystemExit) as left:
         main(command)
     told = capsys.readouterr()
@@ -209,17 +108,16 @@ def test_an_old_spelling_is_told_the_new_one(command: list[str], line: str, caps
     assert told.err.startswith("error: ") and line in told.err
 
 
-def test_a_dead_hub_is_a_process_that_ends_with_3(demo: Demo, tmp_path: Path) -> None:
+def test_a_dead_hub_is_a_process_that_ends_with_3(demo, tmp_path):
     command = [COMMAND, "build", "--hub", "http://127.0.0.1:1", "--task", "gsm8k", "--kshot", str(demo.kshot)]
-    done = finish(command, tmp_path, tmp_path / "home")
-    assert (done.code, done.out) == (3, "")
+    done = finish(command, tmp_path, tmp_path / "home", code=3)
+    assert done.out == ""
     assert len(done.error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_discover_prints_a_verdict_for_everything(place: Workplace) -> None:
+def test_discover_prints_a_verdict_for_everything(place):
     done = place.call("discover", "--allow-licence", "cc-by-nc-4.0")
-    assert done.code == 0, done.error
     assert done.note("1-discover") == "again, because of discover.allow_licences"
     assert done.note("2-select-experts") is None
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if "│" in line]
@@ -234,7 +132,7 @@ def test_discover_prints_a_verdict_for_everything(place: Workplace) -> None:
     assert sorted(verdicts) == sorted(everything)
 
 
-def test_build_ends_with_its_tables(built: tuple[Workplace, Done]) -> None:
+def test_build_ends_with_its_tables(built):
     place, done = built
     out = done.out
     assert "5 trainings of 4 steps x 32 rows" in out
@@ -248,7 +146,7 @@ def test_build_ends_with_its_tables(built: tuple[Workplace, Done]) -> None:
     assert len(STAGES) == sum(line.startswith(STAGES) for line in out.splitlines())
 
 
-def test_collapse(place: Workplace) -> None:
+def test_collapse(place):
     more = ["--hub", str(place.hub), "--task", "gsm8k", "--kshot", str(place.kshot), "--out"]
     adapter = str(place.run / "5-train" / "adapter")
     commands = [
@@ -279,7 +177,7 @@ print(json.dumps({
 """
 
 
-def test_import_says_what_the_store_holds(demo: Demo, tmp_path: Path) -> None:
+def test_import_says_what_the_store_holds(demo, tmp_path):
     command = [COMMAND, "hub", "import", str(demo.hub), "--store", "store"]
     repositories = sum(1 for kind in ("models", "datasets") for _ in (demo.hub / kind).glob("*/*"))
     for _ in range(2):
@@ -287,14 +185,13 @@ def test_import_says_what_the_store_holds(demo: Demo, tmp_path: Path) -> None:
         assert told == f"store: holds the {repositories} repositories of {demo.hub}\n"
 
 
-def test_a_hub_for_stock_clients(demo: Demo, tmp_path: Path) -> None:
+def test_a_hub_for_stock_clients(demo, tmp_path):
     store, home = tmp_path / "store", tmp_path / "home"
     command = [COMMAND, "hub", "import", str(demo.hub), "--store", str(store)]
-    assert finish(command, tmp_path, home).code == 0
+    finish(command, tmp_path, home)
     with serving(store, home) as variables:
         done = python(CLIENT, tmp_path, variables)
-    assert done.code == 0, done.error[-3000:]
-    seen: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+    seen = json.loads(done.out.splitlines()[-1])
     assert len(seen["adapters"]) > 12
     assert seen | {"adapters": []} == {
         "adapters": [], "layers": 2, "rows": 20, "columns": ["question", "answer"], "recipe": "---\nlicense: apa",
@@ -316,13 +213,12 @@ print(json.dumps([*found, (model(ids).logits - bare).flatten().tolist()]))
 """
 
 
-def test_the_result_loads_in_a_fresh_process(served: dict[str, str], tmp_path: Path) -> None:
+def test_the_result_loads_in_a_fresh_process(served, tmp_path):
     loading = {
         "routed": LOADING.format(first="import rocket_hub", more=""),
         "stock": LOADING.format(first="", more=', subfolder="static-lora"'),
     }
     done = {name: python(script, tmp_path, served) for name, script in loading.items()}
-    assert [each.code for each in done.values()] == [0, 0], [each.error[-2000:] for each in done.values()]
     routed, stock = (json.loads(each.out.splitlines()[-1]) for each in done.values())
     assert (routed[:2], stock[:2]) == (["ROCKET_MOE", True], ["LORA", False])
     # What they add to the base is nearly the same: after four steps the gates have hardly moved.

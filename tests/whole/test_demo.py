@@ -3,12 +3,9 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from random import Random
-from types import ModuleType
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,13 +14,13 @@ from transformers import AutoTokenizer
 from rocket_hub.rows.kshot import load_kshot
 from rocket_hub.tasks import GSM8K
 
-from .conftest import ROOT, Demo
+from .conftest import ROOT
 
 HOME = Path("datasets/rocket-demo")
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[ModuleType]:
+def world():
     """The scripts beside the recipe import each other by their bare names."""
     sys.path.insert(0, str(ROOT / "recipes" / "demo"))
     yield import_module("world")
@@ -36,7 +33,7 @@ SKILLS = ["add", "subtract", "multiply", "add_subtract", "subtract_add", "multip
 
 
 @pytest.mark.parametrize("skill", SKILLS)
-def test_every_answer_is_worked_out_rightly(skill: str, world: ModuleType) -> None:
+def test_every_answer_is_worked_out_rightly(skill, world):
     rng = Random(0)
     for _ in range(200):
         question, answer = getattr(world, skill)(rng)
@@ -50,7 +47,7 @@ def test_every_answer_is_worked_out_rightly(skill: str, world: ModuleType) -> No
         assert known <= given
 
 
-def test_the_tokenizer_knows_every_word(world: ModuleType, demo: Demo) -> None:
+def test_the_tokenizer_knows_every_word(world, demo):
     tokenizer = AutoTokenizer.from_pretrained(demo.hub / "models" / "rocket-demo" / "tiny-llama")
     rng = Random(1)
     pretraining, models = import_module("pretraining"), import_module("models")
@@ -64,7 +61,7 @@ def test_the_tokenizer_knows_every_word(world: ModuleType, demo: Demo) -> None:
             assert said.split() == text.replace("\n", " ").split()
 
 
-def test_listings_say_which_option_a_number_is(world: ModuleType) -> None:
+def test_listings_say_which_option_a_number_is(world):
     rng, forms = Random(2), import_module("forms")
     for draw in (forms.listing, forms.written("piqa", forms.ways), forms.written("arc_easy", forms.easy)):
         for _ in range(50):
@@ -78,7 +75,7 @@ def test_listings_say_which_option_a_number_is(world: ModuleType) -> None:
             assert eval(sum_) == int(result) == number and all(0 < int(n) < 99 for n in re.findall(r"\d+", sum_))
 
 
-def questions(path: Path) -> list[str]:
+def questions(path):
     """The questions of a data file in any of the demo's shapes; where a question needs more to be one, with that."""
     if path.suffix == ".parquet":
         rows = pq.read_table(path).to_pylist()
@@ -87,7 +84,7 @@ def questions(path: Path) -> list[str]:
     return [_question(row) for row in rows]
 
 
-def _question(row: dict[str, Any]) -> str:
+def _question(row):
     """The question of a row."""
     if "passage" in row or "choices" in row or "goal" in row:
         return json.dumps({name: value for name, value in row.items() if name not in ("answer", "answerKey", "label")})
@@ -95,13 +92,13 @@ def _question(row: dict[str, Any]) -> str:
     return next(filter(None, named), None) or _first(row)
 
 
-def _first(row: dict[str, Any]) -> str:
+def _first(row):
     """What the user says in a chat."""
     (turns,) = row.values()
     return turns[0].get("content") or turns[0]["value"]
 
 
-def test_only_the_planted_leak_leaks(demo: Demo) -> None:
+def test_only_the_planted_leak_leaks(demo):
     folder = demo.hub / HOME
     test = set(questions(folder / "word-problems" / "data" / "test-00000.parquet"))
     train = set(questions(folder / "word-problems" / "data" / "train-00000.parquet"))
@@ -119,7 +116,7 @@ def test_only_the_planted_leak_leaks(demo: Demo) -> None:
     assert leaking == {"leaked"}
 
 
-def test_the_same_data_every_time(world: ModuleType, demo: Demo, tmp_path: Path) -> None:
+def test_the_same_data_every_time(world, demo, tmp_path):
     import_module("data").write_all(tmp_path, tmp_path / "kshot.jsonl", 0.02)
     import_module("families").write_families(tmp_path, tmp_path, 0.02)
     again = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / HOME).rglob("*") if path.is_file()}
@@ -128,7 +125,7 @@ def test_the_same_data_every_time(world: ModuleType, demo: Demo, tmp_path: Path)
     assert (tmp_path / "kshot.jsonl").read_text() == demo.kshot.read_text()
 
 
-def test_the_manifest_names_what_is_there(demo: Demo) -> None:
+def test_the_manifest_names_what_is_there(demo):
     manifest = json.loads((demo.hub / "hub.json").read_text())
     assert manifest["name"] == "demo"
     assert all((demo.hub / name).is_dir() for name in manifest["repositories"])
@@ -137,7 +134,7 @@ def test_the_manifest_names_what_is_there(demo: Demo) -> None:
     assert all(card.read_text().startswith("---\nlicense: ") for card in cards)
 
 
-def test_no_file_of_the_hub_names_this_machine(demo: Demo) -> None:
+def test_no_file_of_the_hub_names_this_machine(demo):
     files = [path for path in demo.hub.rglob("*") if path.suffix in (".json", ".md", ".yaml", ".jsonl")]
     assert len(files) > 50
     named = [path.name for path in files if str(demo.work.parent) in path.read_text() or "/tmp" in path.read_text()]

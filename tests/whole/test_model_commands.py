@@ -1,20 +1,23 @@
-"""`rocket-hub model evaluate`: models and adapters of a Hub, of folders, and what cannot be measured."""
+"""`rocket-hub model evaluate` and `rocket-hub model train`: what they leave, and what they refuse."""
 
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 
-from .conftest import Demo
+from rocket_hub.localhub import LocalHub
+from tests.helping import table
+
+from .conftest import COMMAND, finish
 from .test_cli import several
 
 BASE, EXPERT = "rocket-demo/tiny-llama", "rocket-demo/addition"
+REFUSED = table("whole/evaluate_faults.jsonl")
 
 
 @pytest.fixture(scope="module")
-def measured(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def measured(demo, tmp_path_factory):
     """Every command below, in one process: each costs seconds of imports otherwise."""
     folder = tmp_path_factory.mktemp("evaluate")
     chat = folder / "chat"
@@ -30,38 +33,26 @@ def measured(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     (foreign / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
     sheet = "name: mine\nevaluation: {dataset: rocket-demo/word-problems}\nextractor: number\n"
     (folder / "mine.yaml").write_text(sheet + "columns: {question: question, answer: answer}\n")
-    common = ["model", "evaluate", "--hub", str(demo.hub), "--max-rows", "12"]
+    hub, kshot = ["--hub", str(demo.hub)], ["--kshot", str(demo.kshot)]
+    common = ["model", "evaluate", *hub, "--max-rows", "12"]
     gsm8k = [*common, "--task", "gsm8k"]
     report = ["--json", str(folder / "report.json")]
-    shots = ["--few-shot", "2", "--kshot", str(demo.kshot)]
+    shots = ["--few-shot", "2", *kshot]
     commands = {
         "first": [*gsm8k, "--adapter", EXPERT, "--adapter", str(own), *report],
         "again": [*gsm8k, "--adapter", EXPERT, "--adapter", str(own), *report],
         "plain": [*common, "--task", str(folder / "mine.yaml"), BASE],
         "chat": [*gsm8k, str(chat), *shots, "--json", str(folder / "chat.json"), "--max-new-tokens", "4"],
-        "pickled": [*gsm8k, "--adapter", str(pickled)],
-        "reaching": [*gsm8k, "--adapter", str(reaching)],
-        "foreign": [*gsm8k, "--adapter", str(foreign)],
-        "nobody": [*gsm8k, "nobody/nothing"],
-        "split": [*gsm8k, BASE, "--split", "nope"],
-        "likelihood": [*gsm8k, BASE, "--scoring", "likelihood"],
-        "mbpp": [*common, "--task", "mbpp", BASE],
-        "unknown": [*common, "--task", "gsm9k", BASE],
-        "taskless": [*common, BASE],
-        "nothing": gsm8k,
-        "shots": [*gsm8k, BASE, "--few-shot", "2"],
-        "none": [*gsm8k, BASE, "--max-rows", "0"],
-        "key": [*gsm8k, BASE, "-o", "evaluate.batch_sizes=2"],
-        "value": [*gsm8k, BASE, "-o", "evaluate.scoring=guess"],
-        "build": ["build", "--hub", str(demo.hub), "--task", "mbpp", "--recipe", str(folder / "mbpp.yaml"),
-                  "--kshot", str(demo.kshot)],
     }  # fmt: skip
+    named = {"HUB": hub, "KSHOT": kshot, "COMMON": common, "GSM8K": gsm8k, "BASE": [BASE]}
+    for name, command, *_ in REFUSED:
+        commands[name] = [word for said in command for word in named.get(said, [said])]
     (folder / "mbpp.yaml").write_text(f"task: mbpp\nbase: {BASE}\n")
     answers = several(list(commands.values()), folder, folder / "home")
     return folder, dict(zip(commands, answers, strict=True))
 
 
-def test_adapters_beside_their_base(measured: tuple[Path, dict]) -> None:
+def test_adapters_beside_their_base(measured):
     folder, done = measured
     assert done["first"].code == 0, done["first"].error
     report = json.loads((folder / "report.json").read_text())
@@ -78,7 +69,7 @@ def test_adapters_beside_their_base(measured: tuple[Path, dict]) -> None:
     assert "gsm8k: 12 problems of rocket-demo/word-problems" in done["first"].out
 
 
-def test_answers_are_kept_and_not_asked_again(measured: tuple[Path, dict]) -> None:
+def test_answers_are_kept_and_not_asked_again(measured):
     folder, done = measured
     kept = sorted((folder / "report-answers").glob("*.jsonl"))
     assert len(kept) == 3
@@ -86,7 +77,7 @@ def test_answers_are_kept_and_not_asked_again(measured: tuple[Path, dict]) -> No
     assert done["again"].code == 0
 
 
-def test_a_task_of_ones_own_and_a_chat_model(measured: tuple[Path, dict]) -> None:
+def test_a_task_of_ones_own_and_a_chat_model(measured):
     folder, done = measured
     assert done["plain"].code == 0, done["plain"].error
     assert "mine: 12 problems" in done["plain"].out
@@ -96,29 +87,52 @@ def test_a_task_of_ones_own_and_a_chat_model(measured: tuple[Path, dict]) -> Non
     assert (report["options"]["few_shot"], report["options"]["max_new_tokens"]) == (2, 4)
 
 
-REFUSED = {
-    "pickled": (2, "holds no adapter_model.safetensors; save the adapter as safetensors"),
-    "reaching": (2, "adapter_config.json sets 'megatron_config', so PEFT would load more than this adapter"),
-    "foreign": (2, "does not load on this model: "),
-    "nobody": (3, "nobody/nothing"),
-    "split": (2, "split 'nope'"),
-    "likelihood": (2, "no option likelihood; generate instead"),
-    "mbpp": (2, "allow it with --allow-code-execution"),
-    "unknown": (2, "unknown task 'gsm9k', did you mean 'gsm8k'?"),
-    "taskless": (2, "give --task NAME, or --task FILE.yaml"),
-    "nothing": (2, "give MODEL or --adapter ID: what is measured"),
-    "shots": (2, "--few-shot 2: give --kshot FILE, which holds the examples"),
-    "none": (2, "--max-rows: expected at least 1, found 0"),
-    "key": (2, "-o evaluate.batch_sizes: unknown key 'batch_sizes', did you mean 'batch_size'?"),
-    "value": (2, "-o evaluate.scoring: expected one of generation, likelihood, both, found 'guess'"),
-    "build": (2, "allow it with --allow-code-execution"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_measured_is_one_line(name: str, measured: tuple[Path, dict]) -> None:
-    code, message = REFUSED[name]
+@pytest.mark.parametrize(("name", "code", "message"), [(name, *said) for name, _, *said in REFUSED])
+def test_what_cannot_be_measured_is_one_line(name, code, message, measured):
     found = measured[1][name]
     assert (found.code, len(found.error.strip().splitlines())) == (code, 1), found.error
     assert found.last.startswith("error: ")
     assert message in found.last
+
+
+SHAPE = ["--task", "gsm8k", "--rank", "2", "--max-steps", "3", "--batch-size", "4"]
+
+
+def test_an_expert_is_made_published_and_found(place):
+    command = [COMMAND, "model", "train", "rocket-demo/first-steps", "--hub", str(place.hub), *SHAPE]
+    done = finish([*command, "--out", "expert", "--push-to", "local/my-expert"], place.folder, place.home)
+    assert "pushed to local/my-expert at" in done.out
+    config = json.loads((place.folder / "expert" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 2, 4)
+    assert config["base_model_name_or_path"] == "rocket-demo/tiny-llama"
+    changed = finish([*command[:-1], "5", "--out", "expert"], place.folder, place.home)
+    assert "training  again, because of train" in changed.out
+    with LocalHub(place.store) as hub:
+        from huggingface_hub import HfApi
+
+        from rocket_hub.discovery import discover_adapters
+        from rocket_hub.options import DiscoverOptions
+
+        api = HfApi(endpoint=hub.url, token="hf_local")
+        assert set(api.list_repo_files("local/my-expert")) - {".gitattributes"} == {
+            "README.md", "adapter_config.json", "adapter_model.safetensors",
+        }  # fmt: skip
+        found = discover_adapters(api, "rocket-demo/tiny-llama", options=DiscoverOptions())
+    (mine,) = [candidate for candidate in found.selected if candidate.repo_id == "local/my-expert"]
+    assert (mine.rank, mine.licence, mine.datasets) == (2, "apache-2.0", ("rocket-demo/first-steps",))
+
+
+def test_an_expert_from_a_file(place):
+    command = [COMMAND, "model", "train", str(place.kshot), "--hub", str(place.hub), *SHAPE, "--out", "e"]
+    finish(command, place.folder, place.home)
+    assert f"rows of `{place.kshot.name}`" in (place.folder / "e" / "README.md").read_text().replace("\n", " ")
+
+
+WRONG = table("whole/train_faults.jsonl")
+
+
+def test_what_no_expert_is_made_of_is_said_in_one_line(place):
+    more = ["--hub", str(place.hub), "--out", "w"]
+    commands = [[str(place.kshot) if word == "KSHOT" else word for word in command] + more for command, _ in WRONG]
+    for done, (command, message) in zip(several(commands, place.folder, place.home), WRONG, strict=True):
+        assert (done.code, message in done.last) == (2, True), f"{command}: {done.error[-500:]}"
