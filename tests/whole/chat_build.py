@@ -64,11 +64,11 @@ def main(hub: str, kshot: str, folder: str) -> None:
     with connect(hub) as connection:
         from huggingface_hub import HfApi
 
+        listen_to_all()  # before the stages take the functions by their names
         from rocket_hub.pipeline import build
         from rocket_hub.pipeline.standalone import ExpertPlan, make_expert
         from rocket_hub.recipe import Recipe
 
-        listen_to_all()
         recipe = Recipe.from_yaml(connection.recipes["gsm8k"], "gsm8k")
         recipe = recipe.updated("discover", max_adapters=2, max_datasets=2).updated("train", max_steps=2, batch_size=4)
         recipe = recipe.updated("experts", num_experts=2, follow_verdict=False, rationales="base")
