@@ -4,6 +4,7 @@ Rank 0 writes what it found as JSON; an exception on any rank fails the launch.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -127,7 +128,10 @@ def main(base: str, adapter: str, idle: str, folder: str) -> None:
     found["fsdp"] = {"ranks": between_ranks(weights), "alone": apart(weights, alone), "moved": apart(weights, start)}
     if rank == 0:
         (Path(folder) / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # all is said; gloo's threads now and then abort an interpreter that tears itself down
 
 
 if __name__ == "__main__":
