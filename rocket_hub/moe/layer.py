@@ -202,8 +202,10 @@ class RocketMoeLayer(BaseTunerLayer):
         """Compute `A x` [..., ΣR] in the adapter's dtype and the router's logits [..., E] in fp32."""
         router = self._modules["rocket_moe_router"]._modules[adapter_name]
         dropped = self.training and adapter_name in self._modules["rocket_moe_dropout"]._modules
-        if dropped or not _bare(down) or not _bare(router) or torch.is_autocast_enabled(x.device.type):
-            seen = self._cast_input_dtype(x, down.weight.dtype)
+        autocast = torch.is_autocast_enabled(x.device.type)
+        if dropped or autocast or not _bare(down) or not _bare(router):
+            # autocast brings input and weight to one dtype; a copy in fp32 before would be kept for the backward pass
+            seen = x if autocast else self._cast_input_dtype(x, down.weight.dtype)
             return down(self.rocket_moe_dropout[adapter_name](seen) if dropped else seen), router(x)
         a, r = down._parameters["weight"], router._parameters["weight"]
         seen = x if x.dtype == a.dtype else self._cast_input_dtype(x, a.dtype)

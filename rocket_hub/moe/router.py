@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,24 @@ class _KeepsFp32(nn.Module):
         return super()._apply(move, recurse)
 
 
+class _Float32Logits(torch.autograd.Function):
+    """`x W^T` in fp32 of an `x` in half precision, which is kept for the backward pass as it came, not in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x.float(), weight)
+
+    @staticmethod
+    def backward(ctx: Any, d_y: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight = ctx.needs_input_grad
+        # [..., E] [E, in] -> [..., in]; [tokens, E]^T [tokens, in] -> [E, in]
+        d_x = (d_y @ weight).to(x.dtype) if needs_x else None
+        d_weight = d_y.flatten(0, -2).t() @ x.flatten(0, -2).float() if needs_weight else None
+        return d_x, d_weight
+
+
 class Router(_KeepsFp32):
     """Linear map from a layer's input to one logit per expert; of one layer, or shared by layers of one width."""
 
@@ -51,8 +70,13 @@ class Router(_KeepsFp32):
         # Entering a context costs as much as the product itself when there is one token.
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
-                return F.linear(x.float(), self.weight.float())
-        return F.linear(x.float(), self.weight.float())
+                return self._logits(x)
+        return self._logits(x)
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.float32 or torch.compiler.is_compiling():
+            return F.linear(x.float(), self.weight.float())
+        return _Float32Logits.apply(x, self.weight.float())
 
 
 class Gate(_KeepsFp32):

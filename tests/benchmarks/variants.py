@@ -51,10 +51,10 @@ def build(size: Size, folder: Path, device: str, dtype: torch.dtype) -> dict[str
         # The copy shares the weights: seven models in one process, and no variant has them warmer in a cache.
         return copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
 
-    folders = _write_experts(fresh, size, folder)
+    folders = write_experts(fresh, size, folder)
     models = {
         "base": _base(fresh()),
-        "lora": get_peft_model(fresh(), _lora(size.rank * size.experts)),
+        "lora": get_peft_model(fresh(), lora(size.rank * size.experts)),
         "rocket": _rocket(fresh(), folders, folder / "dense", top_k=None),
         "rocket-top2": _rocket(fresh(), folders, folder / "top", top_k=TOP_K),
         "arrow": _arrow(fresh(), folders),
@@ -64,14 +64,14 @@ def build(size: Size, folder: Path, device: str, dtype: torch.dtype) -> dict[str
     return {name: model.to(device, dtype) for name, model in models.items()}
 
 
-def _lora(rank: int) -> LoraConfig:
+def lora(rank: int) -> LoraConfig:
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, init_lora_weights=False, task_type="CAUSAL_LM")
 
 
-def _write_experts(fresh: Callable[[], PreTrainedModel], size: Size, folder: Path) -> list[Path]:
+def write_experts(fresh: Callable[[], PreTrainedModel], size: Size, folder: Path) -> list[Path]:
     folders = [folder / f"expert-{expert}" for expert in range(size.experts)]
     for path in folders:
-        get_peft_model(fresh(), _lora(size.rank)).save_pretrained(str(path))
+        get_peft_model(fresh(), lora(size.rank)).save_pretrained(str(path))
     return folders
 
 

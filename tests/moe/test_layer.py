@@ -9,6 +9,7 @@ from torch import nn
 from rocket_hub.moe.config import RocketMoeConfig
 from rocket_hub.moe.layer import MANY_TOKENS, Linear
 from rocket_hub.moe.router import Gate, Router
+from tests.benchmarks.memory import kept
 
 WEIGHTS = ("rocket_moe_A", "rocket_moe_B", "rocket_moe_router")
 
@@ -206,3 +207,11 @@ def test_hard_top_one_weighs_exactly_one():
     gates = gates_of(config, torch.randn(40, 8))
     assert gates.requires_grad and set(gates.flatten().tolist()) == {0.0, 1.0}
     assert torch.equal(gates.sum(-1), torch.ones(40))
+
+
+def test_under_autocast_it_keeps_no_more_than_a_lora_of_its_rank():
+    """`python -m tests.benchmarks.memory` measures the same at the sizes of a real base."""
+    sizes = {"hidden_size": 256, "intermediate_size": 896, "num_attention_heads": 8, "num_key_value_heads": 2}
+    lora, routed = kept("lora", 1024, sizes=sizes), kept("routed", 1024, sizes=sizes)
+    assert routed <= 1.05 * lora
+    assert kept("routed", 1024, True, sizes) < 0.3 * routed
