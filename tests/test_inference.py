@@ -9,8 +9,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from trl import SFTConfig, SFTTrainer
 
 from rocket_hub.errors import InputError
-from rocket_hub.inference import OptionScores, Search, completion_nll, continuations, encode, generate, option_nll
+from rocket_hub.inference import (
+    OptionScores,
+    Search,
+    completion_nll,
+    continuations,
+    encode,
+    generate,
+    likelihood,
+    option_nll,
+)
 from rocket_hub.inference.models import load_base
+from rocket_hub.inference.tokens import batches, injected
 from tests.selection.experts_world import lively
 
 PAIRS = [
@@ -106,6 +116,56 @@ def test_nll_computes_the_head_at_completion_tokens_only(tiny_model, tokenizer):
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
     _, counts = completion_nll(model, tokenizer, PAIRS)
     assert seen == [counts.sum()]
+
+
+def test_the_head_in_slices_computes_the_same_and_the_body_once(model, tokenizer, monkeypatch):
+    whole = completion_nll(model, tokenizer, PAIRS)[0]
+    body, passes = injected(model).get_decoder(), []
+    hook = body.get_input_embeddings().register_forward_hook(lambda *_: passes.append(1))
+    own = "forward" in vars(body)
+    monkeypatch.setattr(likelihood, "HEAD_LOGITS", 3 * injected(model).config.vocab_size)
+    np.testing.assert_allclose(completion_nll(model, tokenizer, PAIRS)[0], whole, rtol=1e-5)
+    hook.remove()
+    assert len(passes) == 1 and ("forward" in vars(body)) == own
+
+
+def out_of_memory(model, rows):
+    """Let a model run out of memory on more than so many rows; returns what it was given."""
+    run, seen = model.forward, []
+
+    def forward(*args, **kwargs):
+        seen.append(len(kwargs["input_ids"]))
+        if seen[-1] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return run(*args, **kwargs)
+
+    model.forward = forward
+    return seen
+
+
+def test_a_batch_that_does_not_fit_is_halved_with_the_same_result(tiny_model, tokenizer):
+    model = transformers.LlamaForCausalLM.from_pretrained(tiny_model).eval()
+    prompts, questions = [prompt for prompt, _ in PAIRS], [(prompt, [" 1 2", " 3"]) for prompt, _ in PAIRS]
+
+    def everything():
+        scores = option_nll(model, tokenizer, questions)
+        return [completion_nll(model, tokenizer, PAIRS)[0].tolist(), [each.nll.tolist() for each in scores],
+                generate(model, tokenizer, prompts, max_new_tokens=5)]  # fmt: skip
+
+    nll, options, texts = everything()
+    seen = out_of_memory(model, 2)
+    found = everything()
+    assert max(seen) > 2 and found[2] == texts
+    np.testing.assert_allclose(found[0], nll, rtol=1e-5)
+    np.testing.assert_allclose(found[1], options, rtol=1e-5)
+    out_of_memory(model, 0)
+    with pytest.raises(InputError, match=r"memory runs out on a batch of one row.*compute.quantize"):
+        completion_nll(model, tokenizer, PAIRS)
+
+
+def test_a_batch_has_so_many_tokens_at_most():
+    found = list(batches([5, 900, 100, 90, 2000, 4], 3, tokens=1000))
+    assert found == [[4], [1], [2, 3, 0], [5]]
 
 
 def test_nll_of_nothing_and_without_a_prompt(tiny_model, tokenizer):
@@ -294,7 +354,7 @@ def test_options_that_cannot_be_scored_are_refused(tiny_model, tokenizer):
 @pytest.mark.slow
 def test_a_real_tokenizer_and_model(shared_data):
     folder = shared_data / "models" / "stories260K"
-    model, tokenizer = load_base(str(folder), None, "float32")
+    model, tokenizer = load_base(str(folder), None)
     pairs = [
         ("Once upon a time", ", there was a little girl."),
         ("Lily", " was happy."),

@@ -2,13 +2,14 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from rocket_hub.errors import InputError
-from rocket_hub.inference.tokens import PAD, Progress, batches, evaluating, injected, padded, prompt_ids
+from rocket_hub.inference.tokens import PAD, Progress, batches, evaluating, halving, injected, padded, prompt_ids
 
 LOOK_EVERY = 4  # tokens between two checks for stop texts; a row waits for the others of its batch anyway
 
@@ -156,7 +157,9 @@ def continuations(
     found, done = [Continuation("", False)] * len(rows), 0
     with evaluating(base, config), seeded(search):
         for batch in batches([len(row) for row in rows], batch_size):
-            new = continued(base, tokenizer, [rows[i] for i in batch], stop)
+            whole = [rows[i] for i in batch]
+            work = partial(continued, base, tokenizer, stop=stop)
+            new = work(whole) if search.temperature else halving(whole, work)  # halves would sample other texts
             for i, (text, tokens) in zip(batch, new, strict=True):
                 own = until(text, stop)
                 found[i] = Continuation(own, tokens < max_new_tokens or len(own) < len(text))
@@ -188,7 +191,8 @@ def seeded(search: Search) -> Iterator[None]:
     if not search.temperature:
         yield
         return
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    device = torch.accelerator.current_accelerator() or torch.device("cuda")
+    with torch.random.fork_rng(devices=range(torch.accelerator.device_count()), device_type=device.type):
         torch.manual_seed(search.seed)
         yield
 

@@ -1,8 +1,9 @@
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from rocket_hub.errors import InputError
-from rocket_hub.inference.tokens import batches, encode, evaluating, injected, padded
+from rocket_hub.inference.tokens import BATCH_TOKENS, batches, encode, evaluating, halving, injected, padded
+
+HEAD_LOGITS = 2**26  # computed at once; in fp32, with what the cross-entropy keeps, 0.8 GiB
 
 
 def completion_nll(
@@ -32,7 +35,7 @@ def completion_nll(
     sums, base = np.zeros(len(rows)), injected(model)
     with evaluating(base):
         for batch in batches([len(ids) for ids, _ in rows], batch_size):
-            sums[batch] = row_nll(base, [rows[i] for i in batch])
+            sums[batch] = halving([rows[i] for i in batch], partial(row_nll, base))
     return sums, np.array([scored(ids, start) for ids, start in rows], dtype=np.int64)
 
 
@@ -85,12 +88,42 @@ def token_nll(
     Returns:
         [n] float32 nats, on the CPU.
     """
-    with head_at(base, *at):
-        logits = base(**inputs).logits
-    if logits.shape[:2] != (1, len(targets)):
-        logits = logits[at][None]  # the model has no separate head: [batch, length, vocabulary]
-    # [n, vocabulary], [n] -> [n]
-    return F.cross_entropy(logits[0].float(), targets.to(base.device), reduction="none").cpu()
+    head, body = base.get_output_embeddings(), base.get_decoder()
+    size = len(targets) if head is None or body is base else max(1, HEAD_LOGITS // len(head.weight))
+    found = []
+    with body_once(body) if size < len(targets) else nullcontext():
+        for rows, columns, after in zip(*(part.split(size) for part in (*at, targets)), strict=True):
+            with head_at(base, rows, columns):
+                logits = base(**inputs).logits
+            if logits.shape[:2] != (1, len(after)):
+                logits = logits[rows, columns][None]  # the model has no separate head: [batch, length, vocabulary]
+            # [n, vocabulary], [n] -> [n]
+            found.append(F.cross_entropy(logits[0].float(), after.to(logits.device), reduction="none").cpu())
+    return torch.cat(found)
+
+
+@contextmanager
+def body_once(body: Any) -> Iterator[None]:
+    """Run the body of a model in the first of several passes over the same input, and repeat its output in the others.
+
+    Each pass gives the head other positions, so that the logits of all need not be in memory together.
+    """
+    run, own = body.forward, vars(body).get("forward")
+    kept: list[Any] = []
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not kept:
+            kept.append(run(*args, **kwargs))
+        return kept[0]
+
+    body.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del body.forward
+        else:
+            body.forward = own
 
 
 @contextmanager
@@ -169,7 +202,8 @@ def option_nll(
     base = injected(model)
     with evaluating(base):
         for batch in question_batches(encoded, batch_size):
-            found.update(zip(batch, choice_scores(base, [encoded[i] for i in batch]), strict=True))
+            scores = halving([encoded[i] for i in batch], partial(choice_scores, base))
+            found.update(zip(batch, scores, strict=True))
     return [found[i] for i in range(len(encoded))]
 
 
@@ -194,7 +228,8 @@ def encode_question(tokenizer: Any, prompt: str, options: Sequence[str]) -> Ques
 def question_batches(questions: Sequence[Question], size: int) -> list[list[int]]:
     """List the numbers of the questions of each batch, longest prompts first, about `size` options in each."""
     most = max((len(question.tails) for question in questions), default=1)
-    return list(batches([len(question.prompt) for question in questions], max(size // most, 1)))
+    lengths = [len(question.prompt) + max(map(len, question.tails)) for question in questions]
+    return list(batches(lengths, max(size // most, 1), BATCH_TOKENS // most))
 
 
 def choice_scores(base: Any, questions: Sequence[Question]) -> list[OptionScores]:

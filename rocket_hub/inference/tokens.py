@@ -1,14 +1,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import GenerationConfig
 
 from rocket_hub.errors import InputError
 
+T = TypeVar("T")
+R = TypeVar("R")
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
+BATCH_TOKENS = 2**15  # with padding, in one forward pass; 32 rows of 1,024
 PAD = 0  # any token will do: the attention mask hides it
 
 
@@ -72,11 +76,36 @@ def evaluating(base: Any, generation: GenerationConfig | None = None) -> Iterato
             module.training = True
 
 
-def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Yield the row numbers of each batch, longest rows first: little padding, and a lack of memory shows at once."""
+def batches(lengths: Sequence[int], size: int, tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Yield the row numbers of each batch, longest rows first: little padding, and a lack of memory shows at once.
+
+    A batch has at most `size` rows, and at most so many `tokens` with its padding, but at least one row.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    start = 0
+    while start < len(order):
+        count = max(1, min(size, tokens // max(1, lengths[order[start]])))
+        yield order[start : start + count]
+        start += count
+
+
+def halving(batch: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+    """Do some work on a batch, or, where memory runs out, on its halves; returns one result for each of the batch.
+
+    Raises:
+        InputError: One row alone is too much.
+    """
+    try:
+        return list(work(batch))
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        if len(batch) == 1:
+            raise InputError(f"memory runs out on a batch of one row: {error!s:.200}; take a smaller base, or "
+                             "compute.quantize: 4bit") from error  # fmt: skip
+    clear_device_cache(garbage_collection=True)
+    middle = len(batch) // 2
+    return [*halving(batch[:middle], work), *halving(batch[middle:], work)]
 
 
 def padded(rows: Sequence[list[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
