@@ -23,7 +23,11 @@ GateScale = Literal["unit", "renormalised"]
 Router = Literal["layer", "shared"]
 RouterInit = Literal["random", "arrow", "kshot"]
 Schedule = Literal["joint", "router_only", "two_stage"]
-Dtype = Literal["float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Quantize = Literal["none", "4bit", "8bit"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+Optimizer = Literal["adamw", "adamw_8bit"]
 Scoring = Literal["generation", "likelihood", "both"]
 Publish = Literal["all", "best"]
 
@@ -167,6 +171,23 @@ class GenerationOptions:
     tokens: int | None = _bounded(None, minimum=1)
     self_specialization: SelfSpecializationOptions = field(default_factory=SelfSpecializationOptions)
     meteor: MeteorOptions | None = None
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where, and in which precision, the base model is computed in every stage.
+
+    Attributes:
+        device: `auto` (the accelerator that torch finds, else the CPU), or `cpu`, `cuda`, `xpu`, `mps`.
+        dtype: `auto` (bfloat16 on an accelerator that computes in it, float32 on a CPU), or `float32`, `bfloat16`.
+        quantize: `none`, `4bit` (NF4, as in QLoRA) or `8bit`; needs the extra `quantized`.
+        attention: `auto` (transformers' choice), or `eager`, `sdpa`, `flash_attention_2`.
+    """
+
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    quantize: Quantize = "none"
+    attention: Attention = "auto"
 
 
 @dataclass(frozen=True)
@@ -315,10 +336,14 @@ class TrainOptions:
             (routers alone for the first quarter of the steps, then both). Other adapters are trained whole.
         max_steps: Optimiser steps.
         batch_size: Rows a step.
+        micro_batch_size: Rows in memory at once, a divisor of `batch_size`, over which a step adds its gradients up;
+            none = all, halved when memory runs out.
+        gradient_checkpointing: Compute activations again in the backward pass, for memory; none = where the base has
+            more than a thousand million parameters.
+        optimizer: `adamw`, or `adamw_8bit`, whose state takes a quarter of the memory (bitsandbytes).
         warmup_ratio: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's decoupled weight decay.
         max_length: Longest row, in tokens.
-        dtype: `float32` or `bfloat16`.
     """
 
     learning_rate: tuple[float, ...] = _bounded((2.0e-4,), above=0)
@@ -326,10 +351,12 @@ class TrainOptions:
     schedule: Schedule = "joint"
     max_steps: int = _bounded(200, minimum=1)
     batch_size: int = _bounded(16, minimum=1)
+    micro_batch_size: int | None = _bounded(None, minimum=1)
+    gradient_checkpointing: bool | None = None
+    optimizer: Optimizer = "adamw"
     warmup_ratio: float = _bounded(0.1, minimum=0, maximum=1)
     weight_decay: float = _bounded(0.0, minimum=0)
     max_length: int = _bounded(1024, minimum=1)
-    dtype: Dtype = "float32"
 
 
 @dataclass(frozen=True)
@@ -371,7 +398,8 @@ class PushOptions:
         repo_id: Target repository; none = do not push.
         private: Create it as a private repository.
         publish: `all` (routed adapter, its stock-LoRA form, card) or `best` (only what the card recommends).
-        verify: Reload the pushed adapter in a fresh process and compare the logits.
+        verify: Reload the pushed adapter in a fresh process, on the same kind of device and in the same precision, and
+            compare the logits.
     """
 
     repo_id: str | None = None

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from safetensors.torch import load_file
 
 from rocket_hub.discovery.hub.client import call
 from rocket_hub.errors import HubError, InputError
+from rocket_hub.inference.placement import Placement
+from rocket_hub.inference.tokens import padded
 from rocket_hub.lora.attach import load_adapter
 from rocket_hub.records import Pinned
 from rocket_hub.results import Reload
 
 STATIC = "static-lora"  # folder of the form that stock PEFT loads
 RELOAD_SECONDS = 900
-MOST_DIFFERENT = 0.5  # of logits; bf16 here against fp32 there explains less, another adapter more
+MARGIN = 4  # times what another shape of the batch changes, a fresh process may differ
+ROUNDING = 1e-3  # of a logit, which is always allowed
+DISAGREEMENT = 0.02  # share of likeliest tokens that may differ beyond those which the shape of a batch changes
 
 
 def create_model_card(facts: Mapping[str, Any], metadata: Mapping[str, Any], template: str = "model_card.md") -> str:
@@ -108,20 +113,60 @@ def push_to_hub(
         raise
 
 
+@dataclass(frozen=True)
+class Computed:
+    """What an adapter computes in this process, and how much that depends on the shape of the batch alone."""
+
+    logits: list[torch.Tensor]  # of each prompt alone, [length, vocabulary] in fp32
+    texts: list[str]  # continuations, without the KV cache
+    noise: float  # largest difference of a logit to the same prompt's in a batch with the others
+    agreement: float  # share of positions where both name the same likeliest token
+
+
+def compute(base_model: Any, tokenizer: Any, prompts: Sequence[str], adapter: Path) -> Computed:
+    """Compute the logits of prompts, and continue them, with an adapter of this package's own writing."""
+    model = load_adapter(base_model, adapter).eval()
+    try:
+        with torch.no_grad():
+            encoded = [tokenizer(prompt, return_tensors="pt").to(model.device) for prompt in prompts]
+            alone = [model(**batch).logits[0].float().cpu() for batch in encoded]
+            # the padding stands after a row, where causal attention hides it
+            ids, mask = padded([batch["input_ids"][0].tolist() for batch in encoded], left=False)
+            rows = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+            together = [row[: len(own)].float().cpu() for row, own in zip(rows, alone, strict=True)]
+            texts = []
+            for batch in encoded:
+                new = model.generate(**batch, max_new_tokens=32, do_sample=False, use_cache=False,
+                                     pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+                texts.append(tokenizer.decode(new[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+    finally:
+        model.unload()
+    return Computed(alone, texts, *_compared(alone, together))
+
+
+def _compared(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> tuple[float, float]:
+    """Return the largest difference of any logit, NaN if one is, and the share of equal likeliest tokens."""
+    gaps = torch.stack([(one - other).abs().max() for one, other in zip(ours, theirs, strict=True)])
+    same = torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in zip(ours, theirs, strict=True)])
+    return float(gaps.max()), float(same.float().mean())
+
+
 def verify_reload(
-    base_model: Any, tokenizer: Any, base: Pinned, repo_id: str, commit: str, prompts: Sequence[str], local: Path,
+    computed: Computed, placement: Placement, base: Pinned, repo_id: str, commit: str, prompts: Sequence[str],
     folder: Path,
 ) -> Reload:  # fmt: skip
-    """Load a published adapter in a process that knows nothing, and compare it with the local files.
+    """Load a published adapter in a process that knows nothing, and compare it with what this process computed.
+
+    Both compute on the same kind of device, in the same precision and with the same attention. What may differ is then
+    what a batch of another shape changes, `MARGIN` times that, and in fp32 the rounding.
 
     Args:
-        base_model: The base model in this process, in fp32.
-        tokenizer: Its tokenizer.
-        base: Its id and commit.
+        computed: What the local files compute.
+        placement: Where and in which precision that was.
+        base: Id and commit of the base.
         repo_id: The published adapter.
         commit: Its commit.
-        prompts: What to compute.
-        local: Folder of the same adapter here.
+        prompts: What was computed.
         folder: Scratch folder.
 
     Returns:
@@ -131,7 +176,9 @@ def verify_reload(
         HubError: The fresh process failed, or computed something else; the message holds the end of its output.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prompts.json").write_text(json.dumps(list(prompts)))
+    how = {"device": str(placement.device), "dtype": str(placement.dtype), "quantize": placement.quantize,
+           "attention": placement.attention}  # fmt: skip
+    (folder / "prompts.json").write_text(json.dumps({"prompts": list(prompts), "placement": how}))
     script = str(files("rocket_hub") / "templates" / "reload.py")
     command = [sys.executable, script, base.repo_id, base.revision, repo_id, commit, str(folder)]
     try:
@@ -141,20 +188,12 @@ def verify_reload(
     if done.returncode:
         raise HubError(f"{repo_id}: published, but a fresh process cannot load it: {done.stderr[-800:]}")
     theirs, generated = load_file(folder / "logits.safetensors"), json.loads((folder / "generated.json").read_text())
-    model = load_adapter(base_model, local).eval()
-    gaps, texts = [], []
-    for number, prompt in enumerate(prompts):
-        batch = tokenizer(prompt, return_tensors="pt").to(model.device)
-        with torch.no_grad():
-            ours = model(**batch).logits.float().cpu()
-        gaps.append(float((ours - theirs[str(number)]).abs().max()))
-        new = model.generate(**batch, max_new_tokens=32, do_sample=False, use_cache=False,
-                             pad_token_id=tokenizer.pad_token_id)  # fmt: skip
-        texts.append(tokenizer.decode(new[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
-    model.unload()
-    difference = max(gaps, default=0.0)
-    if not all(gap < MOST_DIFFERENT for gap in gaps):  # a NaN is not
+    difference, agreement = _compared(computed.logits, [theirs[str(i)] for i in range(len(computed.logits))])
+    bound, least = max(ROUNDING, MARGIN * computed.noise), computed.agreement - DISAGREEMENT
+    if not (difference <= bound and agreement >= least):  # a NaN is neither
         raise HubError(
-            f"{repo_id}: published, but a fresh process computes other logits: they differ by {difference:g}"
+            f"{repo_id}: published, but a fresh process computes other logits in {placement.precision}: they differ by "
+            f"{difference:g}, where {bound:g} is noise, and {agreement:.1%} of the likeliest tokens are the same; "
+            "take the commit back, and build again in a new folder"
         )
-    return Reload(difference, tuple(generated), texts == generated)
+    return Reload(difference, tuple(generated), computed.texts == generated, bound, agreement, placement.precision)

@@ -41,6 +41,7 @@ class Recipe:
     task: str
     base: str
     seed: int = field(default=0, metadata={"minimum": 0, "maximum": options.MAX_SEED})
+    compute: options.ComputeOptions = field(default_factory=options.ComputeOptions)
     discover: options.DiscoverOptions = field(default_factory=options.DiscoverOptions)
     generation: options.GenerationOptions = field(default_factory=options.GenerationOptions)
     experts: options.ExpertOptions = field(default_factory=options.ExpertOptions)
@@ -125,6 +126,9 @@ def _check_together(recipe: Recipe) -> None:
             f"experts.shortlist ({experts.shortlist}) must be at least experts.num_experts ({experts.num_experts}): "
             "the group is chosen from the shortlist"
         )
+    whole, part = recipe.train.batch_size, recipe.train.micro_batch_size
+    if part and whole % part:
+        raise RecipeError(f"train.micro_batch_size: expected a divisor of train.batch_size ({whole}), found {part}")
     check_controls(recipe.evaluate.controls, recipe.evaluate.settings)
     for name, setting in recipe.evaluate.settings.items():
         if not all(0 < number < math.inf for number in (setting.learning_rate, setting.weight)):

@@ -53,9 +53,12 @@ class Training:
 class Reload:
     """What a fresh process made of a published adapter."""
 
-    max_difference: float  # largest absolute difference of any logit to those of the local files, in fp32
+    max_difference: float  # largest absolute difference of any logit to those of the local files
     generated: tuple[str, ...]  # what it generated with the KV cache, one text a prompt
     same_text: bool  # whether this process generates the same from the local files without the KV cache
+    bound: float  # largest difference that is taken for noise, from what the shape of a batch changes
+    agreement: float  # share of positions where both name the same likeliest token
+    precision: str  # in which both computed
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,7 @@ class CardFacts:
     trained: bool
     repo_id: str
     base: records.Pinned
+    dtype: str  # that the base was loaded in
     collapse: Mapping[str, Any] | None  # what the stock-LoRA form costs, see `rocket_hub.moe.collapsing`
     prompt: str  # a prompt of the task
     evaluation_note: str  # what was measured, and how

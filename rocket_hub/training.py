@@ -3,27 +3,33 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainingArguments
 
-from rocket_hub.errors import RecipeError, StorageError
+from rocket_hub.errors import InputError, RecipeError, StorageError
 from rocket_hub.lora.attach import load_adapter
 from rocket_hub.moe import RocketMoeConfig, router_parameters
 from rocket_hub.moe.gates import layers
 from rocket_hub.moe.losses import AuxiliaryLossCallback
 from rocket_hub.moe.model import quantization_of
-from rocket_hub.options import Dtype, Schedule, TrainOptions
+from rocket_hub.options import Schedule, TrainOptions
 from rocket_hub.records import Example
 from rocket_hub.results import Training
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, last loss
 CHECKPOINTS = 4  # a stopped training loses at most a quarter of its steps
 SCHEDULES = get_args(Schedule)
+POOL = 50  # batches of a pool that is sorted by length
+LARGE = 10**9  # parameters of a base, above which activations are computed again by default
 ROUTER_STAGE = 0.25  # share of the steps in which `two_stage` trains the routers alone
 
 
@@ -65,8 +71,9 @@ def train_expert(
     with (opened or trainable)(base, adapter, True) as model:
         _prepare(model, options)
         try:
-            trainer = _trainer(model, tokenizer, examples, options, output, rate, seed, progress)
-            trainer.train(resume_from_checkpoint=_last_checkpoint(output))
+            trainer = _fitted(
+                lambda parts: _trainer(model, tokenizer, examples, parts, output, rate, seed, progress), options, output
+            )
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
             model.save_pretrained(str(output))
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -79,10 +86,28 @@ def train_expert(
     return Training(str(output), rate, options.max_steps, loss, time.monotonic() - started)
 
 
+def _fitted(make: Callable[[TrainOptions], Any], options: TrainOptions, output: Path) -> Any:
+    """Train, and where memory runs out go on from the last checkpoint with fewer rows at once; returns the trainer."""
+    rows = options.micro_batch_size or options.batch_size
+    while True:
+        trainer = make(replace(options, micro_batch_size=rows))
+        try:
+            trainer.train(resume_from_checkpoint=_last_checkpoint(output))
+            return trainer
+        except RuntimeError as error:
+            if rows == 1 or not should_reduce_batch_size(error):
+                raise
+        del trainer
+        clear_device_cache(garbage_collection=True)
+        rows = next(part for part in range(rows // 2, 0, -1) if options.batch_size % part == 0)
+
+
 @contextmanager
 def trainable(base: Any, adapter: Path, trained: bool = True) -> Iterator[Any]:
     """Yield the base with an adapter to train, and give it back as it was."""
     mode, use_cache, own = base.training, base.config.use_cache, vars(base).get("forward")
+    checkpointed, hooks = base.is_activation_checkpointing, base.get_input_embeddings()._forward_hooks
+    known = set(hooks)
     model = load_adapter(base, adapter, trained=trained)
     try:
         yield model
@@ -90,6 +115,10 @@ def trainable(base: Any, adapter: Path, trained: bool = True) -> Iterator[Any]:
         model.unload()
         base.train(mode)
         base.config.use_cache = use_cache
+        if base.is_activation_checkpointing and not checkpointed:
+            base.activation_checkpointing_disable()
+        for hook in set(hooks) - known:  # those which make the input of a checkpointed layer need gradients
+            del hooks[hook]
         if own is None:
             vars(base).pop("forward", None)  # TRL's; the next training would wrap it in another one
 
@@ -120,9 +149,12 @@ def _trainer(
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
+    rows = options.micro_batch_size or options.batch_size
     arguments = SFTConfig(
         max_steps=options.max_steps,
-        per_device_train_batch_size=options.batch_size,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=options.batch_size // rows,
+        train_sampling_strategy="sequential",  # in the order below
         learning_rate=rate,
         warmup_steps=round(options.warmup_ratio * options.max_steps),
         weight_decay=options.weight_decay,
@@ -131,38 +163,80 @@ def _trainer(
         save_steps=max(1, options.max_steps // CHECKPOINTS),
         save_total_limit=1,
         logging_steps=max(1, options.max_steps // 20),
-        **shared_arguments(output, options.dtype, seed),
+        **shared_arguments(output, model, seed, options.gradient_checkpointing),
     )
+    keep_to_one_device(arguments)
     optimizer = _optimizer(model, options, rate)
-    rows = Dataset.from_list([{"prompt": item.prompt, "completion": item.completion} for item in examples])
-    trainer = SFTTrainer(
+    data = Dataset.from_list([{"prompt": item.prompt, "completion": item.completion} for item in examples])
+    trainer: Any = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=rows,
+        train_dataset=data,
         processing_class=tokenizer,
         optimizers=(optimizer, _two_stages(optimizer, options) if options.schedule == "two_stage" else None),
         callbacks=[AuxiliaryLossCallback(), *([_reporter(progress)] if progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    order = row_order(lengths, options.batch_size, seed, steps=options.max_steps)
+    trainer.train_dataset = trainer.train_dataset.select(order)
     for _, parameter in router_parameters(model):
         parameter.data = parameter.data.float()  # TRL casts all that is trained on a quantised base to bf16
     return trainer
 
 
-def shared_arguments(output: Path, dtype: Dtype, seed: int) -> dict[str, Any]:
-    """Return what every training tells TRL, whatever it trains."""
-    on_gpu = torch.cuda.is_available()
+def row_order(lengths: Sequence[int], size: int, seed: int, *, steps: int | None = None) -> list[int]:
+    """Order rows for training: each pass over them is shuffled, and its batches are of rows of about one length.
+
+    What is left of a pass when its last batch is not full comes first in the next.
+
+    Args:
+        lengths: Tokens of each row.
+        size: Rows a batch.
+        seed: Decides the order.
+        steps: Batches; none = one pass.
+
+    Returns:
+        Row numbers, `steps * size` of them, or each row once.
+    """
+    random = np.random.default_rng(seed)
+    order: list[int] = []
+    left: list[int] = []
+    wanted = steps * size if steps else len(lengths)
+    while len(order) < wanted:
+        left += random.permutation(len(lengths)).tolist()
+        whole = len(left) // size * size if steps else len(left)
+        rows, left = left[:whole], left[whole:]
+        pools = max(1, whole // (size * POOL))
+        length = math.ceil(whole / size / pools) * size  # of each pool but the last
+        for start in range(0, whole, max(1, length)):
+            pool = sorted(rows[start : start + length], key=lambda row: lengths[row])
+            batches = [pool[at : at + size] for at in range(0, len(pool), size)]
+            order += [row for batch in random.permutation(len(batches)) for row in batches[batch]]
+    return order[:wanted]
+
+
+def shared_arguments(output: Path, model: Any, seed: int, checkpointing: bool | None = None) -> dict[str, Any]:
+    """Return what every training tells TRL, whatever it trains: on the device and in the precision of the model."""
+    on_cpu = model.device.type == "cpu"
+    checkpointing = model.num_parameters() > LARGE if checkpointing is None else checkpointing
     return {
         "output_dir": str(output),
         "lr_scheduler_type": "cosine",
-        "activation_checkpointing": False,
-        "bf16": on_gpu and dtype == "bfloat16",
-        "use_cpu": not on_gpu,
-        "dataloader_pin_memory": on_gpu,
+        "activation_checkpointing": checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
+        "bf16": model.dtype == torch.bfloat16,
+        "use_cpu": on_cpu,
+        "dataloader_pin_memory": model.device.type == "cuda",
         "report_to": "none",
         "disable_tqdm": True,
         "seed": seed,
     }
+
+
+def keep_to_one_device(arguments: TrainingArguments) -> None:
+    """Train on the device of this process alone; on all visible GPUs it would be DataParallel, which TRL refuses."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
 
 
 def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Optimizer:
@@ -175,7 +249,16 @@ def _optimizer(model: Any, options: TrainOptions, rate: float) -> torch.optim.Op
         {"params": others, "lr": rate, "routers": False},
         {"params": routers, "lr": rate * ratio, "routers": True},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=options.weight_decay)
+    groups = [group for group in groups if group["params"]]
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+    if find_spec("bitsandbytes") is None:
+        raise InputError("train.optimizer: adamw_8bit needs bitsandbytes, which is not installed; "
+                         "`pip install rocket-hub[quantized]`, or take adamw")  # fmt: skip
+    from bitsandbytes.optim import AdamW8bit
+
+    optimizer: torch.optim.Optimizer = AdamW8bit(groups, weight_decay=options.weight_decay)
+    return optimizer
 
 
 def _two_stages(optimizer: torch.optim.Optimizer, options: TrainOptions) -> torch.optim.lr_scheduler.LambdaLR:

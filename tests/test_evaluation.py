@@ -22,7 +22,7 @@ from rocket_hub.tasks import ARC_EASY, BOOLQ, GSM8K, MBPP
 @pytest.fixture
 def loaded(tiny_model):
     """A model and its tokenizer."""
-    return load_base(str(tiny_model), None, "float32")
+    return load_base(str(tiny_model), None)
 
 
 KNOWN = [(0, 10, 0.0, 0.2775328), (1, 10, 0.0178762, 0.4041500), (5, 10, 0.2365931, 0.7634069),

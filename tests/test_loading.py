@@ -40,7 +40,7 @@ def push(api, folder, name):
 def test_adapters_that_change_the_base_are_folded(kind, context, tiny_model, tmp_path):
     torch.manual_seed(0)
     config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **KINDS[kind])
-    model = get_peft_model(load_base(str(tiny_model), None, "float32")[0], config)
+    model = get_peft_model(load_base(str(tiny_model), None)[0], config)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -106,7 +106,7 @@ def test_peft_loads_all_or_nothing(fault, tiny_model, lora_bank, tmp_path):
     shutil.copy(lora_bank[0] / "adapter_config.json", tmp_path)
     save_file(kept, tmp_path / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match=f"does not load on this model: 1 {fault} weights, such as") as caught:
-        load_adapter(load_base(str(tiny_model), None, "float32")[0], tmp_path)
+        load_adapter(load_base(str(tiny_model), None)[0], tmp_path)
     assert caught.value.reason == "does_not_load"
 
 
@@ -123,7 +123,7 @@ def test_an_adapter_of_another_base(context, tmp_path):
 def test_meteor_goes_on_from_what_is_written_here(lasting_api, tiny_model, lora_bank, tmp_path):
     from rocket_hub.cli.generate import _adapter
 
-    pin, base = push(lasting_api, lora_bank[0], "to-go-on-from"), load_base(str(tiny_model), None, "float32")[0]
+    pin, base = push(lasting_api, lora_bank[0], "to-go-on-from"), load_base(str(tiny_model), None)[0]
     assert (
         _adapter(lasting_api, None, base, tmp_path) is None
         and _adapter(lasting_api, str(tmp_path), base, tmp_path) == tmp_path

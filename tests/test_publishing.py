@@ -3,15 +3,21 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import HfApi
 
 from rocket_hub.errors import HubError, InputError
+from rocket_hub.inference.models import load_base
+from rocket_hub.inference.placement import place
 from rocket_hub.localhub import Fault
-from rocket_hub.publishing import create_model_card, push_to_hub
+from rocket_hub.options import ComputeOptions
+from rocket_hub.publishing import compute, create_model_card, push_to_hub, verify_reload
+from rocket_hub.records import Pinned
 from tests.helping import table
 
 FACTS, MADE = json.loads((Path(__file__).parent / "card_facts.json").read_text(encoding="utf-8")).values()
@@ -42,6 +48,7 @@ def test_the_card_says_what_is_in_the_result_and_how_to_load_it():
     for told in ("+0.0125 nats per token", "among 12 usable adapters", 'subfolder="static-lora"', "import rocket_hub",
                  f'revision="{FACTS["base"]["revision"]}"', "126 rows of open data"):  # fmt: skip
         assert told in text
+    assert "dtype=torch.bfloat16" in text
     assert "cut to rank" not in text and "made for this build" not in text
 
 
@@ -89,9 +96,9 @@ def content(tmp_path):
     (folder / "static-lora").mkdir(parents=True)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# sums\n")
     (folder / "lock.json").write_text("{}")
-    for place in (folder, folder / "static-lora"):
-        (place / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-        (place / "adapter_model.safetensors").write_bytes(place.name.encode() * 3000)
+    for where in (folder, folder / "static-lora"):
+        (where / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        (where / "adapter_model.safetensors").write_bytes(where.name.encode() * 3000)
     return folder
 
 
@@ -174,3 +181,24 @@ def test_a_refused_push_publishes_nothing(match, api, content, hub):
 def test_a_namespace_of_somebody_else(api, content):
     with pytest.raises(HubError, match=r"somebody/sums: .*403"):
         push_to_hub(api, content, "somebody/sums")
+
+
+def test_a_fresh_process_that_computes_something_else_is_found(api, hub, tiny_model, lora_bank, tmp_path, monkeypatch):
+    """Both are right within the noise of the model; another adapter, or one that is no number, is not."""
+    base, tokenizer = load_base(str(tiny_model), None)
+    prompts, placement = ["what is 1 plus 2 ?", "what is 4 ?"], place(ComputeOptions())
+    commit = push_to_hub(api, lora_bank[0], REPO)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    pinned = Pinned(str(tiny_model), "main")
+
+    def checked(computed):
+        return verify_reload(computed, placement, pinned, REPO, commit, prompts, tmp_path / "reload")
+
+    computed = compute(base, tokenizer, prompts, lora_bank[0])
+    found = checked(computed)
+    assert found.max_difference <= found.bound and found.agreement == 1 and found.precision == "float32"
+    for wrong in (compute(base, tokenizer, prompts, lora_bank[1]),
+                  replace(computed, logits=[each * torch.nan for each in computed.logits])):  # fmt: skip
+        with pytest.raises(HubError, match=r"computes other logits in float32: they differ by .*is noise"):
+            checked(wrong)

@@ -4,14 +4,17 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
-from rocket_hub.errors import RecipeError, StorageError
+from rocket_hub.errors import InputError, RecipeError, StorageError
 from rocket_hub.inference import completion_nll
 from rocket_hub.inference.models import load_base
 from rocket_hub.lora.attach import write_fresh
@@ -20,7 +23,7 @@ from rocket_hub.moe.model import quantization_of
 from rocket_hub.options import TrainOptions
 from rocket_hub.records import Example
 from rocket_hub.results import Training
-from rocket_hub.training import _optimizer, _prepare, _trainer, _two_stages, train_expert
+from rocket_hub.training import _optimizer, _prepare, _trainer, _two_stages, row_order, train_expert
 
 ROWS = [
     Example(f"question what is {a} plus {b} ?", f" the answer #### {a + b}", str(a + b))
@@ -34,14 +37,14 @@ OPTIONS = TrainOptions(learning_rate=(RATE,), max_steps=8, batch_size=8, max_len
 
 @pytest.fixture
 def base(tiny_model):
-    return load_base(str(tiny_model), None, "float32")[0]
+    return load_base(str(tiny_model), None)[0]
 
 
 @pytest.fixture(scope="module")
 def plain(tiny_model, tmp_path_factory):
     """A new LoRA: it changes nothing yet."""
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
-    return write_fresh(load_base(str(tiny_model), None, "float32")[0], config, tmp_path_factory.mktemp("plain"))
+    return write_fresh(load_base(str(tiny_model), None)[0], config, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +281,62 @@ def test_auxiliary_losses_are_in_the_log(base, tokenizer, tiny_model, lora_bank,
     trainer = _trainer(model, tokenizer, ROWS, settings, tmp_path / "out", 0.01, 0, None)
     trainer.train()
     assert trainer.state.log_history[0]["load_balance_loss"] == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("options", [{"micro_batch_size": 2}, {"gradient_checkpointing": True}])
+def test_less_memory_trains_the_same(options, routed, train, base):
+    before = picture(base)
+    whole, parts = weights(train(routed, "whole").adapter), weights(train(routed, "parts", **options).adapter)
+    assert_same(before, picture(base))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_that_does_not_fit_goes_on_with_fewer_rows_at_once(plain, train, base):
+    run, seen = base.model.forward, []
+
+    def forward(*args, **kwargs):
+        seen.append(len(kwargs["input_ids"]))
+        if seen[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return run(*args, **kwargs)
+
+    whole = weights(train(plain, "whole").adapter)
+    base.model.forward = forward
+    parts = weights(train(plain, "parts").adapter)
+    assert (seen[0], seen[1]) == (8, 4) and seen.count(2) == 4 * OPTIONS.max_steps
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_two_visible_gpus_are_no_data_parallel(plain, train, monkeypatch):
+    made = TrainingArguments.__post_init__
+
+    def with_two_gpus(self):
+        made(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_two_gpus)
+    assert train(plain, max_steps=1).steps == 1
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1000, 16), (50, 16), (5, 16)])
+def test_rows_of_one_length_are_trained_together_and_none_is_left_out(rows, size):
+    lengths = np.random.default_rng(0).lognormal(4, 0.7, rows).astype(int).tolist()
+    once, steps = row_order(lengths, size, 0), 3 * rows // size + 1
+    assert sorted(once) == list(range(rows)) and (rows < size or once != row_order(lengths, size, 1))
+    order = row_order(lengths, size, 0, steps=steps)
+    assert len(order) == steps * size
+    counts = np.bincount(order, minlength=rows)
+    assert counts.max() - counts.min() <= (2 if rows > size else 1 + steps)
+    if rows == 1000:
+        groups = [[lengths[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
+        assert sum(max(group) * size for group in groups) / sum(map(sum, groups)) < 1.1
+        means = [float(np.mean(group)) for group in groups]
+        assert means[:62] not in (sorted(means[:62]), sorted(means[:62], reverse=True))  # no curriculum of lengths
+
+
+def test_a_state_in_8_bits_needs_bitsandbytes(plain, train):
+    if find_spec("bitsandbytes") is None:
+        with pytest.raises(InputError, match=r"train.optimizer: adamw_8bit needs bitsandbytes"):
+            train(plain, optimizer="adamw_8bit")

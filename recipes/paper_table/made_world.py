@@ -45,7 +45,7 @@ def _load(name: str) -> Any:
 
     from rocket_hub.inference.models import load_base
 
-    return load_base(name, HfApi().model_info(name).sha, "float32")
+    return load_base(name, HfApi().model_info(name).sha)
 
 
 def scored(world: World, model: Any, data: str, tokenizer: Any = None, prompt: Any = None) -> dict[str, Any]:

@@ -141,7 +141,6 @@ BUILD = {  # an option that is gone -> the option of the recipe
     "--threshold": "instructions.threshold",
 }
 SELF_SPECIALIZATION = {
-    "--dtype": "train.dtype",
     "--encoder": "instructions.encoder",
     "--max-steps": "train.max_steps",
     "--no-filters": "generation.self_specialization.filtered=false",

@@ -3,7 +3,7 @@ from typing import Any
 
 import click
 
-from rocket_hub.cli.options import adjusted, connected, find_recipe, shared
+from rocket_hub.cli.options import COMPUTE, adjusted, connected, find_recipe, shared
 from rocket_hub.cli.screen import Screen
 from rocket_hub.errors import InputError
 from rocket_hub.recipe import TRAINED_CONTROLS, Recipe, controls_of
@@ -13,7 +13,7 @@ DEMO_TARGET = "local/{task}-routed"
 OPTIONS = (
     "hub", "task", "recipe", "kshot", "base", "out", "seed", "allow_licence", "documents", "teacher", "max_rows",
     "lr_grid", "max_steps", "eval_rows", "controls", "allow_code_execution", "push_to", "private", "publish", "locked",
-    "option",
+    *COMPUTE, "option",
 )  # fmt: skip
 
 

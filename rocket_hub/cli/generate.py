@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from rocket_hub.cli.options import NAMED, adjusted, connected, find_recipe, shared, words
+from rocket_hub.cli.options import COMPUTE, NAMED, adjusted, connected, find_recipe, shared, words
 from rocket_hub.cli.screen import Screen, new_table
 from rocket_hub.errors import InputError, NothingLeftError
 from rocket_hub.options import MeteorOptions, SelfSpecializationOptions
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rocket_hub.generation.meteor import Meteor
 
-COMMON = ("hub", "task", "recipe", "kshot", "base", "allow_licence", "seed", "out", "option")
+COMMON = ("hub", "task", "recipe", "kshot", "base", "allow_licence", "seed", "out", *COMPUTE, "option")
 
 
 @click.command()
@@ -124,13 +124,13 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     api, started = HfApi(), time.monotonic()
     options = recipe.generation.meteor or MeteorOptions()
     task = get_task(recipe.task).at(recipe.evaluate.dataset, recipe.evaluate.config)
-    teacher = find_teacher(api, given["teacher"], recipe.train.dtype, given["teacher_key_env"])
+    teacher = find_teacher(api, given["teacher"], recipe.compute, given["teacher_key_env"])
     questions, read = _questions(api, task, recipe, given, screen)
     check_licences([teacher.origin, *read], recipe.discover.allow_licences)
     base = pin_model(api, recipe.base)
     budget = Budget(recipe.generation.calls, recipe.generation.tokens)
     screen.say(f"loading {base.repo_id}")
-    model, tokenizer = load_base(base.repo_id, base.revision or None, recipe.train.dtype)
+    model, tokenizer = load_base(base.repo_id, base.revision or None, recipe.compute)
     start = _adapter(api, given["adapter"], model, out)
     most = cost(tokenizer, questions, options)
     screen.say(f"{len(questions):,} questions for {teacher.origin.repo_id}: at most {most.calls:,} calls and about "
@@ -138,7 +138,7 @@ def _made(recipe: Recipe, given: Mapping[str, Any], out: Path, screen: Screen) -
     made = meteor(
         model, tokenizer, task, questions, start, teacher.open(), options, folder=out,
         budget=budget, maker=f"{named(teacher.origin)}, with {named(base)}", progress=screen,
-        judge=find_teacher(api, options.judge, recipe.train.dtype).open() if options.judge else None,
+        judge=find_teacher(api, options.judge, recipe.compute).open() if options.judge else None,
     )  # fmt: skip
     seconds = time.monotonic() - started
     write_results(made, out, [base, teacher.origin, *read], recipe.task, options, seconds)

@@ -6,10 +6,10 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from rocket_hub.cli.options import adjusted, connected, file, find_recipe, shared
+from rocket_hub.cli.options import COMPUTE, adjusted, connected, file, find_recipe, shared
 from rocket_hub.cli.screen import Screen, new_table
 from rocket_hub.errors import InputError
-from rocket_hub.options import Dtype, EvaluateOptions, Scoring
+from rocket_hub.options import ComputeOptions, EvaluateOptions, Scoring
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import Example
 from rocket_hub.rows.kshot import load_kshot
@@ -23,9 +23,8 @@ from rocket_hub.tasks import Task, get_task
 @click.option("--rank", type=click.IntRange(1), default=16, show_default=True, help="Rank of the LoRA.")
 @click.option("--alpha", type=click.IntRange(1), help="Its alpha; default twice the rank.")
 @click.option("--targets", default="all-linear", show_default=True, help="Modules it adapts, separated by commas.")
-@shared("lr_grid", "max_steps")
+@shared("lr_grid", "max_steps", *COMPUTE)
 @click.option("--batch-size", type=int, help="Rows a step.")
-@click.option("--quantize", type=click.Choice(["4bit", "8bit"]), help="QLoRA on a quantised base.")
 @shared("push_to", "private", "option")
 def train_command(dataset: str, **given: Any) -> None:
     """Train one plain LoRA expert on DATA, a data set's id or a file, and publish it with --push-to."""
@@ -42,7 +41,6 @@ def train_command(dataset: str, **given: Any) -> None:
             alpha=given["alpha"] or 2 * given["rank"],
             targets=tuple(given["targets"].split(",")),
             max_rows=given["max_rows"] or ExpertPlan.max_rows,
-            quantization=given["quantize"],
         )
         screen = Screen()
         screen.say(f"one training on {recipe.base} of {recipe.train.max_steps} steps x {recipe.train.batch_size} rows "
@@ -64,6 +62,7 @@ MEASURED = {  # an option of `model evaluate` -> its key in the recipe
     "max_new_tokens": "evaluate.max_new_tokens",
     "max_rows": "evaluate.max_rows",
     "allow_code_execution": "evaluate.allow_code_execution",
+    **{name: f"compute.{name}" for name in COMPUTE},
 }
 
 
@@ -79,10 +78,9 @@ MEASURED = {  # an option of `model evaluate` -> its key in the recipe
 @click.option("--max-rows", type=int, help="At most this many problems.")
 @click.option("--batch-size", type=int, help="Problems at once.")
 @click.option("--max-new-tokens", type=int, help="Longest answer.")
-@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="float32", show_default=True)
 @click.option("--json", type=click.Path(path_type=Path, dir_okay=False),
               help="Write the results here; answers are kept beside it, and not asked again.")  # fmt: skip
-@shared("allow_code_execution", "option")
+@shared(*COMPUTE, "allow_code_execution", "option")
 def evaluate_command(**given: Any) -> None:
     """Measure MODEL, an id or a folder, and PEFT adapters on it, on a task.
 
@@ -91,7 +89,7 @@ def evaluate_command(**given: Any) -> None:
     if not (given["model"] or given["adapter"]):
         raise InputError("give MODEL or --adapter ID: what is measured")
     with connected(given["hub"]) as connection:
-        task, options = _measured(given, connection.recipes)
+        task, options, compute = _measured(given, connection.recipes)
         shots = _shots(given["kshot"], options.few_shot)
         task = task.with_shots([task.example(shot) for shot in shots])
         from huggingface_hub import HfApi
@@ -103,7 +101,7 @@ def evaluate_command(**given: Any) -> None:
         screen, report = Screen(), given["json"]
         with screen:
             found = measure_models(
-                HfApi(), task, given["model"], given["adapter"], options, dtype=given["dtype"],
+                HfApi(), task, given["model"], given["adapter"], options, compute=compute,
                 kept=report.with_name(f"{report.stem}-answers") if report else None, reporter=screen,
             )  # fmt: skip
     screen.console.print(_table(found))
@@ -124,16 +122,17 @@ def _shots(kshot: Path | None, count: int) -> tuple[Example, ...]:
     return shots[:count]
 
 
-def _measured(given: Mapping[str, Any], brought: Mapping[str, str]) -> tuple[Task, EvaluateOptions]:
-    """Find the task and how it is measured: by its recipe, with the command line over it."""
+def _measured(given: Mapping[str, Any], brought: Mapping[str, str]) -> tuple[Task, EvaluateOptions, ComputeOptions]:
+    """Find the task, and how and where it is measured: by its recipe, with the command line over it."""
     name = given["task"]
     if name is None:
         raise InputError("give --task NAME, or --task FILE.yaml for a task of your own")
     task = get_task(name)
     own = name.endswith((".yaml", ".yml"))
     recipe = Recipe(name, base="") if own else find_recipe(name, None, brought)
-    options = adjusted(recipe, given, MEASURED).evaluate
-    return task.at(options.dataset, options.config), options
+    recipe = adjusted(recipe, given, MEASURED)
+    options = recipe.evaluate
+    return task.at(options.dataset, options.config), options, recipe.compute
 
 
 def _table(found: Mapping[str, Any]) -> Table:
@@ -186,7 +185,7 @@ def collapse_command(adapter: str, hub: str | None, task: str, kshot: Path, out:
 
         adapter = str(find_adapter(HfApi(), adapter)[1])
         config = PeftConfig.from_pretrained(adapter)
-        model, tokenizer = load_base(str(config.base_model_name_or_path), config.revision, "float32")
+        model, tokenizer = load_base(str(config.base_model_name_or_path), config.revision)
         routed = load_adapter(model, adapter)
         done = collapse_to_lora(routed, tokenizer, texts[::2], out, rank=rank, held_out=texts[1::2] or None)
     click.echo(

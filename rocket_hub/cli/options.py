@@ -14,7 +14,7 @@ import yaml
 from rocket_hub.errors import RecipeError, TaskError
 from rocket_hub.localhub import connect
 from rocket_hub.localhub.connect import Connection
-from rocket_hub.options import Publish
+from rocket_hub.options import Device, Dtype, Publish, Quantize
 from rocket_hub.recipe import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,6 +61,9 @@ SHARED = {
                              help="Controls to run beside the result, by commas."),
     "allow_code_execution": click.option("--allow-code-execution", is_flag=True, default=None,
                                          help="Run model-written programs, sandboxed, to judge them."),
+    "device": click.option("--device", type=click.Choice(get_args(Device)), help="Where the base is computed."),
+    "dtype": click.option("--dtype", type=click.Choice(get_args(Dtype)), help="Precision of the base, in every stage."),
+    "quantize": click.option("--quantize", type=click.Choice(get_args(Quantize)), help="Quantise the base (QLoRA)."),
     "push_to": click.option("--push-to", metavar="ID", help="Publish to this repository."),
     "private": click.option("--private", is_flag=True, default=None, help="Publish as a private repository."),
     "publish": click.option("--publish", type=click.Choice(get_args(Publish)),
@@ -82,10 +85,14 @@ NAMED = {  # an option that sets one of the recipe -> its key
     "eval_rows": "evaluate.max_rows",
     "controls": "evaluate.controls",
     "allow_code_execution": "evaluate.allow_code_execution",
+    "device": "compute.device",
+    "dtype": "compute.dtype",
+    "quantize": "compute.quantize",
     "push_to": "push.repo_id",
     "private": "push.private",
     "publish": "push.publish",
 }
+COMPUTE = ("device", "dtype", "quantize")
 GRIDS = {"train.learning_rate", "merge.gate_start"}
 
 

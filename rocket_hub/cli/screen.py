@@ -87,7 +87,8 @@ def pushed(result: Publication) -> str:
     if result.repo_id is None:
         return f"not pushed (give --push-to ID); what would be is in {result.content} of the run folder"
     said = (
-        f"; a fresh process loads it: logits differ by {result.reload.max_difference:g}, it generates "
+        f"; a fresh process loads it: in {result.reload.precision} logits differ by {result.reload.max_difference:g} "
+        f"({result.reload.bound:g} is noise), it generates "
         f"{escape(repr(result.reload.generated[0]))} with the KV cache" if result.reload else ""
     )  # fmt: skip
     return f"pushed to {result.repo_id} at {result.commit[:12]}{said}"

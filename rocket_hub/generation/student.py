@@ -12,7 +12,7 @@ from rocket_hub.generation.questions import Question
 from rocket_hub.inference import GREEDY, Continuation, Search, continuations, encode
 from rocket_hub.inference.generation import until
 from rocket_hub.lora.attach import WEIGHTS, adapted, fingerprint
-from rocket_hub.options import Dtype, MeteorOptions, TrainOptions
+from rocket_hub.options import MeteorOptions, TrainOptions
 from rocket_hub.records import Example
 from rocket_hub.runs import Batches, KeptResults, Reporter, RunFolder, Silent, digest
 from rocket_hub.tasks import Task
@@ -52,10 +52,6 @@ class Student:
         """Return how many tokens a prompt and its completion may have."""
         context = getattr(self.base.config, "max_position_embeddings", None) or self.options.max_length
         return min(int(context), self.options.max_length)
-
-    def dtype(self) -> Dtype:
-        """Return the precision of the base."""
-        return "bfloat16" if str(self.base.dtype) == "torch.bfloat16" else "float32"
 
     def fits(self, prompt: str) -> bool:
         """Return whether there is room for a prompt and at least one token more."""
@@ -119,7 +115,6 @@ class Student:
             max_steps=steps(len(examples), epochs, batch_size),
             batch_size=batch_size,
             max_length=options.max_length,
-            dtype=self.dtype(),
         )
         inputs = {"rows": digest([(each.prompt, each.completion) for each in examples]), "start": fingerprint(start),
                   "train": asdict(train), "seed": options.seed}  # fmt: skip
@@ -174,7 +169,7 @@ def dpo_trainer(student: Student, model: Any, pairs: Sequence[Pair], output: Pat
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    from rocket_hub.training import shared_arguments
+    from rocket_hub.training import keep_to_one_device, shared_arguments
 
     options, batch_size = student.options, min(student.options.batch_size, len(pairs))
     arguments = DPOConfig(
@@ -185,8 +180,9 @@ def dpo_trainer(student: Student, model: Any, pairs: Sequence[Pair], output: Pat
         max_length=options.max_length,
         save_strategy="no",
         logging_strategy="no",
-        **shared_arguments(output, student.dtype(), options.seed),
+        **shared_arguments(output, model, options.seed),
     )
+    keep_to_one_device(arguments)
     rows = Dataset.from_list([asdict(pair) for pair in pairs])
     trainer = DPOTrainer(model=model, args=arguments, train_dataset=rows, processing_class=student.tokenizer)
     trainer.remove_callback(PrinterCallback)

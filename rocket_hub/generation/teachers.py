@@ -17,6 +17,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from rocket_hub.discovery.licences import named, pin_model, without_place
 from rocket_hub.errors import InputError
 from rocket_hub.inference import Search, generate
+from rocket_hub.options import ComputeOptions
 from rocket_hub.records import Pinned
 from rocket_hub.runs import Batches, KeptResults, digest
 from rocket_hub.tasks.task import chat_frame
@@ -217,14 +218,14 @@ class NamedTeacher:
     open: Callable[[], Teacher]  # gives the teacher; a local model is loaded only then
 
 
-def find_teacher(api: HfApi, text: str, dtype: str, key_env: str | None = None) -> NamedTeacher:
+def find_teacher(api: HfApi, text: str, compute: ComputeOptions, key_env: str | None = None) -> NamedTeacher:
     """Find the teacher that a recipe or the command line names.
 
     Args:
         api: The Hub.
         text: `ID` or a folder (a model on this machine), `inference:ID` (Hugging Face Inference) or
             `endpoint:URL#MODEL` (an OpenAI-compatible address, up to /v1).
-        dtype: `float32` or `bfloat16`, of a local model.
+        compute: Device and precision of a model on this machine.
         key_env: Environment variable that holds an address's key; none = `ROCKET_HUB_TEACHER_KEY`, where that is set.
 
     Raises:
@@ -247,14 +248,14 @@ def find_teacher(api: HfApi, text: str, dtype: str, key_env: str | None = None) 
     origin = without_place(pin_model(api, name))
     if name != text:
         return NamedTeacher(origin, lambda: InferenceTeacher(name))
-    return NamedTeacher(origin, lambda: _local(name, origin, dtype))
+    return NamedTeacher(origin, lambda: _local(name, origin, compute))
 
 
-def _local(model_id: str, origin: Pinned, dtype: str) -> Teacher:
+def _local(model_id: str, origin: Pinned, compute: ComputeOptions) -> Teacher:
     """Load a model on this machine."""
     from rocket_hub.inference.models import load_base
 
-    return LocalTeacher(*load_base(model_id, origin.revision or None, dtype), name=named(origin))
+    return LocalTeacher(*load_base(model_id, origin.revision or None, compute), name=named(origin))
 
 
 TRIES = 4

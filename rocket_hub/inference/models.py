@@ -1,47 +1,45 @@
-import os
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
+from accelerate.utils import get_max_memory
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rocket_hub.errors import HubError, InputError
+from rocket_hub.inference.placement import device_map, place, weights_bytes
+from rocket_hub.options import ComputeOptions
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+AUTO = ComputeOptions()
 
 
-def load_base(model_id: str, revision: str | None, dtype: str, *, quantization: str | None = None) -> tuple[Any, Any]:
+def load_base(model_id: str, revision: str | None, compute: ComputeOptions = AUTO) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer, from safetensors and without code from the repository.
 
     Args:
         model_id: Repository id or local folder.
         revision: Commit hash; None = the newest.
-        dtype: `float32` or `bfloat16`.
-        quantization: `4bit` (NF4, for QLoRA) or `8bit`; needs the extra `quantized`. None = as it is stored.
+        compute: Device, precision, quantisation and attention.
 
     Returns:
         (model in evaluation mode, tokenizer with a pad token).
 
     Raises:
         HubError: The repository, the revision or one of its files is not available.
-        InputError: The folder does not exist, the weights are unusable, or the model needs code of its own.
+        InputError: The folder does not exist, the weights are unusable, the model needs code of its own or more memory
+            than there is, or the device is not there.
     """
-    if dtype not in _DTYPES:
-        raise InputError(f"dtype: expected one of {', '.join(_DTYPES)}, found {dtype!r}")
-    options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
-    if quantization:
-        options["quantization_config"] = _quantization(quantization, _DTYPES[dtype])
+    placement = place(compute)
     tokenizer = load_tokenizer(model_id, revision)
+    where = device_map(weights_bytes(model_id, revision, placement), placement, get_max_memory())
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            model_id, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
-        )
+            model_id, revision=revision or "main", trust_remote_code=False, use_safetensors=True,
+            output_loading_info=True, device_map=where, **placement.arguments,
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unusable(model_id, revision, "cannot be loaded as a causal language model", error) from error
     model, info = loaded
@@ -70,17 +68,6 @@ def _unusable(model_id: str, revision: str | None, what: str, error: Exception) 
     return (HubError if remote else InputError)(f"{model_id}@{revision or 'main'}: {what}: {error}")
 
 
-def _quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Make the settings of bitsandbytes."""
-    if find_spec("bitsandbytes") is None:
-        raise InputError(f"quantization {name}: bitsandbytes is not installed; `pip install rocket-hub[quantized]`")
-    if name == "4bit":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    if name == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    raise InputError(f"quantization: expected 4bit or 8bit, found {name!r}")
-
-
 RETRIEVAL_PREFIX = "Represent the following sentence for similar task retrieval: "  # Algorithm 2
 
 # The files of an encoder; weights come as safetensors or not at all, and no file can hold code.
@@ -100,12 +87,11 @@ class _SentenceEncoder:
 
     def __init__(self, folder: str) -> None:
         import peft  # noqa: F401  before transformers imports it half-way through its own trainer, where ours cannot load
-        import torch
         from sentence_transformers import SentenceTransformer
 
-        # Each process of a launch has a GPU of its own.
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        self._model = SentenceTransformer(folder, device=device, trust_remote_code=False)
+        placement = place(AUTO)
+        self._model = SentenceTransformer(folder, device=str(placement.device), trust_remote_code=False)
+        self._model.to(placement.dtype)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode texts; see `Encoder.encode`."""

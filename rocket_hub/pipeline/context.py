@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils.memory import clear_device_cache
 from datasets import load_dataset
 from huggingface_hub import HfApi
 
@@ -25,6 +26,7 @@ from rocket_hub.errors import (
     TaskError,
 )
 from rocket_hub.inference.models import load_base, load_tokenizer
+from rocket_hub.inference.placement import place
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import DatasetCandidate, Example, Pinned, Rejection
@@ -89,7 +91,17 @@ class Context:
     def base(self) -> tuple[Any, Any]:
         """The base model and its tokenizer, loaded once."""
         self.reporter.say(f"loading {self.pinned.repo_id}")
-        return load_base(self.pinned.repo_id, self.pinned.revision, self.recipe.train.dtype)
+        return load_base(self.pinned.repo_id, self.pinned.revision, self.recipe.compute)
+
+    def release(self) -> None:
+        """Give the memory of the base model back; whoever needs it next loads it again."""
+        vars(self).pop("base", None)
+        clear_device_cache(garbage_collection=True)
+
+    @cached_property
+    def precision(self) -> str:
+        """The precision that the base is computed in, as results depend on it."""
+        return place(self.recipe.compute).precision
 
     def use_chat_template(self) -> None:
         """Ask everything from now on in the base's chat template, if its tokenizer has one; needs no weights."""

@@ -108,8 +108,8 @@ def _taught(context: Context, alone: Writer) -> Writer:
     options = context.recipe.generation
     how = meteor_options(options, context.recipe.seed)
     budget = Budget(options.calls, options.tokens)
-    teacher = find_teacher(context.api, str(options.teacher), context.recipe.train.dtype)
-    judge_model = find_teacher(context.api, how.judge, context.recipe.train.dtype) if how.judge else None
+    teacher = find_teacher(context.api, str(options.teacher), context.recipe.compute)
+    judge_model = find_teacher(context.api, how.judge, context.recipe.compute) if how.judge else None
     given = questions_of(context.api, options.questions) if options.questions else None
 
     def write(folder: Path) -> Generated:

@@ -5,12 +5,13 @@ from typing import Any
 
 from rocket_hub.controls.methods import ROUTED_FORMS
 from rocket_hub.errors import NothingLeftError
+from rocket_hub.inference.placement import place
 from rocket_hub.lora.attach import adapted, copy_adapter
 from rocket_hub.moe.collapsing import collapse_to_lora
 from rocket_hub.pipeline.card import card, published
 from rocket_hub.pipeline.context import Context, evaluation_set
 from rocket_hub.pipeline.lock import lock_file, made
-from rocket_hub.publishing import STATIC, push_to_hub, verify_reload
+from rocket_hub.publishing import STATIC, compute, push_to_hub, verify_reload
 from rocket_hub.results import Chosen, Evaluations, Publication, Trained
 from rocket_hub.runs import write_json, write_text
 
@@ -24,17 +25,20 @@ def push(context: Context, chosen: Chosen, trained: Trained, measured: Evaluatio
 
     def make(folder: Path) -> Publication:
         content = package(context, chosen, measured, folder / "content")
-        place = context.run.relative(content)
+        where = context.run.relative(content)
         if options.repo_id is None:
-            return Publication(None, place)
+            return Publication(None, where)
         commit = push_to_hub(context.api, content, options.repo_id, private=options.private)
         if not options.verify:
-            return Publication(options.repo_id, place, commit)
+            return Publication(options.repo_id, where, commit)
         context.reporter.say("reloading it in a fresh process")
         prompts = [example.prompt for example in context.examples[:RELOADED]]
-        checked = verify_reload(*context.base, context.pinned, options.repo_id, commit, prompts, content,
-                                folder / "reload")  # fmt: skip
-        return Publication(options.repo_id, place, commit, checked)
+        computed, placement = compute(*context.base, prompts, content), place(context.recipe.compute)
+        context.release()  # the fresh process has the device, and its memory, to itself
+        checked = verify_reload(
+            computed, placement, context.pinned, options.repo_id, commit, prompts, folder / "reload"
+        )
+        return Publication(options.repo_id, where, commit, checked)
 
     before = [chosen.found, chosen.experts, chosen.rows, trained]
     inputs = context.inputs("push", evaluated=measured, before=before, recipe=context.recipe.to_yaml())

@@ -5,7 +5,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
 
@@ -15,10 +14,11 @@ from rocket_hub.discovery.instructions import discover_datasets
 from rocket_hub.discovery.licences import combine, pin_model
 from rocket_hub.errors import AdapterError, DatasetError, InputError, NothingLeftError
 from rocket_hub.evaluation import bootstrap_difference, evaluate, paired_difference
-from rocket_hub.inference.models import load_base, load_tokenizer
+from rocket_hub.inference.models import AUTO, load_base, load_tokenizer
+from rocket_hub.inference.placement import place
 from rocket_hub.lora.attach import copy_adapter, fresh_lora, load_adapter
 from rocket_hub.lora.config import read_config
-from rocket_hub.options import DiscoverOptions, EvaluateOptions
+from rocket_hub.options import ComputeOptions, DiscoverOptions, EvaluateOptions
 from rocket_hub.pipeline.adapters import at_commit, find_adapter  # and, by that, the routed adapter type for PEFT
 from rocket_hub.pipeline.context import check_alone, questions, read_problems
 from rocket_hub.publishing import adapter_metadata, create_model_card, push_to_hub
@@ -39,7 +39,7 @@ def measure_models(
     adapters: Sequence[str],
     options: EvaluateOptions,
     *,
-    dtype: str = "float32",
+    compute: ComputeOptions = AUTO,
     kept: Path | None = None,
     reporter: Reporter,
 ) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def measure_models(
         model: Repository id or folder; none = what the adapters were made for.
         adapters: Repository ids or folders.
         options: Evaluation set and how is measured.
-        dtype: `float32` or `bfloat16`.
+        compute: Device and precision.
         kept: Folder for the answers; what an earlier run kept there is not asked again. None = nowhere.
         reporter: Told how far it is.
 
@@ -68,12 +68,13 @@ def measure_models(
     found = [find_adapter(api, adapter) for adapter in adapters]
     base = _base(api, model, [folder for _, folder in found])
     data = Pinned(task.dataset, task.revision or str(call(task.dataset, api.dataset_info, task.dataset).sha), "dataset")
-    tuned, tokenizer = _load(base, dtype)
+    precision = place(compute).precision
+    tuned, tokenizer = _load(base, compute)
     asked = task.for_model(tokenizer)
     problems = read_problems(asked, options.split, data.revision, max_rows=options.max_rows)
 
     def measured(model: Any, pinned: Pinned, *what: str) -> Evaluation:
-        answers = kept / f"{digest([to_dict(base), dtype, *what])}.jsonl" if kept else None
+        answers = kept / f"{digest([to_dict(base), precision, *what])}.jsonl" if kept else None
         return evaluate(
             model, tokenizer, asked, problems, options, method=pinned.repo_id, kept=answers,
             progress=lambda done, total: reporter.advance(f"measuring {pinned.repo_id}", done, total),
@@ -82,12 +83,12 @@ def measure_models(
     evaluations = [measured(tuned, base)]
     del tuned  # only one model at a time in memory
     for pinned, folder in found:
-        evaluations.append(measured(_adapted(_load(base, dtype)[0], folder), pinned, pinned.repo_id, pinned.revision))
+        evaluations.append(measured(_adapted(_load(base, compute)[0], folder), pinned, pinned.repo_id, pinned.revision))
     return {
         "task": task.name,
         "evaluation_set": {**to_dict(data), "config": task.config, "split": options.split or task.split},
         "chat_template": asked.chat is not None,
-        "options": {**to_dict(options), "few_shot": len(task.shots), "dtype": dtype},
+        "options": {**to_dict(options), "few_shot": len(task.shots), "precision": precision},
         "model": to_dict(base),
         "adapters": [to_dict(pinned) for pinned, _ in found],
         **_compared(evaluations),
@@ -107,10 +108,8 @@ def _base(api: HfApi, model: str | None, adapters: Sequence[Path]) -> Pinned:
     return at_commit(api, model, revision)
 
 
-def _load(base: Pinned, dtype: str) -> tuple[Any, Any]:
-    """Load the base model onto the accelerator, if there is one."""
-    model, tokenizer = load_base(base.repo_id, None if Path(base.repo_id).is_dir() else base.revision, dtype)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+def _load(base: Pinned, compute: ComputeOptions) -> tuple[Any, Any]:
+    return load_base(base.repo_id, None if Path(base.repo_id).is_dir() else base.revision, compute)
 
 
 def _adapted(base: Any, folder: Path) -> Any:
@@ -143,7 +142,6 @@ class ExpertPlan:
         alpha: LoRA's alpha; the update counts alpha / rank.
         targets: Endings of module names; `all-linear` = every linear layer but the head.
         max_rows: At most this many rows are read.
-        quantization: `4bit` or `8bit` for QLoRA; none = as the base is stored.
     """
 
     dataset: str
@@ -151,7 +149,6 @@ class ExpertPlan:
     alpha: int = 32
     targets: tuple[str, ...] = ("all-linear",)
     max_rows: int = 20_000
-    quantization: str | None = None
 
 
 def make_expert(api: HfApi, plan: ExpertPlan, recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
@@ -239,9 +236,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train a fresh LoRA in the stage's folder; an unfinished training there goes on."""
     reporter.say(f"loading {base.repo_id}")
-    model, tokenizer = load_base(
-        base.repo_id, base.revision or None, recipe.train.dtype, quantization=plan.quantization
-    )
+    model, tokenizer = load_base(base.repo_id, base.revision or None, recipe.compute)
     start = fresh_lora(
         model, folder / "start", rank=plan.rank, alpha=plan.alpha, targets=plan.targets, seed=recipe.seed,
         base_model=base.repo_id, base_revision=base.revision,
@@ -263,7 +258,8 @@ def _card(facts: dict[str, Any], plan: ExpertPlan, task: Task, recipe: Recipe) -
     """Write the expert's card: discovery reads it again."""
     base, data = from_dict(Pinned, facts["base"], "base"), from_dict(Pinned, facts["data"], "data")
     metadata = adapter_metadata(base.repo_id, facts["licence"], [data.repo_id] if data.revision else [])
-    told = {**facts, "plan": to_dict(plan), "task": task, "options": to_dict(recipe.train)}
+    told = {**facts, "plan": to_dict(plan), "task": task, "options": to_dict(recipe.train),
+            "precision": place(recipe.compute).precision}  # fmt: skip
     return create_model_card(told, metadata, "expert_card.md")
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 import torch.distributed as dist
 
 from rocket_hub.errors import InputError
 from rocket_hub.inference.generation import continued
 from rocket_hub.inference.likelihood import Question, choice_scores, encode_question, question_batches, row_nll, scored
-from rocket_hub.inference.tokens import batches, encode, prompt_ids
+from rocket_hub.inference.tokens import batches, encode, halving, prompt_ids
 from rocket_hub.lora.attach import Pair, Swap
 from rocket_hub.records import Example
 from rocket_hub.tasks import Task
@@ -154,9 +155,8 @@ def share() -> Iterator[Share]:
         return
     if not dist.is_initialized():
         from accelerate import PartialState
-        from torch import cuda
 
-        PartialState(cpu=not cuda.is_available())
+        PartialState(cpu=not torch.accelerator.is_available())
     group = dist.new_group(backend="gloo")
     try:
         yield Share(dist.get_rank(), dist.get_world_size(), group)
@@ -227,7 +227,7 @@ class Meter:
         return found
 
     def _run(
-        self, adapters: Sequence[Adapter], batches: Sequence[list[int]], work: Callable[[list[int]], list[T]]
+        self, adapters: Sequence[Adapter], batches: Sequence[list[int]], work: Callable[[Sequence[int]], list[T]]
     ) -> list[dict[int, T]]:
         """Do this process's pieces and collect everybody's: for each adapter, shot -> result of `work`."""
         pieces = [(adapter, batch) for adapter in range(len(adapters)) for batch in batches]
@@ -238,7 +238,7 @@ class Meter:
             if adapter != on:
                 self.swap(adapters[adapter])
                 on = adapter
-            done[piece] = work(batch)
+            done[piece] = halving(batch, work)
             self.scored(len(batch) * self.share.world)
         found: list[dict[int, T]] = [{} for _ in adapters]
         for (adapter, batch), values in zip(pieces, self.share.gather(done), strict=True):

@@ -49,7 +49,7 @@ def plain_loop(model: Any, tokenizer: Any, problems: list[Example]) -> list[int]
 
 def main() -> int:
     home = DEMO / "models" / "rocket-demo"
-    base, tokenizer = load_base(str(home / "tiny-llama"), None, "float32")
+    base, tokenizer = load_base(str(home / "tiny-llama"), None)
     model = PeftModel.from_pretrained(base, str(home / "addition")).eval()
     table = pq.read_table(DEMO / "datasets" / "rocket-demo" / "word-problems" / "data" / "test-00000.parquet")
     problems = GSM8K.examples(table.slice(0, ROWS).to_pylist(), "word-problems")

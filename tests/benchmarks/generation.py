@@ -39,7 +39,7 @@ def seconds(model: Any, tokenizer: Any, pages: list[str], batch_size: int) -> fl
 
 def main() -> None:
     torch.set_num_threads(1)
-    model, tokenizer = load_base(str(DEMO / "models" / "rocket-demo" / "tiny-llama"), None, "float32")
+    model, tokenizer = load_base(str(DEMO / "models" / "rocket-demo" / "tiny-llama"), None)
     lines = (DEMO / "datasets" / "rocket-demo" / "shop-pages" / "train.jsonl").read_text().splitlines()
     pages = [json.loads(line)["text"] for line in lines]
     ratios = [seconds(model, tokenizer, pages, 1) / seconds(model, tokenizer, pages, BATCH) for _ in range(ROUNDS)]

@@ -77,7 +77,7 @@ def compare(task: Task, file: Path, model: Any, tokenizer: Any) -> bool:
 
 
 def main() -> None:
-    model, tokenizer = load_base(str(SHARED / "models" / "stories260K"), None, "float32")
+    model, tokenizer = load_base(str(SHARED / "models" / "stories260K"), None)
     benchmarks = SHARED / "benchmarks"
     files = ((ARC_EASY, benchmarks / "arc_easy" / "test.parquet"), (PIQA, benchmarks / "piqa" / "validation.parquet"))
     sys.exit(not all([compare(task, file, model, tokenizer) for task, file in files]))

@@ -44,7 +44,7 @@ class Pool:
 
 def real_pool(task: str, folders: Mapping[str, Path], rows: int) -> Pool:
     """Score the real bank on rows of a benchmark's train split."""
-    model, tokenizer = load_base(str(BASE), None, "float32")
+    model, tokenizer = load_base(str(BASE), None)
     factors = {name: read_expert(folder).modules for name, folder in folders.items()}
     table = benchmark(task, "train")
     random.Random(0).shuffle(table)
@@ -66,7 +66,7 @@ def _example(row: Mapping[str, Any]) -> Example:
 
 def demo_pool(kind: str, rows: int) -> Pool:
     """Score the demo Hub's adapters, answers included, on one of `DEMO_KINDS`."""
-    model, tokenizer = load_base(str(DEMO / "models" / "rocket-demo" / "tiny-llama"), None, "float32")
+    model, tokenizer = load_base(str(DEMO / "models" / "rocket-demo" / "tiny-llama"), None)
     factors = {}
     for path in sorted((DEMO / "models" / "rocket-demo").glob("*/adapter_config.json")):
         try:

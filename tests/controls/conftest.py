@@ -25,7 +25,7 @@ ROWS = [
 @pytest.fixture
 def base(tiny_model: Path) -> Iterator[Any]:
     """The base, which every test has to give back as it was, to the bit."""
-    model = load_base(str(tiny_model), None, "float32")[0]
+    model = load_base(str(tiny_model), None)[0]
     before, modules = {n: t.clone() for n, t in model.state_dict().items()}, [*map(type, model.modules())]
     yield model
     after = model.state_dict()

@@ -66,7 +66,7 @@ def run_meteor(
 ) -> Meteor:  # fmt: skip
     teacher = EndpointTeacher(url, "wise", timeout=timeout)
     teacher.at_once = at_once
-    base, tokenizer = load_base(str(model), None, "float32")
+    base, tokenizer = load_base(str(model), None)
     given = {"budget": Budget(), "maker": "wise", "folder": folder} | more
     return meteor(base, tokenizer, GSM8K, questions, given.pop("adapter", None), teacher, options, **given)
 

@@ -134,7 +134,7 @@ def test_hugging_face_inference_answers_and_fails_alike(script, tmp_path):
 
 
 def test_a_local_model_teaches(tiny_model, tmp_path):
-    model, tokenizer = load_base(str(tiny_model), None, "float32")
+    model, tokenizer = load_base(str(tiny_model), None)
     wise, prompts = LocalTeacher(model, tokenizer, "tiny"), ["what is 1 plus 2 ?", "what is 3 plus 4 ?"]
     replies, bill = put(wise, prompts, tmp_path, max_tokens=6)
     assert all(reply.text for reply in replies)
@@ -145,7 +145,7 @@ def test_a_local_model_teaches(tiny_model, tmp_path):
 
 
 def test_a_local_chat_model_is_asked_in_its_template(tiny_model):
-    model, tokenizer = load_base(str(tiny_model), None, "float32")
+    model, tokenizer = load_base(str(tiny_model), None)
     plain = LocalTeacher(model, tokenizer, "tiny").answer(["user : what is 1 ? assistant :"], Decoding(6))
     tokenizer.chat_template = "user : {{ messages[0]['content'] }} assistant :"
     assert LocalTeacher(model, tokenizer, "tiny").answer(["what is 1 ?"], Decoding(6)) == plain

@@ -38,7 +38,7 @@ from .meteor_world import DISTILLED, OPTIONS, QUESTIONS, RIGHT, WRONG, Replies, 
 
 
 def likelihood(model, adapter, completion):
-    base, tokenizer = load_base(str(model), None, "float32")
+    base, tokenizer = load_base(str(model), None)
     pairs = [(GSM8K.prompt(question), completion) for question in QUESTIONS]
     return float(completion_nll(PeftModel.from_pretrained(base, str(adapter)), tokenizer, pairs)[0].mean())
 
@@ -143,7 +143,7 @@ def test_a_killed_run_asks_nothing_twice(script, tiny_model, tmp_path, run):
 
 
 def test_preferences_are_learned_over_the_adapter_before(tiny_model, lora_bank, tmp_path):
-    base, tokenizer = load_base(str(tiny_model), None, "float32")
+    base, tokenizer = load_base(str(tiny_model), None)
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     options = MeteorOptions(evolve_learning_rate=1e-2, evolve_epochs=8, batch_size=4)
     student = Student(base, tokenizer, GSM8K, options, KeptResults(tmp_path / "texts"), Silent())
@@ -166,7 +166,7 @@ def test_preferences_are_learned_over_the_adapter_before(tiny_model, lora_bank, 
 
 
 def test_the_cost_said_before_is_not_exceeded(script, tiny_model, tmp_path):
-    tokenizer = load_base(str(tiny_model), None, "float32")[1]
+    tokenizer = load_base(str(tiny_model), None)[1]
     most = cost(tokenizer, QUESTIONS, OPTIONS)
     assert most.calls == 16 + 3 * 16
     assert cost(tokenizer, QUESTIONS, DISTILLED).calls == 16

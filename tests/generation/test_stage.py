@@ -43,7 +43,7 @@ def place(api, tiny_model, folder, **options):
     said, recipe = Heard(), Recipe("gsm8k", "acme/base", generation=GenerationOptions(**options))
     context = Context(recipe, TASK, SHOTS, tuple(map(TASK.example, SHOTS)), RunFolder(folder, said), api, "", said,
                       Pinned("acme/base", "b" * 40, "model", "mit"))  # fmt: skip
-    context.__dict__["base"] = load_base(str(tiny_model), None, "float32")
+    context.__dict__["base"] = load_base(str(tiny_model), None)
     return context, said
 
 

@@ -74,6 +74,7 @@ def main(hub: str, kshot: str, folder: str) -> None:
         recipe = recipe.updated("experts", num_experts=2, follow_verdict=False, rationales="base")
         recipe = recipe.updated("instructions", max_rows=8).updated("merge", router_init="kshot")
         recipe = recipe.updated("evaluate", max_rows=4, max_new_tokens=4, few_shot=1, controls=())
+        recipe = recipe.updated("compute", dtype="bfloat16").updated("push", repo_id="local/chat")
         runs = Path(folder)
         built = build(recipe, kshot, runs / "run", hub_name="chat", reporter=Noting())
         first, seen = list(NOTES), dict(SEEN)

@@ -92,6 +92,14 @@ def test_data_is_chosen_without_the_template(seen):
     assert not [text for text in texts if "user :" in text or "assistant :" in text]
 
 
+def test_in_bfloat16_it_is_published_and_loads_as_it_was_computed(seen):
+    card = (seen["folder"] / "run" / seen["content"] / "README.md").read_text()
+    assert "dtype=torch.bfloat16" in card and "The base was computed in bfloat16." in card
+    checked = json.loads((seen["folder"] / "run" / "7-push" / "result.json").read_text())["result"]["reload"]
+    assert checked["precision"] == "bfloat16" and checked["max_difference"] <= checked["bound"] < 0.5
+    assert checked["agreement"] >= 0.98
+
+
 def test_a_finished_build_is_kept(seen):
     assert [note for note in seen["again"] if note[0].isdigit()] == [f"{name} done earlier" for name in STAGES]
 

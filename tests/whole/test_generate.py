@@ -41,7 +41,7 @@ def teach(folder):
     from rocket_hub.rows.kshot import load_kshot
     from rocket_hub.tasks import get_task
 
-    model, tokenizer = load_base(str(folder), None, "float32")
+    model, tokenizer = load_base(str(folder), None)
     shots = [get_task("gsm8k").example(shot) for shot in load_kshot(KSHOT)]
     solved = [f"{shot.prompt}{shot.completion}" for shot in shots]
     tokenizer.padding_side = "right"
