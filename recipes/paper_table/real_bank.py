@@ -157,14 +157,14 @@ def write_open(hub: Path, name: str, told: Mapping[str, Any]) -> None:
     write_card(folder, name, told, f"Instructions from {_source(told)}.", more)
 
 
-def write_expert(hub: Path, folder: Path, told: Mapping[str, Any]) -> None:
+def write_expert(hub: Path, folder: Path, told: Mapping[str, Any], base: str = BASE) -> None:
     """Write an expert as PEFT users publish theirs, with a card that names its base and its data."""
     target, data = hub / "models" / "real" / folder.name, told["name"]
     copy_files(folder, target)
-    config = json.loads((target / "adapter_config.json").read_text()) | {"base_model_name_or_path": BASE}
+    config = json.loads((target / "adapter_config.json").read_text()) | {"base_model_name_or_path": base}
     (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     names = [f"real/{data}", *([MADE_FROM[data]] if data in MADE_FROM else [])]
-    lines = ["library_name: peft", f"base_model: {BASE}", "pipeline_tag: text-generation", "tags:", "- lora"]
+    lines = ["library_name: peft", f"base_model: {base}", "pipeline_tag: text-generation", "tags:", "- lora"]
     write_card(target, folder.name, told, f"A LoRA that was trained on {data}.", ["datasets:", *(
         f"- {name}" for name in names), *lines])  # fmt: skip
 
