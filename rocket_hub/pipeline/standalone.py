@@ -68,13 +68,12 @@ def measure_models(
     found = [find_adapter(api, adapter) for adapter in adapters]
     base = _base(api, model, [folder for _, folder in found])
     data = Pinned(task.dataset, task.revision or str(call(task.dataset, api.dataset_info, task.dataset).sha), "dataset")
-    precision = place(compute).precision
     tuned, tokenizer = _load(base, compute)
     asked = task.for_model(tokenizer)
     problems = read_problems(asked, options.split, data.revision, max_rows=options.max_rows)
 
     def measured(model: Any, pinned: Pinned, *what: str) -> Evaluation:
-        answers = kept / f"{digest([to_dict(base), precision, *what])}.jsonl" if kept else None
+        answers = kept / f"{digest([to_dict(base), place(compute).precision, *what])}.jsonl" if kept else None
         return evaluate(
             model, tokenizer, asked, problems, options, method=pinned.repo_id, kept=answers,
             progress=lambda done, total: reporter.advance(f"measuring {pinned.repo_id}", done, total),
@@ -88,7 +87,7 @@ def measure_models(
         "task": task.name,
         "evaluation_set": {**to_dict(data), "config": task.config, "split": options.split or task.split},
         "chat_template": asked.chat is not None,
-        "options": {**to_dict(options), "few_shot": len(task.shots), "precision": precision},
+        "options": {**to_dict(options), "few_shot": len(task.shots), "precision": place(compute).precision},
         "model": to_dict(base),
         "adapters": [to_dict(pinned) for pinned, _ in found],
         **_compared(evaluations),
