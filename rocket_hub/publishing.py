@@ -117,6 +117,7 @@ def push_to_hub(
 class Computed:
     """What an adapter computes in this process, and how much that depends on the shape of the batch alone."""
 
+    prompts: Sequence[str]
     logits: list[torch.Tensor]  # of each prompt alone, [length, vocabulary] in fp32
     texts: list[str]  # continuations, without the KV cache
     noise: float  # largest difference of a logit to the same prompt's in a batch with the others
@@ -141,7 +142,7 @@ def compute(base_model: Any, tokenizer: Any, prompts: Sequence[str], adapter: Pa
                 texts.append(tokenizer.decode(new[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
     finally:
         model.unload()
-    return Computed(alone, texts, *_compared(alone, together))
+    return Computed(prompts, alone, texts, *_compared(alone, together))
 
 
 def _compared(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> tuple[float, float]:
@@ -152,25 +153,12 @@ def _compared(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> t
 
 
 def verify_reload(
-    computed: Computed, placement: Placement, base: Pinned, repo_id: str, commit: str, prompts: Sequence[str],
-    folder: Path,
-) -> Reload:  # fmt: skip
+    computed: Computed, placement: Placement, base: Pinned, repo_id: str, commit: str, folder: Path
+) -> Reload:
     """Load a published adapter in a process that knows nothing, and compare it with what this process computed.
 
     Both compute on the same kind of device, in the same precision and with the same attention. What may differ is then
-    what a batch of another shape changes, `MARGIN` times that, and in fp32 the rounding.
-
-    Args:
-        computed: What the local files compute.
-        placement: Where and in which precision that was.
-        base: Id and commit of the base.
-        repo_id: The published adapter.
-        commit: Its commit.
-        prompts: What was computed.
-        folder: Scratch folder.
-
-    Returns:
-        What it made of it.
+    what a batch of another shape changes, `MARGIN` times that, and in fp32 the rounding. `folder` is for scratch.
 
     Raises:
         HubError: The fresh process failed, or computed something else; the message holds the end of its output.
@@ -178,7 +166,7 @@ def verify_reload(
     folder.mkdir(parents=True, exist_ok=True)
     how = {"device": str(placement.device), "dtype": str(placement.dtype), "quantize": placement.quantize,
            "attention": placement.attention}  # fmt: skip
-    (folder / "prompts.json").write_text(json.dumps({"prompts": list(prompts), "placement": how}))
+    (folder / "prompts.json").write_text(json.dumps({"prompts": list(computed.prompts), "placement": how}))
     script = str(files("rocket_hub") / "templates" / "reload.py")
     command = [sys.executable, script, base.repo_id, base.revision, repo_id, commit, str(folder)]
     try:

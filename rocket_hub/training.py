@@ -188,16 +188,8 @@ def _trainer(
 def row_order(lengths: Sequence[int], size: int, seed: int, *, steps: int | None = None) -> list[int]:
     """Order rows for training: each pass over them is shuffled, and its batches are of rows of about one length.
 
-    What is left of a pass when its last batch is not full comes first in the next.
-
-    Args:
-        lengths: Tokens of each row.
-        size: Rows a batch.
-        seed: Decides the order.
-        steps: Batches; none = one pass.
-
-    Returns:
-        Row numbers, `steps * size` of them, or each row once.
+    What is left of a pass when its last batch is not full comes first in the next. Returns the numbers of
+    `steps * size` rows, or, without steps, each once; `lengths` are tokens, `size` is rows a batch.
     """
     random = np.random.default_rng(seed)
     order: list[int] = []

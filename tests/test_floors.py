@@ -19,6 +19,7 @@ FLOORS = [  # ground floor first; rooms on one floor do not know each other
     {"publishing", "plots"},
     {"pipeline"},
     {"cli"},
+    {"__main__"},
 ]
 OUTSIDE = {"templates", "recipes"}  # text and scripts, no modules of the package
 

@@ -11,6 +11,7 @@ from rocket_hub.errors import DatasetError, HubError, InputError, LockError
 from rocket_hub.generation.retrieval import documents_of, questions_of
 from rocket_hub.generation.teachers import find_teacher
 from rocket_hub.localhub import Fault
+from rocket_hub.options import ComputeOptions
 from rocket_hub.pipeline.generated import find_generated, push_generated, read_generated, write_generated
 from rocket_hub.pipeline.lock import check_generated
 from rocket_hub.records import Example, Generated, Pinned, Rejection
@@ -150,15 +151,15 @@ def test_questions_and_documents_from_files_and_data_sets(api, tmp_path):
 
 def test_teachers_by_name(api, tmp_path, monkeypatch):
     monkeypatch.setenv("ROCKET_HUB_TEACHER_KEY", "secret")
-    teacher = find_teacher(api, "endpoint:http://127.0.0.1:9/v1#org/big", "float32")
+    teacher = find_teacher(api, "endpoint:http://127.0.0.1:9/v1#org/big", ComputeOptions())
     assert (teacher.origin.repo_id, teacher.origin.licence) == ("org/big at 127.0.0.1", "other")
     assert "secret" not in repr(teacher) and teacher.open().name == "org/big at 127.0.0.1"
     with pytest.raises(InputError, match="expected endpoint:URL#MODEL"):
-        find_teacher(api, "endpoint:http://127.0.0.1:9/v1", "float32")
+        find_teacher(api, "endpoint:http://127.0.0.1:9/v1", ComputeOptions())
     api.create_repo("local/big")
     for text in ("local/big", "inference:local/big"):
-        origin = find_teacher(api, text, "float32").origin
+        origin = find_teacher(api, text, ComputeOptions()).origin
         assert named(origin) == f"local/big at {api.model_info('local/big').sha[:12]}"
-    assert named(find_teacher(api, str(tmp_path), "float32").origin) == tmp_path.name
+    assert named(find_teacher(api, str(tmp_path), ComputeOptions()).origin) == tmp_path.name
     with pytest.raises(HubError, match="local/nowhere: not found"):
-        find_teacher(api, "local/nowhere", "float32")
+        find_teacher(api, "local/nowhere", ComputeOptions())

@@ -193,7 +193,7 @@ def test_a_fresh_process_that_computes_something_else_is_found(api, hub, tiny_mo
     pinned = Pinned(str(tiny_model), "main")
 
     def checked(computed):
-        return verify_reload(computed, placement, pinned, REPO, commit, prompts, tmp_path / "reload")
+        return verify_reload(computed, placement, pinned, REPO, commit, tmp_path / "reload")
 
     computed = compute(base, tokenizer, prompts, lora_bank[0])
     found = checked(computed)

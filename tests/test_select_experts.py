@@ -6,11 +6,15 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
+from transformers import LlamaForCausalLM
 
 from rocket_hub.cli.screen import experts as table_of
-from rocket_hub.errors import NothingLeftError
+from rocket_hub.errors import AdapterError, NothingLeftError
+from rocket_hub.lora.expert import read_expert
 from rocket_hub.options import DiscoverOptions, EvaluateOptions, ExpertOptions, MergeOptions
+from rocket_hub.pipeline.adapters import IN_MEMORY, Shelf
 from rocket_hub.pipeline.context import Context
 from rocket_hub.pipeline.select_experts import check_chosen, reasoned_shots, select_experts
 from rocket_hub.recipe import Recipe
@@ -143,3 +147,16 @@ def test_the_base_may_write_the_reasoning_once(lasting_api, tiny_model, tmp_path
     assert place.reporter.heard == heard
     given = context(lasting_api, tiny_model, tmp_path)
     assert reasoned_shots(given).sources == ("none",) * len(SHOTS)
+
+
+def test_a_bank_of_any_size_has_few_adapters_in_memory(tiny_model, lora_bank, tmp_path):
+    shelf = Shelf(LlamaForCausalLM.from_pretrained(tiny_model).get_parameter)
+    names = [f"local/lora-{number}" for number in range(IN_MEMORY + 5)]
+    for number, name in enumerate(names):
+        shelf.put(name, lora_bank[number % len(lora_bank)])
+    with pytest.raises(AdapterError, match="adapter_config"):
+        shelf.put("local/nothing", tmp_path)
+    assert list(shelf) == names and "local/nothing" not in list(shelf)
+    assert all(len(modules) for modules in shelf.values()) and shelf._read.cache_info().currsize == IN_MEMORY
+    for name, (a, b) in read_expert(lora_bank[0]).modules.items():
+        assert torch.equal(shelf[names[0]][name][0], a) and torch.equal(shelf[names[0]][name][1], b)

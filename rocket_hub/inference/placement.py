@@ -52,13 +52,7 @@ class Placement:
 
 
 def place(options: ComputeOptions) -> Placement:
-    """Choose device and precision.
-
-    Args:
-        options: What the recipe says.
-
-    Returns:
-        The placement; in a launch of several processes each gets the device of its local rank.
+    """Choose device and precision; in a launch of several processes each gets the device of its local rank.
 
     Raises:
         InputError: The device is not there, or cannot do what is asked.
@@ -87,10 +81,7 @@ def place(options: ComputeOptions) -> Placement:
 
 
 def prefers_bfloat16(device: torch.device) -> bool:
-    """Return whether `auto` is bfloat16 on a device: an accelerator that computes in it; never the CPU.
-
-    Only the newest CPUs do, and with float32 all of them find the same numbers.
-    """
+    """Return whether `auto` is bfloat16: on an accelerator that computes in it; on CPUs all then find the same."""
     if device.type == "cuda":
         return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type != "cpu"
@@ -114,18 +105,10 @@ def weights_bytes(model_id: str, revision: str | None, placement: Placement) -> 
 
 
 def device_map(needed: int, placement: Placement, memory: dict[Any, int]) -> str | torch.device | None:
-    """Decide where a model of so many bytes goes: the one device, or, where it does not fit, all of this machine.
+    """Decide where a model with weights of so many bytes goes: to one device, or, where it does not fit, to all.
 
-    Args:
-        needed: Bytes of its weights.
-        placement: Where it should go.
-        memory: Free bytes of each device, by its number, and of `cpu`, as `accelerate.utils.get_max_memory` gives them.
-
-    Returns:
-        `device_map` of `from_pretrained`; None = main memory.
-
-    Raises:
-        InputError: It is larger than all memory.
+    `memory` holds the free bytes of each device by its number, and of `cpu`, as `accelerate.utils.get_max_memory` does.
+    Returns `device_map` of `from_pretrained`; None = main memory. InputError if it is larger than all memory.
     """
     needed = round(needed * ROOM)
     own = "cpu" if placement.device.type == "cpu" else placement.device.index

@@ -1,7 +1,7 @@
 """Put adapters on a base model: by PEFT, or, to compare many of them, by hooks beside the base's own linear layers."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -142,20 +142,17 @@ Swap = Callable[[Mapping[str, Pair] | None], None]
 
 
 @contextmanager
-def swapping(model: nn.Module, bank: Mapping[str, Mapping[str, Pair]]) -> Iterator[Swap]:
+def swapping(model: nn.Module, modules: Iterable[str]) -> Iterator[Swap]:
     """Yield a function that puts an adapter on the model, or takes it off; the model is given back as it was.
 
     Args:
         model: The base model.
-        bank: repository id -> module name -> (A, B), each without a `misfit`.
+        modules: Names of all modules that the adapters adapt, none of which has a `misfit`.
 
-    Yields:
-        `swap(factors)`; None = the bare base, as at the start.
+    Yields: `swap(factors)`; None = the bare base, as at the start.
     """
     current: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    layers = {
-        name: model.get_submodule(name) for name in dict.fromkeys(n for factors in bank.values() for n in factors)
-    }
+    layers = {name: model.get_submodule(name) for name in dict.fromkeys(modules)}
     devices = {name: next(layer.parameters()).device for name, layer in layers.items()}
 
     def swap(factors: Mapping[str, Pair] | None) -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -9,7 +11,7 @@ from rocket_hub.discovery.hub.download import download
 from rocket_hub.errors import AdapterError
 from rocket_hub.lora.attach import ADAPTER
 from rocket_hub.lora.config import CONFIG, changes_base, read_config
-from rocket_hub.lora.expert import Expert, read_expert
+from rocket_hub.lora.expert import BaseWeights, Expert, Pair, read_expert
 from rocket_hub.lora.write import rewrite_lora
 from rocket_hub.pipeline.context import Context
 from rocket_hub.records import AdapterCandidate, Pinned
@@ -18,6 +20,8 @@ from rocket_hub.runs import digest
 MAX_BYTES = 8 * 2**30  # of an adapter that somebody names
 # Settings with which PEFT would import, or fetch, something else than the adapter itself.
 REACHING_OUT = ("adapters", "megatron_config", "tokenizer_kwargs")
+
+IN_MEMORY = 16  # adapters, at most
 
 
 def at_commit(api: HfApi, name: str, revision: str | None = None) -> Pinned:
@@ -68,9 +72,39 @@ def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path
     return plain
 
 
-def read_adapter(context: Context, candidate: AdapterCandidate | Pinned) -> Expert:
-    """Download an adapter and read it as an expert, checked against the base model's weights; see `stock_folder`."""
+def expert_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path:
+    """Download an adapter and return the folder to read it from; see `stock_folder`."""
     folder = fetch_adapter(context.api, candidate.repo_id, candidate.revision)
-    if changes_base(read_config(folder)):
-        folder = stock_folder(context, candidate)  # what is slow to compute is kept there
-    return read_expert(folder, candidate.repo_id, context.base[0].get_parameter)
+    # what is slow to compute is kept there
+    return stock_folder(context, candidate) if changes_base(read_config(folder)) else folder
+
+
+def read_adapter(context: Context, candidate: AdapterCandidate | Pinned) -> Expert:
+    """Download an adapter and read it as an expert, checked against the base model's weights."""
+    return read_expert(expert_folder(context, candidate), candidate.repo_id, context.base[0].get_parameter)
+
+
+class Shelf(Mapping[str, Mapping[str, Pair]]):
+    """Adapters that were found sound: repository id -> module -> (A, B), read from their files when they are needed.
+
+    The last few stay in memory, so that a bank of any size takes no more of it than they do.
+    """
+
+    def __init__(self, base_weights: BaseWeights) -> None:
+        self._folders: dict[str, Path] = {}
+        self._base_weights = base_weights
+        self._read = lru_cache(IN_MEMORY)(lambda name: read_expert(self._folders[name], name, base_weights).modules)
+
+    def put(self, name: str, folder: Path) -> None:
+        """Check an adapter and take it in; AdapterError if it is not sound."""
+        read_expert(folder, name, self._base_weights)
+        self._folders[name] = folder
+
+    def __getitem__(self, name: str) -> Mapping[str, Pair]:
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)

@@ -35,9 +35,7 @@ def push(context: Context, chosen: Chosen, trained: Trained, measured: Evaluatio
         prompts = [example.prompt for example in context.examples[:RELOADED]]
         computed, placement = compute(*context.base, prompts, content), place(context.recipe.compute)
         context.release()  # the fresh process has the device, and its memory, to itself
-        checked = verify_reload(
-            computed, placement, context.pinned, options.repo_id, commit, prompts, folder / "reload"
-        )
+        checked = verify_reload(computed, placement, context.pinned, options.repo_id, commit, folder / "reload")
         return Publication(options.repo_id, where, commit, checked)
 
     before = [chosen.found, chosen.experts, chosen.rows, trained]

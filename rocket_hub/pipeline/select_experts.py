@@ -8,9 +8,8 @@ import numpy as np
 
 from rocket_hub.discovery.known_data import own_data
 from rocket_hub.errors import NothingLeftError
-from rocket_hub.lora.expert import Expert
 from rocket_hub.options import ExpertOptions
-from rocket_hub.pipeline.adapters import read_adapter
+from rocket_hub.pipeline.adapters import Shelf, expert_folder
 from rocket_hub.pipeline.context import Context, rejecting
 from rocket_hub.plots import draw_experts
 from rocket_hub.records import AdapterCandidate, AdapterDiscovery, Example, ExpertScore, ExpertSelection, Rejection
@@ -25,10 +24,10 @@ from rocket_hub.selection.statistics import Cost, ShotScores, base_score, left_b
 from rocket_hub.serialization import from_dict
 from rocket_hub.tasks import Task
 
-FORMAT = 1
+FORMAT = 2
 
 
-def shot_scores(context: Context, experts: Mapping[str, Expert], adapters: Any) -> ShotScores:
+def shot_scores(context: Context, experts: Shelf, adapters: Any) -> ShotScores:
     """Score adapters on the K-shot, or take what an earlier run in the folder found from the same inputs.
 
     Selectors that choose among all adapters need all of them scored on all shots. `adapters` names them with their
@@ -85,15 +84,16 @@ def _asked(task: Task, written: Example, shot: Example) -> Example:
     return replace(written, prompt=shot.prompt, completion=completion)
 
 
-def _score(context: Context, experts: Mapping[str, Expert], options: ExpertOptions) -> ShotScores:
+def _score(context: Context, experts: Shelf, options: ExpertOptions) -> ShotScores:
     """Run the adapters on the base model."""
     shots, (model, tokenizer) = reasoned_shots(context).examples, context.base
     return score_adapters(
         model,
         tokenizer,
-        {repo_id: expert.modules for repo_id, expert in experts.items()},
+        experts,
         shots,
         extract=context.task.extract,
+        stop=context.task.stop,
         batch_size=context.recipe.evaluate.batch_size,
         max_new_tokens=context.recipe.evaluate.max_new_tokens,
         seed=context.recipe.seed,
@@ -168,17 +168,17 @@ def check_chosen(context: Context, selection: ExpertSelection) -> None:
         )
 
 
-def _choose(context: Context, experts: Mapping[str, Expert], candidates: Iterable[AdapterCandidate]) -> ExpertSelection:
+def _choose(context: Context, experts: Shelf, candidates: Iterable[AdapterCandidate]) -> ExpertSelection:
     """Score the adapters and choose among them."""
     recipe, by_name = context.recipe, {candidate.repo_id: candidate for candidate in candidates}
     reasoned = reasoned_shots(context)
     pins = [[name, by_name[name].revision] for name in experts]
     scored = shot_scores(context, experts, pins)
-    factors = {
-        name: {module: (a.numpy(), b.numpy()) for module, (a, b) in expert.modules.items()}
-        for name, expert in experts.items()
-    }
     whole = with_evidence(expert_scores(scored), scored)
+    factors = {  # of those which were scored on all shots; with a budget, the finalists
+        score.repo_id: {module: (a.numpy(), b.numpy()) for module, (a, b) in experts[score.repo_id].items()}
+        for score in whole
+    }
     batch = recipe.evaluate.batch_size
     selection = choose_group(
         _labelled(whole, by_name, context.task),
@@ -229,14 +229,12 @@ def _without_task_data(
     return tuple(candidate for candidate in found.selected if not made[candidate.repo_id]), rejected
 
 
-def _read_experts(
-    context: Context, candidates: Sequence[AdapterCandidate]
-) -> tuple[dict[str, Expert], list[Rejection]]:
-    """Download and read the candidates, each once; one that turns out to be unusable is rejected, not fatal."""
-    experts: dict[str, Expert] = {}
+def _read_experts(context: Context, candidates: Sequence[AdapterCandidate]) -> tuple[Shelf, list[Rejection]]:
+    """Download and check the candidates, each once; one that turns out to be unusable is rejected, not fatal."""
+    sound = Shelf(context.base[0].get_parameter)
     rejected: list[Rejection] = []
     for number, candidate in enumerate(candidates, 1):
         context.reporter.advance("reading adapters", number, len(candidates))
         with rejecting(candidate.repo_id, rejected):
-            experts[candidate.repo_id] = read_adapter(context, candidate)
-    return experts, rejected
+            sound.put(candidate.repo_id, expert_folder(context, candidate))
+    return sound, rejected

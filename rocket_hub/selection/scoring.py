@@ -98,6 +98,7 @@ def score_adapters(
     progress: Progress | None = None,
     options: ExpertOptions | None = None,
     choices: Sequence[Choices | None] | None = None,
+    stop: Sequence[str] = (),
 ) -> ShotScores:
     """Score LoRA adapters on the K-shot on one base model: likelihoods by successive halving, then answers.
 
@@ -108,7 +109,8 @@ def score_adapters(
     Args:
         model: The base model; unchanged when this returns, or raises.
         tokenizer: Its tokenizer.
-        factors: repository id -> module name as in the base -> (A [r, in], B [out, r] with the scaling folded in).
+        factors: repository id -> module name as in the base -> (A [r, in], B [out, r] with the scaling folded in);
+            looked up when an adapter is put on the base.
         shots: K examples in the task's form.
         extract: Reads the answer out of generated text.
         batch_size: Rows computed at once.
@@ -117,6 +119,7 @@ def score_adapters(
         seed: Decides which shots come first.
         progress: Called with (pairs and answers done, planned).
         options: The shortlist and the budget; None = the defaults.
+        stop: Texts before which a generated answer ends.
         choices: One a shot: its options, whose likelihoods decide in place of a generated answer, or None.
 
     Returns:
@@ -128,47 +131,53 @@ def score_adapters(
     started, options = time.perf_counter(), options or ExpertOptions()
     allowed = read_budget(budget or options.budget, "budget")
     kshot = tokenised(
-        tokenizer, shots, extract=extract, batch_size=batch_size, choices=choices, mean=options.perplexity
+        tokenizer, shots, extract=extract, batch_size=batch_size, choices=choices, mean=options.perplexity, stop=stop
     )
-    faults = {repo_id: misfit(model, found) for repo_id, found in factors.items()}
-    bank = {repo_id: found for repo_id, found in factors.items() if not faults[repo_id]}
-    with share() as part, swapping(model, bank) as swap, evaluating(model, decoding(model, tokenizer, max_new_tokens)):
-        meter = Meter(model, tokenizer, kshot, swap, part)
-        scores, cost = _measured(meter, bank, allowed, options, seed, progress)
+    faults, modules = _fitting(model, factors)
+    names = [repo_id for repo_id, fault in faults.items() if not fault]
+    how = decoding(model, tokenizer, max_new_tokens)
+    with share() as part, swapping(model, modules) as swap, evaluating(model, how):
+        meter = Meter(model, tokenizer, kshot, swap, part, factors)
+        scores, cost = _measured(meter, names, allowed, options, seed, progress)
     unfit = (Rejection(repo_id, "unloadable", fault) for repo_id, fault in faults.items() if fault)
     cost = replace(cost, seconds=time.perf_counter() - started)
     return replace(scores, rejected=(*unfit, *scores.rejected), cost=cost)
 
 
+def _fitting(model: Any, factors: Mapping[str, Mapping[str, Pair]]) -> tuple[dict[str, str], list[str]]:
+    """Look at each adapter once: why it cannot be put on the model, empty when it can, and all modules of those."""
+    faults: dict[str, str] = {}
+    modules: dict[str, None] = {}
+    for repo_id, found in factors.items():
+        faults[repo_id] = misfit(model, found)
+        modules |= dict.fromkeys([] if faults[repo_id] else found)
+    return faults, list(modules)
+
+
 def _measured(
-    meter: Meter,
-    bank: Mapping[str, Mapping[str, Pair]],
-    budget: Budget,
-    options: ExpertOptions,
-    seed: int,
-    progress: Progress | None,
+    meter: Meter, names: Sequence[str], budget: Budget, options: ExpertOptions, seed: int, progress: Progress | None
 ) -> tuple[ShotScores, Cost]:
     """Score the base, race the adapters, and let the finalists answer."""
-    names, count = list(bank), len(meter.shots.examples)
+    count = len(meter.shots.examples)
     base_nll, pair = _priced(meter, budget.unit, lambda: meter.likelihoods([None], range(count))[0])
     base_answers, answer = _priced(meter, budget.unit, lambda: meter.answers([None])[0])
-    finalists = min(options.shortlist, len(bank))
-    pairs = pairs_within(budget, len(bank), count, finalists, pair=pair / count, answer=answer / count)
-    rounds = schedule(len(bank), count, finalists, pairs)
+    finalists = min(options.shortlist, len(names))
+    pairs = pairs_within(budget, len(names), count, finalists, pair=pair / count, answer=answer / count)
+    rounds = schedule(len(names), count, finalists, pairs)
     meter.scored = _reporter(progress, pairs_of(rounds) + finalists * count)
-    nll = np.full((len(bank), count), np.nan)
+    nll = np.full((len(names), count), np.nan)
 
     def score(alive: Sequence[int], chosen: Sequence[int]) -> np.ndarray:
-        nll[np.ix_(alive, chosen)] = found = meter.likelihoods([bank[names[i]] for i in alive], chosen)
+        nll[np.ix_(alive, chosen)] = found = meter.likelihoods([names[i] for i in alive], chosen)
         return losses(found, meter.shots.tokens[list(chosen)], options.signal)
 
     order = spread([shot.prompt + shot.completion for shot in meter.shots.examples], seed)
     worth = answer / pair if budget.unit in ("tokens", "minutes") else 0.0
-    found = race(score, len(bank), rounds, pairs=pairs, order=order, answer=worth)
-    answered = meter.answers([bank[names[i]] for i in found.finalists])
+    found = race(score, len(names), rounds, pairs=pairs, order=order, answer=worth)
+    answered = meter.answers([names[i] for i in found.finalists])
     scores = _scores(names, meter.shots, nll, found, dict(zip(found.finalists, answered, strict=True)))
     base_correct = np.array([each.correct for each in base_answers], dtype=np.int8)
-    cost = Cost(found.pairs, len(bank) * count, pairs, len(answered) * count, meter.tokens, 0.0)
+    cost = Cost(found.pairs, len(names) * count, pairs, len(answered) * count, meter.tokens, 0.0)
     return replace(scores, base_nll=base_nll, base_correct=base_correct), cost
 
 

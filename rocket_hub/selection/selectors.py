@@ -291,7 +291,7 @@ def mixture_loss(
 
     def loss(weights: Mapping[str, float]) -> float:
         mixed = mixture({name: factors[name] for name in weights}, weights)
-        with swapping(model, {"mixture": mixed}) as swap:
+        with swapping(model, mixed) as swap:
             swap(mixed)
             nll, tokens = completion_nll(model, tokenizer, rows, batch_size=batch_size)
         return float((nll / tokens).mean())
@@ -324,7 +324,7 @@ def kshot_tokens(
         rows = [encode(tokenizer, shot.prompt, shot.completion) for shot in shots]
         order = list(batches([len(ids) for ids, _ in rows], batch_size))
         found = []
-        with swapping(model, {name: factors[name] for name in names}) as swap, evaluating(model):
+        with swapping(model, [module for name in names for module in factors[name]]) as swap, evaluating(model):
             for name in names:
                 swap(factors[name])
                 losses = [loss for batch in order for loss in row_losses(model, [rows[i] for i in batch])]

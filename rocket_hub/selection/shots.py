@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from rocket_hub.errors import InputError
-from rocket_hub.inference.generation import continued
+from rocket_hub.inference.generation import continued, until
 from rocket_hub.inference.likelihood import Question, choice_scores, encode_question, question_batches, row_nll, scored
 from rocket_hub.inference.tokens import batches, encode, halving, prompt_ids
 from rocket_hub.lora.attach import Pair, Swap
@@ -21,7 +21,7 @@ from rocket_hub.records import Example
 from rocket_hub.tasks import Task
 
 T = TypeVar("T")
-Adapter = Mapping[str, Pair] | None  # None = the bare base model
+Adapter = str | None  # its name; None = the bare base model
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Shots:
         choices: The same, with the right option.
         batch_size: Rows computed at once.
         mean: Of a completion's token probabilities, see `row_nll`.
+        stop: Texts before which a generated answer ends.
     """
 
     examples: tuple[Example, ...]
@@ -74,6 +75,7 @@ class Shots:
     choices: dict[int, Choices]
     batch_size: int
     mean: str = "geometric"
+    stop: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> np.ndarray:
@@ -89,6 +91,7 @@ def tokenised(
     batch_size: int,
     choices: Sequence[Choices | None] | None = None,
     mean: str = "geometric",
+    stop: Sequence[str] = (),
 ) -> Shots:
     """Tokenise the K-shot."""
     if not shots:
@@ -109,6 +112,7 @@ def tokenised(
         choices=given,
         batch_size=batch_size,
         mean=mean,
+        stop=tuple(stop),
     )
 
 
@@ -145,11 +149,7 @@ class Share:
 
 @contextmanager
 def share() -> Iterator[Share]:
-    """Find this process's share, and open a group between the processes.
-
-    The default group is made by accelerate, as the training after this would make it; results are numbers in main
-    memory and go through gloo, whatever that group uses.
-    """
+    """Find this process's share, and open a group between the processes: gloo, as results are in main memory."""
     if not dist.is_available() or (int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized()):
         yield Share()
         return
@@ -177,6 +177,7 @@ class Meter:
     shots: Shots  # the K-shot
     swap: Swap  # puts an adapter on the base
     share: Share  # this process's part
+    bank: Mapping[str, Mapping[str, Pair]]  # name -> module -> (A, B); an adapter is looked up when it is put on
     tokens: int = 0  # tokens that went through the model so far
     scored: Callable[[int], None] = lambda _: None  # called with the number of shots of each piece that is done
 
@@ -219,9 +220,9 @@ class Meter:
                 chosen, choices = likely.chosen("characters"), shots.choices[i]
                 found.append(Answer(choices.options[chosen].strip(), chosen == choices.gold, shots.questions[i].tokens))
             return found
-        written = continued(self.base, self.tokenizer, [shots.prompts[i] for i in batch])
+        written = continued(self.base, self.tokenizer, [shots.prompts[i] for i in batch], shots.stop)
         for i, (text, new) in zip(batch, written, strict=True):
-            answer = shots.extract(text)
+            answer = shots.extract(until(text, shots.stop))
             right = bool(answer) and answer == shots.examples[i].answer
             found.append(Answer(answer, right, len(shots.prompts[i]) + new))
         return found
@@ -236,7 +237,8 @@ class Meter:
         for piece in self.share.mine(len(pieces)):
             adapter, batch = pieces[piece]
             if adapter != on:
-                self.swap(adapters[adapter])
+                name = adapters[adapter]
+                self.swap(None if name is None else self.bank[name])
                 on = adapter
             done[piece] = halving(batch, work)
             self.scored(len(batch) * self.share.world)

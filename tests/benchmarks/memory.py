@@ -30,25 +30,29 @@ BEFORE = 399  # KiB a token that the routed layer kept at commit 8824401
 MIXED = ("gsm8k", "dolly_filtered", "commonsense_qa", "ni_story_ending", "svamp", "gpteacher_codegen")
 
 
-def kept(form: str, tokens: int, checkpointing: bool = False, sizes: dict[str, int] = LAYER) -> float:
-    """Return KiB a token that one layer keeps for its backward pass under bf16 autocast."""
+def adapted(form: str, sizes: dict[str, int], layers: int = 1) -> PeftModel:
+    """Make a base in bf16 with a LoRA of rank 32, or with four routed experts of rank 8, to be trained."""
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=64, num_hidden_layers=1, max_position_embeddings=2048, **sizes)
+    config = LlamaConfig(vocab_size=64, num_hidden_layers=layers, max_position_embeddings=2048, **sizes)
     base = LlamaForCausalLM(config).to(torch.bfloat16).requires_grad_(False)
     if form == "lora":
-        model: torch.nn.Module = get_peft_model(base, lora(32))
+        model = get_peft_model(base, lora(32))
     else:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             paths = write_experts(lambda: copy.deepcopy(base), Size(experts=4, rank=8), folder)
             merge_experts(paths, folder / "routed", base_model="none")
             model = PeftModel.from_pretrained(base, folder / "routed", is_trainable=True)
-    model.train()
-    if checkpointing:
-        base.activation_checkpointing_enable()
     model.enable_input_require_grads()
-    ids = torch.randint(64, (1, tokens), generator=torch.Generator().manual_seed(1))
+    return model.train()
 
+
+def kept(form: str, tokens: int, checkpointing: bool = False, sizes: dict[str, int] = LAYER) -> float:
+    """Return KiB a token that one layer keeps for its backward pass under bf16 autocast."""
+    model = adapted(form, sizes)
+    if checkpointing:
+        model.get_base_model().activation_checkpointing_enable()
+    ids = torch.randint(64, (1, tokens), generator=torch.Generator().manual_seed(1))
     owned = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     saved: dict[int, torch.UntypedStorage] = {}
 

@@ -78,10 +78,11 @@ def ours(model: Any, tokenizer: Any, factors: Mapping[str, Any], shots: Sequence
 
 
 def _raced(model: Any, tokenizer: Any, factors: Mapping[str, Any], shots: Sequence[Example], budget: str) -> Race:
-    kshot, bank = tokenised(tokenizer, shots, extract=str, batch_size=16), list(factors.values())
+    kshot, bank = tokenised(tokenizer, shots, extract=str, batch_size=16), list(factors)
     pairs = pairs_within(read_budget(budget, "benchmark"), len(bank), len(shots), GROUP)
-    with swapping(model, factors) as swap, evaluating(model, decoding(model, tokenizer, 1)):
-        meter = Meter(model, tokenizer, kshot, swap, Share())
+    modules = [module for found in factors.values() for module in found]
+    with swapping(model, modules) as swap, evaluating(model, decoding(model, tokenizer, 1)):
+        meter = Meter(model, tokenizer, kshot, swap, Share(), factors)
         return race(
             lambda alive, chosen: meter.likelihoods([bank[i] for i in alive], chosen) / kshot.tokens[list(chosen)],
             len(bank),

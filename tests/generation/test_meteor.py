@@ -25,7 +25,7 @@ from rocket_hub.generation.student import Pair, Student, dpo, dpo_trainer
 from rocket_hub.generation.teachers import EndpointTeacher, find_teacher
 from rocket_hub.inference import completion_nll
 from rocket_hub.inference.models import load_base
-from rocket_hub.options import MeteorOptions
+from rocket_hub.options import ComputeOptions, MeteorOptions
 from rocket_hub.pipeline.generate import check_licences
 from rocket_hub.pipeline.generated import find_generated, read_generated
 from rocket_hub.recipe import Recipe
@@ -226,13 +226,13 @@ def test_what_is_missing_is_said(arguments, said, capsys):
 def test_the_teacher_that_is_named(script, tiny_model, monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-secret")
     api = HfApi()
-    found = find_teacher(api, f"endpoint:{script.url}#wise", "float32", "MY_KEY")
+    found = find_teacher(api, f"endpoint:{script.url}#wise", ComputeOptions(), "MY_KEY")
     assert found.origin == Pinned("wise at 127.0.0.1", "", "teacher", "other")
     from rocket_hub.generation.teachers import Decoding
 
     assert found.open().answer(["one"], Decoding(5))[0].text == "answer to one"
     assert script.headers[0]["Authorization"] == "Bearer sk-secret" and "sk-secret" not in str(found.origin)
-    local = find_teacher(api, str(tiny_model), "float32")
+    local = find_teacher(api, str(tiny_model), ComputeOptions())
     assert local.open().name == local.origin.repo_id == tiny_model.name
     for text, key, said in (
         ("endpoint:http://localhost:1/v1", None, "expected endpoint:URL#MODEL"),
@@ -242,7 +242,7 @@ def test_the_teacher_that_is_named(script, tiny_model, monkeypatch):
         (str(tiny_model), "MY_KEY", "only endpoint:URL#MODEL"),
     ):
         with pytest.raises(InputError, match=said):
-            find_teacher(api, text, "float32", key)
+            find_teacher(api, text, ComputeOptions(), key)
     assert "NO_SUCH_KEY" not in os.environ
 
 

@@ -124,6 +124,9 @@ def test_an_expert_that_guesses_is_not_better_than_one_that_is_sure_and_sometime
         def get_output_embeddings(self):
             return None
 
+        def get_decoder(self):
+            return self
+
         def forward(self, input_ids, **_):
             logits = self.right * torch.nn.functional.one_hot(input_ids.roll(-1, 1), vocabulary).float()
             logits[:, ids[1] - 1] *= -self.wrong
@@ -150,6 +153,30 @@ def test_a_right_answer_counts(tiny_model, lora_bank, bank, tokenizer):
     shots = [Example(s.prompt, s.completion, first_word(text)) for s, text in zip(SHOTS, said, strict=True)]
     scores = score(lively(tiny_model), tokenizer, bank, shots)
     assert scores.correct[0].tolist() == [bool(first_word(text)) for text in said] and any(scores.correct[0])
+
+
+def test_an_answer_ends_before_a_stop_text(tiny_model, bank, tokenizer):
+    said = [text for text in generate(lively(tiny_model), tokenizer, PROMPTS, max_new_tokens=6) if text.split()]
+    stop = said[0].split()[-1]
+    seen = []
+    score(lively(tiny_model), tokenizer, bank, max_new_tokens=6, stop=[stop],
+          extract=lambda text: seen.append(text) or "")  # fmt: skip
+    assert seen and not any(stop in text for text in seen)
+
+
+def test_an_adapter_is_asked_for_when_it_is_put_on(tiny_model, bank, tokenizer):
+    """What is looked up may be read from a file then: nothing but the adapter in use is held."""
+    asked = []
+
+    class Noting(dict):
+        def __getitem__(self, name):
+            asked.append(name)
+            return super().__getitem__(name)
+
+    whole = score(lively(tiny_model), tokenizer, bank, budget="all", batch_size=99)
+    found = score(lively(tiny_model), tokenizer, Noting(bank), budget="all", batch_size=99)
+    assert found.nll.tolist() == whole.nll.tolist()
+    assert asked == [*bank, *bank]  # likelihoods, then answers
 
 
 def test_numpy_factors_and_many_swaps_change_nothing(tiny_model, bank, tokenizer):
@@ -306,7 +333,7 @@ def test_an_adapter_is_taken_off_again(tiny_model, bank):
     model, ids = lively(tiny_model), torch.tensor([[4, 5, 6]])
     with torch.no_grad():
         bare = model(ids).logits
-        with swapping(model, bank) as swap:
+        with swapping(model, bank["u/0"]) as swap:
             assert torch.equal(model(ids).logits, bare)
             swap(bank["u/0"])
             assert not torch.allclose(model(ids).logits, bare)
