@@ -338,8 +338,8 @@ class TrainOptions:
         batch_size: Rows a step.
         micro_batch_size: Rows in memory at once, a divisor of `batch_size`, over which a step adds its gradients up;
             none = all, halved when memory runs out.
-        gradient_checkpointing: Compute activations again in the backward pass, for memory; none = where the base has
-            more than a thousand million parameters.
+        gradient_checkpointing: Compute activations again in the backward pass; none = above 10^9 parameters.
+        group_by_length: Batches of rows of one length, for speed; small sets are learned worse so. None = as above.
         optimizer: `adamw`, or `adamw_8bit`, whose state takes a quarter of the memory (bitsandbytes).
         warmup_ratio: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's decoupled weight decay.
@@ -353,6 +353,7 @@ class TrainOptions:
     batch_size: int = _bounded(16, minimum=1)
     micro_batch_size: int | None = _bounded(None, minimum=1)
     gradient_checkpointing: bool | None = None
+    group_by_length: bool | None = None
     optimizer: Optimizer = "adamw"
     warmup_ratio: float = _bounded(0.1, minimum=0, maximum=1)
     weight_decay: float = _bounded(0.0, minimum=0)

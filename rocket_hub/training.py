@@ -28,8 +28,8 @@ from rocket_hub.results import Training
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, last loss
 CHECKPOINTS = 4  # a stopped training loses at most a quarter of its steps
 SCHEDULES = get_args(Schedule)
-POOL = 50  # batches of a pool that is sorted by length
-LARGE = 10**9  # parameters of a base, above which activations are computed again by default
+POOL = 512  # batches of a pool that is sorted by length
+LARGE = 10**9  # parameters of a base, above which time and memory count for more
 ROUTER_STAGE = 0.25  # share of the steps in which `two_stage` trains the routers alone
 
 
@@ -149,12 +149,12 @@ def _trainer(
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    rows = options.micro_batch_size or options.batch_size
+    rows, grouped = options.micro_batch_size or options.batch_size, _where_large(options.group_by_length, model)
     arguments = SFTConfig(
         max_steps=options.max_steps,
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=options.batch_size // rows,
-        train_sampling_strategy="sequential",  # in the order below
+        train_sampling_strategy="sequential" if grouped else "random",
         learning_rate=rate,
         warmup_steps=round(options.warmup_ratio * options.max_steps),
         weight_decay=options.weight_decay,
@@ -177,41 +177,37 @@ def _trainer(
         callbacks=[AuxiliaryLossCallback(), *([_reporter(progress)] if progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
-    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
-    order = row_order(lengths, options.batch_size, seed, steps=options.max_steps)
-    trainer.train_dataset = trainer.train_dataset.select(order)
+    if grouped:
+        lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+        order = row_order(lengths, options.batch_size, options.max_steps, seed)
+        trainer.train_dataset = trainer.train_dataset.select(order)
     for _, parameter in router_parameters(model):
         parameter.data = parameter.data.float()  # TRL casts all that is trained on a quantised base to bf16
     return trainer
 
 
-def row_order(lengths: Sequence[int], size: int, seed: int, *, steps: int | None = None) -> list[int]:
+def row_order(lengths: Sequence[int], size: int, steps: int, seed: int) -> list[int]:
     """Order rows for training: each pass over them is shuffled, and its batches are of rows of about one length.
 
     What is left of a pass when its last batch is not full comes first in the next. Returns the numbers of
-    `steps * size` rows, or, without steps, each once; `lengths` are tokens, `size` is rows a batch.
+    `steps * size` rows; `lengths` are in tokens, `size` is rows a batch.
     """
     random = np.random.default_rng(seed)
-    order: list[int] = []
-    left: list[int] = []
-    wanted = steps * size if steps else len(lengths)
-    while len(order) < wanted:
+    order, left = list[int](), list[int]()
+    while len(order) < steps * size:
         left += random.permutation(len(lengths)).tolist()
-        whole = len(left) // size * size if steps else len(left)
+        whole = len(left) // size * size
         rows, left = left[:whole], left[whole:]
-        pools = max(1, whole // (size * POOL))
-        length = math.ceil(whole / size / pools) * size  # of each pool but the last
-        for start in range(0, whole, max(1, length)):
-            pool = sorted(rows[start : start + length], key=lambda row: lengths[row])
+        for start in range(0, whole, size * POOL):
+            pool = sorted(rows[start : start + size * POOL], key=lambda row: lengths[row])
             batches = [pool[at : at + size] for at in range(0, len(pool), size)]
             order += [row for batch in random.permutation(len(batches)) for row in batches[batch]]
-    return order[:wanted]
+    return order[: steps * size]
 
 
 def shared_arguments(output: Path, model: Any, seed: int, checkpointing: bool | None = None) -> dict[str, Any]:
     """Return what every training tells TRL, whatever it trains: on the device and in the precision of the model."""
-    on_cpu = model.device.type == "cpu"
-    checkpointing = model.num_parameters() > LARGE if checkpointing is None else checkpointing
+    on_cpu, checkpointing = model.device.type == "cpu", _where_large(checkpointing, model)
     return {
         "output_dir": str(output),
         "lr_scheduler_type": "cosine",
@@ -224,6 +220,10 @@ def shared_arguments(output: Path, model: Any, seed: int, checkpointing: bool | 
         "disable_tqdm": True,
         "seed": seed,
     }
+
+
+def _where_large(asked: bool | None, model: Any) -> bool:
+    return bool(model.num_parameters() > LARGE if asked is None else asked)
 
 
 def keep_to_one_device(arguments: TrainingArguments) -> None:

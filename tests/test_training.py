@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
+from rocket_hub import training
 from rocket_hub.errors import InputError, RecipeError, StorageError
 from rocket_hub.inference import completion_nll
 from rocket_hub.inference.models import load_base
@@ -292,6 +293,16 @@ def test_less_memory_trains_the_same(options, routed, train, base):
         torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_rows_are_grouped_by_length_where_it_is_asked_for(plain, train, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "row_order", lambda *given: asked.append(given) or row_order(*given))
+    train(plain, "random")
+    train(plain, "grouped", group_by_length=True)
+    monkeypatch.setattr(training, "LARGE", 10)
+    train(plain, "large", gradient_checkpointing=False)
+    assert [(len(lengths), *rest) for lengths, *rest in asked] == [(len(ROWS), 8, 8, 0)] * 2
+
+
 def test_a_training_that_does_not_fit_goes_on_with_fewer_rows_at_once(plain, train, base):
     run, seen = base.model.forward, []
 
@@ -304,7 +315,7 @@ def test_a_training_that_does_not_fit_goes_on_with_fewer_rows_at_once(plain, tra
     whole = weights(train(plain, "whole").adapter)
     base.model.forward = forward
     parts = weights(train(plain, "parts").adapter)
-    assert (seen[0], seen[1]) == (8, 4) and seen.count(2) == 4 * OPTIONS.max_steps
+    assert (seen[0], seen[1]) == (8, 4) and set(seen[2:]) <= {1, 2} and sum(seen[2:]) >= 7 * OPTIONS.max_steps
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
 
@@ -323,9 +334,9 @@ def test_two_visible_gpus_are_no_data_parallel(plain, train, monkeypatch):
 @pytest.mark.parametrize(("rows", "size"), [(1000, 16), (50, 16), (5, 16)])
 def test_rows_of_one_length_are_trained_together_and_none_is_left_out(rows, size):
     lengths = np.random.default_rng(0).lognormal(4, 0.7, rows).astype(int).tolist()
-    once, steps = row_order(lengths, size, 0), 3 * rows // size + 1
-    assert sorted(once) == list(range(rows)) and (rows < size or once != row_order(lengths, size, 1))
-    order = row_order(lengths, size, 0, steps=steps)
+    steps = 3 * rows // size + 1
+    order = row_order(lengths, size, steps, 0)
+    assert order == row_order(lengths, size, steps, 0) != row_order(lengths, size, steps, 1)
     assert len(order) == steps * size
     counts = np.bincount(order, minlength=rows)
     assert counts.max() - counts.min() <= (2 if rows > size else 1 + steps)

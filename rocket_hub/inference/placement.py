@@ -54,8 +54,7 @@ class Placement:
 def place(options: ComputeOptions) -> Placement:
     """Choose device and precision; in a launch of several processes each gets the device of its local rank.
 
-    Raises:
-        InputError: The device is not there, or cannot do what is asked.
+    InputError if the device is not there, or cannot do what is asked.
     """
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kind = options.device if options.device != "auto" else found.type if found else "cpu"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import random
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -92,9 +92,16 @@ def head_peak() -> None:
     rows = [(torch.randint(152_064, (260,)).tolist(), 60) for _ in range(32)]
     with evaluating(model):
         row_nll(model, [(ids[:70], 60) for ids, _ in rows[:1]])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        before = memory("VmRSS")
         row_nll(model, rows)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e9)
+    print((memory("VmHWM") - before) / 1e9)
+
+
+def memory(kind: str) -> int:
+    """Read the memory of this process in bytes: `VmRSS` now, `VmHWM` at most."""
+    found = re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
 
 
 def head() -> Bars:
@@ -115,9 +122,9 @@ def padding() -> Bars:
     for name, sets in (("gsm8k", ("gsm8k",)), ("mixed sets", MIXED)):
         lengths = [length for each in sets for length in lengths_of(each, tokenizer)]
         random.Random(0).shuffle(lengths)
-        order = row_order(lengths, 16, seed=0)
+        order = row_order(lengths, 16, len(lengths) // 16, seed=0)
         groups = [[lengths[i] for i in order[at : at + 16]] for at in range(0, len(order), 16)]
-        waste = sum(max(group) * len(group) for group in groups) / sum(lengths)
+        waste = sum(max(group) * len(group) for group in groups) / sum(map(sum, groups))
         bars.append((waste <= 1.10, f"padding of {name}: {waste:.3f}x (bar 1.10)"))
     return bars
 
