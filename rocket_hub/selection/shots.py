@@ -237,8 +237,7 @@ class Meter:
         for piece in self.share.mine(len(pieces)):
             adapter, batch = pieces[piece]
             if adapter != on:
-                name = adapters[adapter]
-                self.swap(None if name is None else self.bank[name])
+                self.swap(self.bank[name] if (name := adapters[adapter]) else None)
                 on = adapter
             done[piece] = halving(batch, work)
             self.scored(len(batch) * self.share.world)
