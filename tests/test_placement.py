@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM
 
 from rocket_hub.errors import InputError
-from rocket_hub.inference import models
+from rocket_hub.inference import models, placement
 from rocket_hub.inference.placement import GIB, Placement, device_map, place, weights_bytes
 from rocket_hub.options import ComputeOptions
 
@@ -91,7 +91,7 @@ def test_the_size_is_known_from_the_headers_alone(tiny_model, api, monkeypatch):
 
 
 def test_a_base_larger_than_all_memory_is_refused_before_it_is_loaded(tiny_model, monkeypatch):
-    monkeypatch.setattr(models, "get_max_memory", lambda: {"cpu": 1000})
+    monkeypatch.setattr(placement, "get_max_memory", lambda: {"cpu": 1000})
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(InputError, match=r"take compute.quantize: 4bit, or a smaller base"):
         models.load_base(str(tiny_model), None)

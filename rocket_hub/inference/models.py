@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from accelerate.utils import get_max_memory
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rocket_hub.errors import HubError, InputError
-from rocket_hub.inference.placement import device_map, place, weights_bytes
+from rocket_hub.inference.placement import place, where_it_fits
 from rocket_hub.options import ComputeOptions
 
 AUTO = ComputeOptions()
@@ -34,7 +33,7 @@ def load_base(model_id: str, revision: str | None, compute: ComputeOptions = AUT
     """
     placement = place(compute)
     tokenizer = load_tokenizer(model_id, revision)
-    where = device_map(weights_bytes(model_id, revision, placement), placement, get_max_memory())
+    where = where_it_fits(model_id, revision, placement)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model_id, revision=revision or "main", trust_remote_code=False, use_safetensors=True,

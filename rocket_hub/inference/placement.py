@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import get_max_memory
 
 from rocket_hub.errors import InputError
 from rocket_hub.options import ComputeOptions
@@ -101,6 +102,11 @@ def weights_bytes(model_id: str, revision: str | None, placement: Placement) -> 
         return 0  # loading says what is wrong with it
     size = QUANTIZED.get(placement.quantize, placement.dtype.itemsize)
     return round(sum(count * (size if kind in ("F64", "F32", "F16", "BF16") else 1) for kind, count in counts.items()))
+
+
+def where_it_fits(model_id: str, revision: str | None, placement: Placement) -> str | torch.device | None:
+    """Decide where a model goes by its size and this machine's free memory; see `device_map`."""
+    return device_map(weights_bytes(model_id, revision, placement), placement, get_max_memory())
 
 
 def device_map(needed: int, placement: Placement, memory: dict[Any, int]) -> str | torch.device | None:

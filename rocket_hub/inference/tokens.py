@@ -92,8 +92,7 @@ def batches(lengths: Sequence[int], size: int, tokens: int = BATCH_TOKENS) -> It
 def halving(batch: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
     """Do some work on a batch, or, where memory runs out, on its halves; returns one result for each of the batch.
 
-    Raises:
-        InputError: One row alone is too much.
+    InputError if one row alone is too much.
     """
     try:
         return list(work(batch))

@@ -112,8 +112,7 @@ def load_adapter(base: Any, folder: Path | str, *, trained: bool = False, name: 
 def copy_adapter(adapter: Path, folder: Path) -> None:
     """Copy the files of an adapter into a folder.
 
-    Raises:
-        StorageError: They cannot be read, or the folder cannot be written.
+    StorageError if they cannot be read, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,8 +125,7 @@ def copy_adapter(adapter: Path, folder: Path) -> None:
 def fingerprint(adapter: Path) -> str:
     """Name an adapter by its weights.
 
-    Raises:
-        StorageError: They cannot be read.
+    StorageError if they cannot be read.
     """
     try:
         return sha256((adapter / WEIGHTS).read_bytes()).hexdigest()[:16]

@@ -63,7 +63,7 @@ def stock_folder(context: Context, candidate: AdapterCandidate | Pinned) -> Path
     must carry no adapter.
     """
     base = context.pinned
-    key = digest([candidate.revision, base.repo_id, base.revision, context.precision])
+    key = digest([candidate.revision, base.repo_id, base.revision, context.placement.precision])
     plain = context.run.path / "folded" / f"{candidate.repo_id.replace('/', '--')}-{key}"
     if not (plain / CONFIG).is_file():  # written last
         pin = {"base_model": base.repo_id, "base_revision": base.revision}

@@ -42,7 +42,7 @@ def card_facts(
         trained=method not in UNTRAINED,
         repo_id=repo_id,
         base=pins[0],
-        dtype=context.precision.split()[0],
+        dtype=context.placement.precision.split()[0],
         collapse=collapse,
         prompt=context.task.prompt("…"),
         evaluation_note=_evaluation_note(context, chosen.found.evaluation, ours),
@@ -85,7 +85,7 @@ def _evaluation_note(context: Context, pinned: Pinned, ours: Evaluation) -> str:
         f"Exact match by greedy decoding on {len(ours.correct):,} problems of "
         f"`{pinned.repo_id}` ({context.recipe.evaluate.split}) at `{pinned.revision[:12]}`; Wilson intervals; "
         "one seed and one draw of the examples. The difference is paired over the problems, with its standard error."
-        + f" The base was computed in {context.precision}."
+        + f" The base was computed in {context.placement.precision}."
         + (" Everything was asked in the base's chat template." if context.task.chat else "")
     )
 

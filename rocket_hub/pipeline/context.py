@@ -26,7 +26,7 @@ from rocket_hub.errors import (
     TaskError,
 )
 from rocket_hub.inference.models import load_base, load_tokenizer
-from rocket_hub.inference.placement import place
+from rocket_hub.inference.placement import Placement, place
 from rocket_hub.options import EvaluateOptions
 from rocket_hub.recipe import Recipe
 from rocket_hub.records import DatasetCandidate, Example, Pinned, Rejection
@@ -99,9 +99,9 @@ class Context:
         clear_device_cache(garbage_collection=True)
 
     @cached_property
-    def precision(self) -> str:
-        """The precision that the base is computed in, as results depend on it."""
-        return place(self.recipe.compute).precision
+    def placement(self) -> Placement:
+        """Where the base is computed, and in which precision, on which results depend."""
+        return place(self.recipe.compute)
 
     def use_chat_template(self) -> None:
         """Ask everything from now on in the base's chat template, if its tokenizer has one; needs no weights."""

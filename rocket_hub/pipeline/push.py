@@ -5,7 +5,6 @@ from typing import Any
 
 from rocket_hub.controls.methods import ROUTED_FORMS
 from rocket_hub.errors import NothingLeftError
-from rocket_hub.inference.placement import place
 from rocket_hub.lora.attach import adapted, copy_adapter
 from rocket_hub.moe.collapsing import collapse_to_lora
 from rocket_hub.pipeline.card import card, published
@@ -33,9 +32,9 @@ def push(context: Context, chosen: Chosen, trained: Trained, measured: Evaluatio
             return Publication(options.repo_id, where, commit)
         context.reporter.say("reloading it in a fresh process")
         prompts = [example.prompt for example in context.examples[:RELOADED]]
-        computed, placement = compute(*context.base, prompts, content), place(context.recipe.compute)
+        computed = compute(*context.base, prompts, content)
         context.release()  # the fresh process has the device, and its memory, to itself
-        checked = verify_reload(computed, placement, context.pinned, options.repo_id, commit, folder / "reload")
+        checked = verify_reload(computed, context.placement, context.pinned, options.repo_id, commit, folder / "reload")
         return Publication(options.repo_id, where, commit, checked)
 
     before = [chosen.found, chosen.experts, chosen.rows, trained]

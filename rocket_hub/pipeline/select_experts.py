@@ -43,7 +43,7 @@ def shot_scores(context: Context, experts: Shelf, adapters: Any) -> ShotScores:
         options.rationales,
         options.shortlist,
         context.recipe.evaluate.max_new_tokens,
-        context.precision,
+        context.placement.precision,
     ]
     inputs = context.inputs(format=FORMAT, adapters=adapters, settings=settings)
     path = context.run.path / "scores" / f"{digest(inputs)}.json"
@@ -56,7 +56,7 @@ def reasoned_shots(context: Context) -> Rationales:
     sources = tuple("given" if shot.rationale else "none" for shot in shots)
     if context.recipe.experts.rationales == "given" or "none" not in sources:
         return Rationales(shots, sources)
-    path = context.run.path / "scores" / f"rationales-{digest(context.inputs(dtype=context.precision))}.json"
+    path = context.run.path / "scores" / f"rationales-{digest(context.inputs(dtype=context.placement.precision))}.json"
 
     def write() -> Rationales:
         context.reporter.say(f"the base model writes the reasoning of {sources.count('none')} examples")
@@ -148,7 +148,7 @@ def select_experts(context: Context, found: Discovery) -> ExpertSelection:
     inputs = context.inputs(
         "experts",
         adapters=found.adapters.selected,
-        scoring=[context.recipe.evaluate.max_new_tokens, context.precision],
+        scoring=[context.recipe.evaluate.max_new_tokens, context.placement.precision],
         leave_task_out=[context.recipe.discover.leave_task_out, context.task.dataset, *context.task.closed],
     )
     return context.run.stage("2-select-experts", inputs, make, ExpertSelection)

@@ -9,18 +9,17 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.utils import get_max_memory
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rocket_hub.inference.placement import Placement, device_map, weights_bytes
+from rocket_hub.inference.placement import Placement, where_it_fits
 
 base_id, base_revision, adapter_id, adapter_revision, folder = sys.argv[1:]
 told = json.loads((Path(folder) / "prompts.json").read_text())
 device, dtype = torch.device(told["placement"]["device"]), getattr(torch, told["placement"]["dtype"].split(".")[1])
 placement = Placement(device, dtype, told["placement"]["quantize"], told["placement"]["attention"])
-where = device_map(weights_bytes(base_id, base_revision, placement), placement, get_max_memory())
+where = where_it_fits(base_id, base_revision, placement)
 base = AutoModelForCausalLM.from_pretrained(base_id, revision=base_revision, device_map=where, **placement.arguments)
 tokenizer = AutoTokenizer.from_pretrained(base_id, revision=base_revision)
 model = PeftModel.from_pretrained(base, adapter_id, revision=adapter_revision).eval()
